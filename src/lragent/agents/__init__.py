@@ -1,0 +1,1 @@
+"""Plan/act/reflect workflows with tools, over any engine with a chat interface."""

@@ -1,0 +1,1 @@
+"""Flash-LoRA-Attention over paged KV caches."""

@@ -1,0 +1,1 @@
+"""The embedded engine: Hugging Face models and PEFT adapters on one shared cache."""

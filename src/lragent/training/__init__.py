@@ -1,0 +1,1 @@
+"""Shared-A multi-LoRA fine-tuning."""
