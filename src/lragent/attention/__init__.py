@@ -1,1 +1,31 @@
 """Flash-LoRA-Attention over paged KV caches."""
+
+from lragent.attention.base import (
+    AttentionBatch,
+    KeyRotation,
+    LoraTables,
+    PageViews,
+    UnsupportedError,
+    page_views,
+)
+from lragent.attention.dispatch import (
+    Implementation,
+    choose,
+    flash_lora_attention,
+    project_lr,
+    write_pages,
+)
+
+__all__ = [
+    "AttentionBatch",
+    "Implementation",
+    "KeyRotation",
+    "LoraTables",
+    "PageViews",
+    "UnsupportedError",
+    "choose",
+    "flash_lora_attention",
+    "page_views",
+    "project_lr",
+    "write_pages",
+]

@@ -1,0 +1,199 @@
+"""One dispatch for every implementation of the three attention operations.
+
+Implementations are imported when first chosen, so `lragent.attention` needs no Triton. An
+automatic choice may fall back, and the log says once why; an explicit choice raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lragent.attention.base import (
+    AttentionBatch,
+    KeyRotation,
+    LoraTables,
+    PageViews,
+    UnsupportedError,
+)
+from lragent.attention.checks import check_attention
+
+logger = logging.getLogger(__name__)
+
+Implementation = Literal["auto", "reference", "torch", "triton"]
+
+_WHERE = {
+    ("flash_lora_attention", "reference"): ("reference", "flash_lora_attention"),
+    ("flash_lora_attention", "torch"): ("torch_cpu", "flash_lora_attention"),
+    ("flash_lora_attention", "triton"): ("triton", "flash_lora_attention"),
+    ("write_pages", "reference"): ("write", "write_pages_reference"),
+    ("write_pages", "torch"): ("write", "write_pages_torch"),
+    ("write_pages", "triton"): ("triton", "write_pages"),
+    ("project_lr", "reference"): ("project", "project_lr_reference"),
+    ("project_lr", "torch"): ("project", "project_lr_torch"),
+    ("project_lr", "triton"): ("triton", "project_lr"),
+}
+_cannot_load: dict[str, str] = {}
+_told: set[str] = set()
+
+
+def flash_lora_attention(
+    q: Tensor,
+    pages: PageViews,
+    batch: AttentionBatch,
+    tables: LoraTables,
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    rotation: KeyRotation | None = None,
+    implementation: Implementation = "auto",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Causal paged attention that applies each sequence's adapter inside: ``O = P V + (P z) B``.
+
+    Query i of a sequence with n queries and L tokens sits at position ``L - n + i`` and sees the
+    tokens up to its own, the last ``sliding_window`` of them when that is given. With z the LR row
+    of slot ``batch.lr_slot``, ``K = k + RoPE(z_k B_k)`` and ``V = v + z_v B_v``. A sequence without
+    adapter or slot gets plain attention and its LR block is never read. Rows of a page beyond the
+    sequence's tokens are never used either; they may hold anything, NaN too.
+
+    Args:
+        q: ``[T, Hq, D]`` packed queries after RoPE, in the order of ``batch``.
+        pages: the layer's pages; dtype as q's.
+        batch: the sequences.
+        tables: the layer's up-projections with scaling folded in.
+        scale: factor of the scores, usually ``D ** -0.5``.
+        sliding_window: tokens that a query sees, itself included; None for all.
+        rotation: needed when ``tables.k_b`` is given; at least ``batch.max_seq`` positions.
+        implementation: "auto" takes triton on CUDA where it can be imported, else torch.
+        out: ``[T, Hq, D]`` to write into; default: a new tensor.
+
+    Returns:
+        ``[T, Hq, D]`` in q's dtype.
+
+    Raises:
+        ValueError: arguments that do not fit each other, or an unknown implementation.
+        ImportError, UnsupportedError: an implementation chosen by name is missing or refuses.
+    """
+    check_attention(
+        q, pages, batch, tables, sliding_window=sliding_window, rotation=rotation, out=out
+    )
+    return _call(
+        "flash_lora_attention",
+        implementation,
+        q.device,
+        (q, pages, batch, tables),
+        {"scale": scale, "sliding_window": sliding_window, "rotation": rotation, "out": out},
+    )
+
+
+def write_pages(
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor | None,
+    pages: PageViews,
+    slot_mapping: Tensor,
+    write_base: Tensor,
+    lr_slots: Tensor,
+    implementation: Implementation = "auto",
+) -> None:
+    """Store the new tokens' K, V_base and LR rows in their pages, in place.
+
+    Args:
+        k: ``[T, Hk, D]`` keys after RoPE, without adapter term.
+        v: ``[T, Hk, D]`` base values.
+        lr: ``[T, S, W]`` LR rows for up to S slots a token, or None to write none.
+        pages: the layer's pages.
+        slot_mapping: ``[T]`` int64, ``page * page_size + row``; -1 skips the token. No two tokens
+            may name the same place.
+        write_base: ``[T]`` bool; False leaves the K and V_base rows of the token as they are.
+        lr_slots: ``[T, S]`` int32, destination slot of each LR row; -1 skips the row.
+        implementation: as in `flash_lora_attention`.
+
+    Raises:
+        ValueError: an unknown implementation.
+        ImportError, UnsupportedError: an implementation chosen by name is missing or refuses.
+    """
+    _call(
+        "write_pages",
+        implementation,
+        pages.k.device,
+        (k, v, lr, pages, slot_mapping, write_base, lr_slots),
+        {},
+    )
+
+
+def project_lr(
+    x: Tensor, a: Tensor, index: Tensor, implementation: Implementation = "auto"
+) -> Tensor:
+    """The LR rows ``z = x A`` of each token, for each of its slots.
+
+    Args:
+        x: ``[T, d]`` hidden states that enter k_proj and v_proj.
+        a: ``[n, W, d]`` down-projections, the value part's rows first; unused rows are zero.
+        index: ``[T, S]`` int32, row of ``a`` for each of the token's S slots; -1 gives zeros.
+        implementation: as in `flash_lora_attention`.
+
+    Returns:
+        ``[T, S, W]`` in x's dtype.
+
+    Raises:
+        ValueError: an unknown implementation.
+        ImportError, UnsupportedError: an implementation chosen by name is missing or refuses.
+    """
+    return _call("project_lr", implementation, x.device, (x, a, index), {})
+
+
+def choose(device: torch.device) -> str:
+    """The implementation that "auto" means for tensors on this device."""
+    if device.type != "cuda":
+        return "torch"
+    reason = _cannot_load.get("triton")
+    if reason is None:
+        try:
+            importlib.import_module("lragent.attention.triton")
+            return "triton"
+        except ImportError as error:
+            reason = _cannot_load["triton"] = str(error)
+    _tell_once(f"attention on {device.type} uses torch, as triton cannot be imported: {reason}")
+    return "torch"
+
+
+def _call(
+    operation: str,
+    implementation: str,
+    device: torch.device,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
+    if implementation not in get_args(Implementation):
+        known = ", ".join(get_args(Implementation))
+        raise ValueError(f"unknown attention implementation {implementation!r}; known: {known}")
+    if implementation != "auto":
+        return _load(operation, implementation)(*args, **options)
+    chosen = choose(device)
+    try:
+        return _load(operation, chosen)(*args, **options)
+    except UnsupportedError as error:
+        if chosen == "torch":
+            raise
+        _tell_once(f"{operation} uses torch, as {chosen} refuses: {error}")
+    return _load(operation, "torch")(*args, **options)
+
+
+@functools.cache
+def _load(operation: str, implementation: str) -> Callable[..., Any]:
+    module, name = _WHERE[operation, implementation]
+    return getattr(importlib.import_module(f"lragent.attention.{module}"), name)
+
+
+def _tell_once(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        logger.warning(message)
