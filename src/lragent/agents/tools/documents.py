@@ -1,0 +1,132 @@
+"""A store of titled documents: from a folder of text files, or from memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lragent.agents.tools.passages import split_passages, split_sentences
+from lragent.agents.tools.search_index import SearchIndex, fold
+
+SUFFIXES = (".md", ".txt")
+
+
+class DocumentError(ValueError):
+    """The documents cannot be read; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One page: `title` and `text`, whose paragraphs are separated by blank lines."""
+
+    title: str
+    text: str
+
+    @cached_property
+    def passages(self) -> tuple[str, ...]:
+        """The text in order, in passages short enough for an observation."""
+        paragraphs = re.split(r"\n\s*\n", self.text)
+        return tuple(piece for text in paragraphs for piece in split_passages(text))
+
+    @cached_property
+    def sentences(self) -> tuple[str, ...]:
+        """All sentences in order."""
+        return tuple(
+            sentence
+            for paragraph in re.split(r"\n\s*\n", self.text)
+            for sentence in split_sentences(paragraph)
+        )
+
+
+class DocumentStore:
+    """Documents with lookup by title and BM25 search over their passages."""
+
+    def __init__(self, documents: Iterable[Document | tuple[str, str]]) -> None:
+        self.documents: list[Document] = []
+        taken: set[str] = set()
+        for item in documents:
+            document = item if isinstance(item, Document) else Document(*item)
+            if document.title in taken:
+                number = 2
+                while f"{document.title} ({number})" in taken:
+                    number += 1
+                document = Document(f"{document.title} ({number})", document.text)
+            taken.add(document.title)
+            self.documents.append(document)
+        if not self.documents:
+            raise DocumentError("there is no document to search; give at least one")
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> DocumentStore:
+        """Read every .md and .txt file under `folder`, in the order of their paths.
+
+        The title is a file's first Markdown heading, else the file's name without suffix.
+        Raises DocumentError for a missing folder, one without such files, and unreadable files.
+        """
+        root = Path(folder)
+        if not root.is_dir():
+            raise DocumentError(f"{root} is not a folder; give a folder with .md or .txt files")
+        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        documents = [document for path in paths if (document := _read(path)).text]
+        if not documents:
+            raise DocumentError(f"{root} holds no .md or .txt file with text")
+        return cls(documents)
+
+    @cached_property
+    def _by_key(self) -> dict[str, Document]:
+        """Folded titles, and titles without a trailing "(…)" where that stays unique."""
+        short: dict[str, list[Document]] = {}
+        for document in self.documents:
+            short.setdefault(title_key(document.title, short=True), []).append(document)
+        keys = {key: found[0] for key, found in short.items() if len(found) == 1}
+        return keys | {title_key(d.title): d for d in reversed(self.documents)}
+
+    @cached_property
+    def _passage_index(self) -> tuple[SearchIndex, list[tuple[Document, int]]]:
+        places = [(d, number) for d in self.documents for number in range(len(d.passages))]
+        # The title counts with each passage: passages after the first seldom repeat it.
+        return SearchIndex([f"{d.title} {d.passages[n]}" for d, n in places]), places
+
+    @cached_property
+    def _title_index(self) -> SearchIndex:
+        return SearchIndex([document.title for document in self.documents])
+
+    def find(self, title: str) -> Document | None:
+        """The document of that title; case, accents and punctuation do not matter."""
+        return self._by_key.get(title_key(title))
+
+    def similar_titles(self, title: str, count: int = 3) -> list[str]:
+        """Titles that share words with `title`, best first; else titles found by search."""
+        found = [self.documents[i].title for i in self._title_index.top(title, count)]
+        return found or list(dict.fromkeys(d.title for d, _ in self.search(title, count)))
+
+    def search(self, query: str, count: int = 1) -> list[tuple[Document, int]]:
+        """The best passages by BM25 as (document, passage number), best first."""
+        index, places = self._passage_index
+        return [places[i] for i in index.top(query, count)]
+
+
+def title_key(title: str, short: bool = False) -> str:
+    """Title folded for comparison; `short` drops a trailing parenthesis."""
+    if short:
+        title = re.sub(r"\s*\([^()]*\)\s*$", "", title) or title
+    return " ".join(re.findall(r"\w+", fold(title)))
+
+
+def _read(path: Path) -> Document:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"{path} is not UTF-8 text; save it as UTF-8 or remove it") from error
+    except OSError as error:
+        raise DocumentError(f"{path} cannot be read: {error.strerror or error}") from error
+    title = path.stem
+    if path.suffix.lower() == ".md":
+        heading = re.search(r"^#\s+(.+?)\s*#*\s*$", text, re.MULTILINE)
+        if heading:
+            title = heading.group(1)
+        text = re.sub(r"^#+\s.*$", "", text, flags=re.MULTILINE)
+    return Document(title, text.strip())
