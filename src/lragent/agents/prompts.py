@@ -19,7 +19,6 @@ leading space: byte-pair tokenizers then cut the joined text exactly where the r
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypedDict
 
 SYSTEM_PROMPT = (
     "Answer the question step by step with a Thought and an Action; an Observation follows. "
@@ -59,11 +58,8 @@ FINISH = "Finish"
 REFLECT = "Reflect"
 
 
-class Message(TypedDict):
-    """One chat message."""
-
-    role: str
-    content: str
+Message = dict[str, str]
+"""One chat message: ``{"role": …, "content": …}``."""
 
 
 class Trajectory:
@@ -74,7 +70,7 @@ class Trajectory:
     """
 
     def __init__(self, question: str, system_prompt: str = SYSTEM_PROMPT) -> None:
-        self.question = " ".join(question.split())
+        self.question = one_line(question)
         self.system_prompt = system_prompt
         self.step = 0
         self.text = ""
@@ -106,12 +102,17 @@ class Trajectory:
 
     def observe(self, observation: str) -> None:
         """Append a tool's answer as one line."""
-        self.text += f"Observation {self.step}: {' '.join(observation.split())}\n"
+        self.text += f"Observation {self.step}: {one_line(observation)}\n"
 
     def messages(self) -> list[Message]:
         """Chat messages; the last one is the assistant's and is to be continued."""
         return [
-            Message(role="system", content=self.system_prompt),
-            Message(role="user", content=f"Question: {self.question}"),
-            Message(role="assistant", content=self.text),
+            {"role": "system", "content": self.system_prompt},
+            {"role": "user", "content": f"Question: {self.question}"},
+            {"role": "assistant", "content": self.text},
         ]
+
+
+def one_line(text: str) -> str:
+    """Text from outside as one line in which no chat template's marks can stand."""
+    return " ".join(text.replace("<|", "< |").split())

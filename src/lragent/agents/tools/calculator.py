@@ -46,8 +46,8 @@ _OPERATORS = {
 def calculate(expression: str) -> str:
     """Value of an arithmetic expression.
 
-    Allowed are numbers, ``+ - * / // % ** ^``, parentheses, abs, min, max and round. Raises CalculationError
-    for anything else, for more than 200 characters and for huge powers.
+    Allowed are numbers, ``+ - * / // % ** ^``, parentheses, abs, min, max and round. Raises
+    CalculationError for anything else, for more than 200 characters and for huge powers.
     """
     if len(expression) > MAX_CHARS:
         raise CalculationError(f"the expression is longer than {MAX_CHARS} characters")
