@@ -49,7 +49,7 @@ class ContentHash:
         for size in value.shape:
             self.integer(size)
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return self._field(b"t", memoryview(flat.numpy()))
+        return self._field(b"t", flat.numpy().data)
 
     def hexdigest(self) -> str:
         """The digest as 64 hexadecimal digits."""

@@ -118,8 +118,7 @@ def validate_groups(groups: Sequence[SharingGroup], adapters: Mapping[str, Adapt
             _lookup(group, adapters, member)
             if group_of.get(member) == group.name:
                 raise AdapterError(
-                    f"sharing group {group.name!r} names the adapter {member!r} twice; "
-                    "name it once"
+                    f"sharing group {group.name!r} names the adapter {member!r} twice; name it once"
                 )
             if member in group_of:
                 raise AdapterError(

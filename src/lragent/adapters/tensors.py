@@ -20,6 +20,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_ATTENTION = re.compile(r"(?:^|\.)[^.]*att(?:n|ention)[^.]*\.(?P<projection>[^.]+)$")
+_SEPARATE = ("q_proj", "k_proj", "v_proj", "o_proj")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 # Looked for in this order in names that are no plain lora_A or lora_B weight.
@@ -80,12 +82,23 @@ def _check_values(path: Path, name: str, tensor: Tensor) -> None:
         )
 
 
+def _check_projection(path: Path, module: str) -> None:
+    attention = _ATTENTION.search(module)
+    if attention is not None and attention["projection"] not in _SEPARATE:
+        raise AdapterError(
+            f"{path}: tensor {tensor_name(module, 'A')} adapts {attention['projection']}, from "
+            "which the terms of keys and values cannot be told apart; only models with separate "
+            f"{', '.join(_SEPARATE)} are supported"
+        )
+
+
 def _pairs(path: Path, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in sorted(weights.items()):
         match = _NAME.fullmatch(name)
         if match is None or _LAYER.search(match["module"]) is None:
             raise _foreign(path, name)
+        _check_projection(path, match["module"])
         _check_values(path, name, tensor)
         pairs.setdefault(match["module"], {})[match["side"]] = tensor
     for module, pair in pairs.items():

@@ -1,0 +1,86 @@
+"""``lragent inspect``: what adapters are, which of them can share what, and why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from lragent.adapters import Adapter
+
+
+def _names(folders: list[Path]) -> dict[str, Path]:
+    """The folders by their last part, or by the whole path where two end alike."""
+    distinct = list(dict.fromkeys(folder.expanduser() for folder in folders))
+    endings = [folder.resolve().name for folder in distinct]
+    return {
+        str(folder) if endings.count(ending) > 1 else ending: folder
+        for folder, ending in zip(distinct, endings, strict=True)
+    }
+
+
+def _read(
+    folders: dict[str, Path], max_rank: int, base: Path | None
+) -> tuple[dict[str, Adapter], dict[str, str]]:
+    """The adapters that can be served, and the reason for each that cannot."""
+    from lragent.adapters import AdapterError, check_against_model, read_adapter
+    from lragent.adapters.base_folder import read_base_folder
+
+    model = None if base is None else read_base_folder(base)
+    adapters: dict[str, Adapter] = {}
+    refused: dict[str, str] = {}
+    for name, folder in folders.items():
+        try:
+            adapter = read_adapter(folder, max_rank=max_rank)
+            if model is not None:
+                # The user named the folder, so its tensors count and its name does not.
+                check_against_model(
+                    adapter,
+                    model.linear_shapes,
+                    model.name,
+                    has_key_norm=model.has_key_norm,
+                    allow_other_base=True,
+                )
+        except AdapterError as error:
+            refused[name] = str(error)
+        else:
+            adapters[name] = adapter
+    return adapters, refused
+
+
+def inspect(
+    adapters: Annotated[list[Path], typer.Argument(help="PEFT adapter folders.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Local folder of the base model, to check that the tensors fit it."),
+    ] = None,
+    max_rank: Annotated[int, typer.Option(min=1, help="Largest rank to accept.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show adapters, and which of them can share what in one KV cache, and why not.
+
+    Exits with 1 when an adapter is refused; the others are shown all the same.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from lragent.adapters import AdapterError, compare_adapters
+
+    try:
+        readable, refused = _read(_names(adapters), max_rank, base)
+    except AdapterError as error:
+        Console(stderr=True).print(Text(str(error), style="red"))
+        raise typer.Exit(1) from error
+    report = compare_adapters(readable)
+    if as_json:
+        typer.echo(json.dumps(report.to_json() | {"refused": refused}, indent=2))
+    else:
+        if readable:
+            Console().print(report)
+        for name, reason in refused.items():
+            Console(stderr=True).print(Text(f"{name} is refused: {reason}", style="red"))
+    if refused:
+        raise typer.Exit(1)
