@@ -1,0 +1,11 @@
+"""Flash-LoRA-Attention in Triton: the GPU implementation behind `lragent.attention`.
+
+Importing this package needs Triton. With ``TRITON_INTERPRET=1`` in the environment the same kernels
+run on the CPU, which the tests use.
+"""
+
+from __future__ import annotations
+
+from lragent.attention.triton.entry import flash_lora_attention, project_lr, write_pages
+
+__all__ = ["flash_lora_attention", "project_lr", "write_pages"]

@@ -1,0 +1,385 @@
+"""The attention kernel: tiles of queries against the pages of their sequence.
+
+One program takes up to BLOCK_M rows (queries of one sequence times the query heads of one KV head)
+and a share of the context. It keeps two accumulators that are fed by the same probabilities,
+``P V`` and ``P z``, and expands the second by B once after its last tile: paper, section
+"Flash-LoRA-Attention". With key LoRA the keys are completed tile by tile before the scores.
+
+Decode is the same kernel with one sequence a tile. When the context is shared out (``splits``), each
+share leaves a normalised partial result and the base-2 logarithm of its sum, and `combine_kernel`
+adds them in a fixed order, so results repeat bit by bit.
+"""
+
+# Triton rewrites these functions; its types are not the ones a Python type checker sees.
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportPossiblyUnboundVariable=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lragent.attention.triton.common import find_row, find_tile, key_term, load_block, locate
+
+
+@triton.jit
+def _tile(
+    acc,
+    acc_z,
+    top,
+    total,
+    q,
+    q_low,
+    q_high,
+    start,
+    end,
+    positions,
+    table_ptr,
+    k_ptr,
+    v_ptr,
+    z_ptr,
+    kb_ptr,
+    cos_ptr,
+    sin_ptr,
+    z_end,
+    stride_kp,
+    stride_kn,
+    stride_vp,
+    stride_vn,
+    stride_zp,
+    stride_zn,
+    stride_kbr,
+    stride_rot,
+    scale,
+    window,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAGE: tl.constexpr,
+    V_RANK: tl.constexpr,
+    BLOCK_VR: tl.constexpr,
+    K_RANK: tl.constexpr,
+    BLOCK_KR: tl.constexpr,
+    WINDOW: tl.constexpr,
+    MASKED: tl.constexpr,
+):
+    """One step of online softmax over tokens ``[start, start + BLOCK_N)``."""
+    offs_n = start + tl.arange(0, BLOCK_N)
+    keep = offs_n < end
+    keep_z = offs_n < z_end
+    offs_d = tl.arange(0, BLOCK_D)
+    pages, rows = locate(table_ptr, offs_n, keep, PAGE, MASKED)
+    k_rows = k_ptr + pages * stride_kp + rows * stride_kn
+    z_rows = z_ptr + pages * stride_zp + rows * stride_zn
+    if K_RANK > 0:
+        half: tl.constexpr = D // 2
+        block_h: tl.constexpr = BLOCK_D // 2
+        offs_h = tl.arange(0, block_h)
+        k_ptrs = k_rows[:, None] + offs_h[None, :]
+        k_low = load_block(k_ptrs, keep, offs_h, half, block_h, MASKED)
+        k_high = load_block(k_ptrs + half, keep, offs_h, half, block_h, MASKED)
+        add_low, add_high = key_term(
+            z_rows + V_RANK,
+            keep_z,
+            kb_ptr,
+            stride_kbr,
+            cos_ptr,
+            sin_ptr,
+            stride_rot,
+            offs_n,
+            keep,
+            D,
+            block_h,
+            K_RANK,
+            BLOCK_KR,
+            q.dtype,
+        )
+        k_low = (k_low.to(tl.float32) + add_low).to(q.dtype)
+        k_high = (k_high.to(tl.float32) + add_high).to(q.dtype)
+        scores = tl.dot(q_low, tl.trans(k_low), input_precision="ieee")
+        scores = tl.dot(q_high, tl.trans(k_high), scores, input_precision="ieee")
+    else:
+        k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, MASKED)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    scores = scores * scale
+    if MASKED:
+        seen = keep[None, :] & (offs_n[None, :] <= positions[:, None])
+        if WINDOW:
+            seen = seen & (offs_n[None, :] > positions[:, None] - window)
+        scores = tl.where(seen, scores, float("-inf"))
+    new_top = tl.maximum(top, tl.max(scores, 1))
+    if MASKED:
+        # A row may have seen nothing yet; subtracting -inf from -inf would give NaN.
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+    else:
+        base = new_top
+    p = tl.exp2(scores - base[:, None])
+    shrink = tl.exp2(top - base)
+    total = total * shrink + tl.sum(p, 1)
+    p = p.to(q.dtype)
+    v_ptrs = (v_ptr + pages * stride_vp + rows * stride_vn)[:, None] + offs_d[None, :]
+    v = load_block(v_ptrs, keep, offs_d, D, BLOCK_D, MASKED)
+    acc = tl.dot(p, v, acc * shrink[:, None], input_precision="ieee")
+    if V_RANK > 0:
+        offs_r = tl.arange(0, BLOCK_VR)
+        z_ptrs = z_rows[:, None] + offs_r[None, :]
+        z = load_block(z_ptrs, keep_z, offs_r, V_RANK, BLOCK_VR, True)
+        acc_z = tl.dot(p, z, acc_z * shrink[:, None], input_precision="ieee")
+    return acc, acc_z, new_top, total
+
+
+@triton.jit
+def _expand(
+    acc,
+    acc_z,
+    b_ptr,
+    stride_b,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    CHUNK: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """``acc + acc_z B`` in fp32, with CHUNK rows of B at a time so that B fits in shared memory."""
+    offs_d = tl.arange(0, BLOCK_D)
+    rows: tl.constexpr = acc_z.shape[0]
+    for first in tl.static_range(0, RANK, CHUNK):
+        if BLOCK_R == CHUNK:
+            part = acc_z
+        else:
+            parts = tl.reshape(acc_z, [rows, BLOCK_R // CHUNK, CHUNK])
+            number = tl.arange(0, BLOCK_R // CHUNK)[None, :, None]
+            part = tl.sum(tl.where(number == first // CHUNK, parts, 0.0), 1)
+        offs_r = first + tl.arange(0, CHUNK)
+        b = tl.load(
+            b_ptr + offs_r[:, None] * stride_b + offs_d[None, :],
+            mask=(offs_r < RANK)[:, None] & (offs_d < D)[None, :],
+            other=0.0,
+        )
+        acc = tl.dot(part.to(DTYPE), b.to(DTYPE), acc, input_precision="ieee")
+    return acc
+
+
+@triton.jit
+def attend_kernel(
+    q_ptr,
+    out_ptr,
+    partial_ptr,  # [T or S, Hq, splits, D] fp32, used when SPLIT
+    lse_ptr,  # [T or S, Hq, splits] fp32; a line a sequence in decode, else a row of q
+    k_ptr,
+    v_ptr,
+    lr_ptr,
+    vb_ptr,
+    kb_ptr,
+    cos_ptr,
+    sin_ptr,
+    tables_ptr,
+    starts_ptr,
+    lens_ptr,
+    adapter_ptr,
+    slot_ptr,
+    num_sequences,
+    splits,
+    min_query,
+    max_query,
+    window,
+    scale,  # softmax scale times log2(e)
+    stride_qt,
+    stride_qh,
+    stride_ot,
+    stride_oh,
+    stride_kp,
+    stride_kh,
+    stride_kn,
+    stride_vp,
+    stride_vh,
+    stride_vn,
+    stride_zp,
+    stride_zn,
+    stride_zm,
+    stride_vba,
+    stride_vbr,
+    stride_kba,
+    stride_kbr,
+    stride_rot,
+    stride_table,
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAGE: tl.constexpr,
+    V_RANK: tl.constexpr,
+    BLOCK_VR: tl.constexpr,
+    CHUNK_VR: tl.constexpr,
+    K_RANK: tl.constexpr,
+    BLOCK_KR: tl.constexpr,
+    WINDOW: tl.constexpr,
+    DECODE: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Grid: (tiles times KV heads, splits); see the module docstring."""
+    block_q: tl.constexpr = BLOCK_M // GROUP
+    split = tl.program_id(1)
+    if DECODE:
+        # Neighbours take the heads of one sequence: they read the same LR rows.
+        sequence = tl.program_id(0) // KV_HEADS
+        head = tl.program_id(0) % KV_HEADS
+        first_row = tl.load(starts_ptr + sequence)
+        first_query = 0
+    else:
+        # Neighbours take the tiles of one head, the longest context first.
+        tiles = tl.num_programs(0) // KV_HEADS
+        head = tl.program_id(0) // tiles
+        tile = tiles - 1 - tl.program_id(0) % tiles
+        sequence = find_tile(starts_ptr, tile, num_sequences, block_q)
+        if sequence < 0:
+            return
+        first_row = tl.load(starts_ptr + sequence)
+        first_query = (tile - first_row // block_q - sequence) * block_q
+    queries = tl.load(starts_ptr + sequence + 1) - first_row
+    if (queries < min_query) | (queries > max_query) | (first_query >= queries):
+        return
+
+    context = tl.load(lens_ptr + sequence)
+    adapter = tl.load(adapter_ptr + sequence).to(tl.int64)
+    slot = tl.load(slot_ptr + sequence).to(tl.int64)
+    has_z = (adapter >= 0) & (slot >= 0)
+    table_ptr = tables_ptr + sequence.to(tl.int64) * stride_table
+    offs_m = tl.arange(0, BLOCK_M)
+    offs_d = tl.arange(0, BLOCK_D)
+    query = first_query + offs_m // GROUP
+    q_head = head * GROUP + offs_m % GROUP
+    valid = (offs_m < block_q * GROUP) & (query < queries)
+    row = (first_row + query).to(tl.int64)
+    positions = context - queries + query
+
+    q_rows = q_ptr + row * stride_qt + q_head * stride_qh
+    q = load_block(q_rows[:, None] + offs_d[None, :], valid, offs_d, D, BLOCK_D, True)
+    q_low = q
+    q_high = q
+    if K_RANK > 0:
+        half: tl.constexpr = D // 2
+        block_h: tl.constexpr = BLOCK_D // 2
+        offs_h = tl.arange(0, block_h)
+        q_low = load_block(q_rows[:, None] + offs_h[None, :], valid, offs_h, half, block_h, True)
+        q_high = load_block(
+            q_rows[:, None] + (offs_h + half)[None, :], valid, offs_h, half, block_h, True
+        )
+
+    first_position = context - queries + first_query
+    last_position = tl.minimum(context - 1, first_position + block_q - 1)
+    begin = 0
+    if WINDOW:
+        begin = tl.maximum(0, first_position - window + 1) // BLOCK_N * BLOCK_N
+    end = last_position + 1
+    if SPLIT:
+        share = tl.cdiv(tl.cdiv(end - begin, BLOCK_N), splits) * BLOCK_N
+        begin = begin + split * share
+        end = tl.minimum(end, begin + share)
+    # Tiles up to here are seen by every row and need no mask.
+    whole = begin
+    if not WINDOW:
+        whole = tl.maximum(begin, tl.minimum(end, first_position + 1) // BLOCK_N * BLOCK_N)
+
+    # Without an adapter no LR row is read: the block may hold anything.
+    z_end = tl.where(has_z, end, 0)
+    k_ptr += head.to(tl.int64) * stride_kh
+    v_ptr += head.to(tl.int64) * stride_vh
+    z_ptr = lr_ptr + tl.maximum(slot, 0) * stride_zm
+    vb_ptr += tl.maximum(adapter, 0) * stride_vba + head * D
+    kb_ptr += tl.maximum(adapter, 0) * stride_kba + head * D
+
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    acc_z = tl.zeros([BLOCK_M, BLOCK_VR], tl.float32)
+    for start in tl.range(begin, whole, BLOCK_N):
+        acc, acc_z, top, total = _tile(
+            acc, acc_z, top, total, q, q_low, q_high, start, end, positions,
+            table_ptr, k_ptr, v_ptr, z_ptr, kb_ptr, cos_ptr, sin_ptr, z_end,
+            stride_kp, stride_kn, stride_vp, stride_vn, stride_zp, stride_zn, stride_kbr,
+            stride_rot, scale, window,
+            D, BLOCK_D, BLOCK_N, PAGE, V_RANK, BLOCK_VR, K_RANK, BLOCK_KR, WINDOW, False,
+        )  # fmt: skip
+    for start in tl.range(whole, end, BLOCK_N):
+        acc, acc_z, top, total = _tile(
+            acc, acc_z, top, total, q, q_low, q_high, start, end, positions,
+            table_ptr, k_ptr, v_ptr, z_ptr, kb_ptr, cos_ptr, sin_ptr, z_end,
+            stride_kp, stride_kn, stride_vp, stride_vn, stride_zp, stride_zn, stride_kbr,
+            stride_rot, scale, window,
+            D, BLOCK_D, BLOCK_N, PAGE, V_RANK, BLOCK_VR, K_RANK, BLOCK_KR, WINDOW, True,
+        )  # fmt: skip
+
+    weight = 1.0 / tl.where(total > 0, total, 1.0)
+    acc = acc * weight[:, None]
+    if V_RANK > 0 and has_z:
+        # Normalised first: an unscaled sum over a long context can leave the range of fp16.
+        acc_z = acc_z * weight[:, None]
+        acc = _expand(
+            acc, acc_z, vb_ptr, stride_vbr, D, BLOCK_D, V_RANK, BLOCK_VR, CHUNK_VR, q.dtype
+        )
+    keep_out = valid[:, None] & (offs_d < D)[None, :]
+    if SPLIT:
+        line = row
+        if DECODE:
+            line = sequence + offs_m.to(tl.int64) * 0
+        place = (line * (KV_HEADS * GROUP) + q_head) * splits + split
+        tl.store(partial_ptr + (place * D)[:, None] + offs_d[None, :], acc, mask=keep_out)
+        lse = tl.where(total > 0, top + tl.log2(total), float("-inf"))
+        tl.store(lse_ptr + place, lse, mask=valid)
+    else:
+        out_rows = out_ptr + row * stride_ot + q_head * stride_oh
+        out = acc.to(out_ptr.dtype.element_ty)
+        tl.store(out_rows[:, None] + offs_d[None, :], out, mask=keep_out)
+
+
+@triton.jit
+def combine_kernel(
+    out_ptr,
+    partial_ptr,
+    lse_ptr,
+    starts_ptr,
+    num_sequences,
+    splits,
+    min_query,
+    max_query,
+    stride_ot,
+    stride_oh,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    DECODE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """Add the shares of each row: grid (rows, query heads), one program each."""
+    if DECODE:
+        sequence = tl.program_id(0)
+        row = tl.load(starts_ptr + sequence)
+    else:
+        row = tl.program_id(0)
+        sequence = find_row(starts_ptr, row, num_sequences)
+        if sequence < 0:
+            return
+    queries = tl.load(starts_ptr + sequence + 1) - tl.load(starts_ptr + sequence)
+    inside = row < tl.load(starts_ptr + num_sequences)
+    if (queries < min_query) | (queries > max_query) | (not inside):
+        return
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    head = tl.program_id(1)
+    offs_s = tl.arange(0, BLOCK_S)
+    offs_d = tl.arange(0, BLOCK_D)
+    line = tl.program_id(0).to(tl.int64)
+    place = (line * tl.num_programs(1) + head) * splits
+    lse = tl.load(lse_ptr + place + offs_s, mask=offs_s < splits, other=float("-inf"))
+    weight = tl.exp2(lse - tl.max(lse, 0))
+    keep = (weight > 0)[:, None] & (offs_d < D)[None, :]
+    ptrs = partial_ptr + (place + offs_s)[:, None] * D + offs_d[None, :]
+    parts = tl.load(ptrs, mask=keep, other=0.0)
+    result = tl.sum(parts * weight[:, None], 0) / tl.sum(weight, 0)
+    out = out_ptr + row.to(tl.int64) * stride_ot + head * stride_oh + offs_d
+    tl.store(out, result.to(out_ptr.dtype.element_ty), mask=offs_d < D)

@@ -1,0 +1,110 @@
+"""Device functions that the kernels share: finding a sequence, reading rows through a block table.
+
+Addresses are computed in 64 bits. A row that must not be used is never read: its lanes are masked
+and hold zeros, so NaN in unused rows cannot spread.
+"""
+
+# Triton rewrites these functions; its types are not the ones a Python type checker sees.
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def find_tile(starts_ptr, tile, count, BLOCK: tl.constexpr):
+    """Sequence that owns ``tile`` when sequence s owns tiles from ``starts[s] // BLOCK + s`` on.
+
+    Every sequence gets at least as many tiles as it needs, so the grid follows from the packed
+    length and the number of sequences alone. With BLOCK = 1 and no ``+ s`` see `find_row`.
+    """
+    low = 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if tl.load(starts_ptr + middle) // BLOCK + middle <= tile:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@triton.jit
+def find_row(starts_ptr, row, count):
+    """Sequence whose rows ``[starts[s], starts[s+1])`` hold ``row``."""
+    low = 0
+    high = count
+    while low < high:
+        middle = (low + high) // 2
+        if tl.load(starts_ptr + middle) <= row:
+            low = middle + 1
+        else:
+            high = middle
+    return low - 1
+
+
+@triton.jit
+def load_block(ptrs, keep, columns, WIDTH: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    """``[rows, BLOCK]`` from pointers, zeros where a row is not kept or a column is padding."""
+    if MASKED:
+        if WIDTH == BLOCK:
+            return tl.load(ptrs, mask=keep[:, None], other=0.0)
+        return tl.load(ptrs, mask=keep[:, None] & (columns < WIDTH)[None, :], other=0.0)
+    if WIDTH == BLOCK:
+        return tl.load(ptrs)
+    return tl.load(ptrs, mask=(columns < WIDTH)[None, :], other=0.0)
+
+
+@triton.jit
+def locate(table_ptr, offs_n, keep, PAGE: tl.constexpr, MASKED: tl.constexpr):
+    """Page id (64 bits) and row within the page of each token of a tile."""
+    if MASKED:
+        pages = tl.load(table_ptr + offs_n // PAGE, mask=keep, other=0)
+    else:
+        pages = tl.load(table_ptr + offs_n // PAGE)
+    return pages.to(tl.int64), offs_n % PAGE
+
+
+@triton.jit
+def key_term(
+    z_ptrs,  # [n] pointers to the first key column of each token's LR row
+    keep_z,  # [n] tokens whose LR row may be read
+    b_ptr,  # B_k of this adapter and head
+    stride_b,
+    cos_ptr,
+    sin_ptr,
+    stride_rot,
+    offs_n,
+    keep,
+    D: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    DTYPE: tl.constexpr,
+):
+    """``RoPE(z B)`` of a tile of tokens, as the two halves ``[n, BLOCK_H]`` of the head, fp32."""
+    half: tl.constexpr = D // 2
+    offs_h = tl.arange(0, BLOCK_H)
+    keep_h = offs_h < half
+    low = tl.zeros([offs_n.shape[0], BLOCK_H], tl.float32)
+    high = tl.zeros([offs_n.shape[0], BLOCK_H], tl.float32)
+    for first in tl.static_range(0, RANK, BLOCK_R):
+        offs_r = first + tl.arange(0, BLOCK_R)
+        keep_r = offs_r < RANK
+        z = tl.load(
+            z_ptrs[:, None] + offs_r[None, :], mask=keep_z[:, None] & keep_r[None, :], other=0.0
+        )
+        b_ptrs = b_ptr + offs_r[:, None] * stride_b + offs_h[None, :]
+        b_keep = keep_r[:, None] & keep_h[None, :]
+        b_low = tl.load(b_ptrs, mask=b_keep, other=0.0).to(DTYPE)
+        b_high = tl.load(b_ptrs + half, mask=b_keep, other=0.0).to(DTYPE)
+        low = tl.dot(z, b_low, low, input_precision="ieee")
+        high = tl.dot(z, b_high, high, input_precision="ieee")
+    rot = offs_n[:, None].to(tl.int64) * stride_rot + offs_h[None, :]
+    rot_keep = keep[:, None] & keep_h[None, :]
+    cos = tl.load(cos_ptr + rot, mask=rot_keep, other=0.0)
+    sin = tl.load(sin_ptr + rot, mask=rot_keep, other=0.0)
+    return low * cos - high * sin, high * cos + low * sin

@@ -1,0 +1,179 @@
+"""The three operations with the signatures of `lragent.attention`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lragent.attention.base import (
+    AttentionBatch,
+    KeyRotation,
+    LoraTables,
+    PageViews,
+    UnsupportedError,
+)
+from lragent.attention.triton import fa3, ops as _ops
+from lragent.attention.triton.launch import interpreting
+from lragent.attention.triton.plan import Run, Shape, plan_runs
+
+_ALL = 2**31 - 1
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def flash_lora_attention(
+    q: Tensor,
+    pages: PageViews,
+    batch: AttentionBatch,
+    tables: LoraTables,
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    rotation: KeyRotation | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """See `lragent.attention.flash_lora_attention`.
+
+    While a CUDA graph is being captured the choice of kernel rests on ``batch.max_query`` and
+    ``batch.max_seq`` alone, as capacities: the graph may be replayed after the tensors of ``batch``
+    were overwritten with any batch of the same shapes within them.
+
+    Raises:
+        UnsupportedError: a dtype, width, rank or device that the kernels do not serve.
+    """
+    _check_pages(q, pages)
+    for name, rank in (("value", tables.v_rank), ("key", tables.k_rank)):
+        if rank > 256:
+            raise UnsupportedError(f"{name} LoRA of rank {rank}: at most 256")
+    if q.shape[1] // pages.kv_heads > 64:
+        raise UnsupportedError("more than 64 query heads a KV head")
+    q = q if q.stride(2) == 1 else q.contiguous()
+    out = torch.empty_like(q) if out is None else out
+    if out.stride(2) != 1:
+        raise UnsupportedError("rows of out must be contiguous")
+    window = sliding_window or 0
+    layer = (
+        pages.k,
+        pages.v,
+        pages.lr,
+        tables.v_b,
+        tables.k_b,
+        None if rotation is None else rotation.cos,
+        None if rotation is None else rotation.sin,
+    )
+    for run, cu_seqlens_q, sequences, cu_seqlens_k in _runs(q, pages, batch, tables, window):
+        if cu_seqlens_k is not None:
+            torch.ops.lragent.attend_expanded(
+                q, out, cu_seqlens_q, *layer, *sequences, scale, window,
+                cu_seqlens_k, run.max_query, run.max_seq, run.context,
+            )  # fmt: skip
+            continue
+        decode = run.path == "decode"
+        least = 1 if decode or run.max_query == _ALL else 2
+        most = 1 if decode else _ALL
+        torch.ops.lragent.attend(
+            q, out, cu_seqlens_q, *layer, *sequences, scale, window,
+            run.max_seq, decode, least, most,
+        )  # fmt: skip
+    return out
+
+
+def write_pages(
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor | None,
+    pages: PageViews,
+    slot_mapping: Tensor,
+    write_base: Tensor,
+    lr_slots: Tensor,
+) -> None:
+    """See `lragent.attention.write_pages`.
+
+    Raises:
+        UnsupportedError: a dtype, width or device that the kernel does not serve.
+    """
+    _check_pages(pages.k, pages)
+    k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
+    if lr is not None and lr.stride(2) != 1:
+        lr = lr.contiguous()
+    torch.ops.lragent.write_pages(
+        k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_slots
+    )
+
+
+def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
+    """See `lragent.attention.project_lr`.
+
+    Raises:
+        UnsupportedError: a dtype or device that the kernel does not serve.
+    """
+    _check_device(x)
+    x, a = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, a))
+    return torch.ops.lragent.project_lr(x, a, index)
+
+
+def _check_device(tensor: Tensor) -> None:
+    if tensor.device.type != "cuda" and not interpreting():
+        raise UnsupportedError(f"the Triton kernels need a CUDA device, got {tensor.device}")
+    if tensor.dtype not in _DTYPES:
+        raise UnsupportedError(f"dtype {tensor.dtype}: only float16, bfloat16 and float32")
+
+
+def _check_pages(q: Tensor, pages: PageViews) -> None:
+    _check_device(q)
+    if not q.dtype == pages.k.dtype == pages.v.dtype:
+        raise UnsupportedError(f"queries of {q.dtype} over pages of {pages.k.dtype}")
+    if pages.head_dim > 256 or pages.head_dim % 2:
+        raise UnsupportedError(f"head size {pages.head_dim}: even and at most 256")
+    blocks = (pages.k, pages.v) if pages.lr is None else (pages.k, pages.v, pages.lr)
+    if any(block.stride(3) != 1 for block in blocks):
+        raise UnsupportedError("rows of the pages must be contiguous")
+
+
+def _runs(
+    q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
+) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
+    """The batch's runs with their slices of its tensors, worked out once for all layers."""
+    capturing = q.is_cuda and torch.cuda.is_current_stream_capturing()
+    key_lora = tables.k_b is not None and pages.lr is not None
+    shape = Shape(
+        heads=q.shape[1],
+        kv_heads=pages.kv_heads,
+        head_dim=pages.head_dim,
+        itemsize=q.dtype.itemsize,
+        key_lora=key_lora,
+        window=window,
+        dense=not capturing and q.dtype.itemsize == 2 and fa3.find(q.device) is not None,
+    )
+    key: Any = ("triton", shape, capturing)
+    if key not in batch.plans:
+        batch.plans[key] = _plan(batch, shape, capturing)
+    return batch.plans[key]
+
+
+def _plan(
+    batch: AttentionBatch, shape: Shape, capturing: bool
+) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
+    count = batch.seq_lens.shape[0]
+    if capturing:
+        path = "decode" if batch.max_query <= 1 else "tiles"
+        runs = [Run(path, 0, count, _ALL, batch.max_seq, count * batch.max_seq)]
+    else:
+        runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
+    plan = []
+    for run in runs:
+        part = slice(run.first, run.last)
+        lens = batch.seq_lens[part]
+        sequences = (
+            batch.block_tables[part],
+            lens,
+            batch.adapter_index[part],
+            batch.lr_slot[part],
+        )
+        starts = None
+        if run.path == "expand":
+            starts = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
+            torch.cumsum(lens, 0, dtype=torch.int32, out=starts[1:])
+        plan.append((run, batch.cu_seqlens_q[run.first : run.last + 1], sequences, starts))
+    return plan

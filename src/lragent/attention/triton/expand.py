@@ -1,0 +1,133 @@
+"""Gather the context of some sequences into contiguous K and V, adapter terms included.
+
+One pass writes ``K = k + RoPE(z_k B_k)`` and ``V = v + z_v B_v``; after it any dense attention
+serves all adapters. `plan.py` says when that is cheaper than reading the pages as they lie.
+"""
+
+# Triton rewrites these functions; its types are not the ones a Python type checker sees.
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from lragent.attention.triton.common import find_tile, key_term, load_block, locate
+
+
+@triton.jit
+def expand_kernel(
+    k_out_ptr,  # [tokens, Hk, D]
+    v_out_ptr,
+    k_ptr,
+    v_ptr,
+    lr_ptr,
+    vb_ptr,
+    kb_ptr,
+    cos_ptr,
+    sin_ptr,
+    tables_ptr,
+    starts_ptr,  # [S+1], where each context starts in the output
+    adapter_ptr,
+    slot_ptr,
+    num_sequences,
+    stride_kp,
+    stride_kh,
+    stride_kn,
+    stride_vp,
+    stride_vh,
+    stride_vn,
+    stride_zp,
+    stride_zn,
+    stride_zm,
+    stride_vba,
+    stride_vbr,
+    stride_kba,
+    stride_kbr,
+    stride_rot,
+    stride_table,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAGE: tl.constexpr,
+    V_RANK: tl.constexpr,
+    BLOCK_VR: tl.constexpr,
+    K_RANK: tl.constexpr,
+    BLOCK_KR: tl.constexpr,
+):
+    """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of one sequence."""
+    head = tl.program_id(0) % KV_HEADS
+    tile = tl.program_id(0) // KV_HEADS
+    sequence = find_tile(starts_ptr, tile, num_sequences, BLOCK_N)
+    first = tl.load(starts_ptr + sequence)
+    tokens = tl.load(starts_ptr + sequence + 1) - first
+    start = (tile - first // BLOCK_N - sequence) * BLOCK_N
+    if start >= tokens:
+        return
+    adapter = tl.load(adapter_ptr + sequence).to(tl.int64)
+    slot = tl.load(slot_ptr + sequence).to(tl.int64)
+    has_z = (adapter >= 0) & (slot >= 0)
+    offs_n = start + tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    keep = offs_n < tokens
+    table_ptr = tables_ptr + sequence.to(tl.int64) * stride_table
+    pages, rows = locate(table_ptr, offs_n, keep, PAGE, True)
+    out_rows = ((first + offs_n).to(tl.int64) * KV_HEADS + head) * D
+    keep_out = keep[:, None] & (offs_d < D)[None, :]
+    k_rows = k_ptr + head.to(tl.int64) * stride_kh + pages * stride_kp + rows * stride_kn
+    v_rows = v_ptr + head.to(tl.int64) * stride_vh + pages * stride_vp + rows * stride_vn
+    z_rows = lr_ptr + tl.maximum(slot, 0) * stride_zm + pages * stride_zp + rows * stride_zn
+    dtype = k_out_ptr.dtype.element_ty
+
+    if K_RANK > 0:
+        half: tl.constexpr = D // 2
+        block_h: tl.constexpr = BLOCK_D // 2
+        offs_h = tl.arange(0, block_h)
+        keep_h = keep[:, None] & (offs_h < half)[None, :]
+        k_ptrs = k_rows[:, None] + offs_h[None, :]
+        k_low = tl.load(k_ptrs, mask=keep_h, other=0.0).to(tl.float32)
+        k_high = tl.load(k_ptrs + half, mask=keep_h, other=0.0).to(tl.float32)
+        add_low, add_high = key_term(
+            z_rows + V_RANK,
+            keep & has_z,
+            kb_ptr + tl.maximum(adapter, 0) * stride_kba + head * D,
+            stride_kbr,
+            cos_ptr,
+            sin_ptr,
+            stride_rot,
+            offs_n,
+            keep,
+            D,
+            block_h,
+            K_RANK,
+            BLOCK_KR,
+            dtype,
+        )
+        k_out = k_out_ptr + out_rows[:, None] + offs_h[None, :]
+        tl.store(k_out, (k_low + add_low).to(dtype), mask=keep_h)
+        tl.store(k_out + half, (k_high + add_high).to(dtype), mask=keep_h)
+    else:
+        k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
+        tl.store(k_out_ptr + out_rows[:, None] + offs_d[None, :], k, mask=keep_out)
+
+    v = load_block(v_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
+    if V_RANK > 0 and has_z:
+        b_head = vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D
+        total = v.to(tl.float32)
+        for offset in tl.static_range(0, V_RANK, BLOCK_VR):
+            offs_r = offset + tl.arange(0, BLOCK_VR)
+            z = tl.load(
+                z_rows[:, None] + offs_r[None, :],
+                mask=keep[:, None] & (offs_r < V_RANK)[None, :],
+                other=0.0,
+            )
+            b = tl.load(
+                b_head + offs_r[:, None] * stride_vbr + offs_d[None, :],
+                mask=(offs_r < V_RANK)[:, None] & (offs_d < D)[None, :],
+                other=0.0,
+            )
+            total = tl.dot(z, b.to(dtype), total, input_precision="ieee")
+        v = total.to(dtype)
+    tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)

@@ -1,0 +1,235 @@
+"""Launches of the attention kernels: plain tensors in, no allocation, no synchronisation."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from lragent.attention.triton.attend import attend_kernel, combine_kernel
+from lragent.attention.triton.expand import expand_kernel
+from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
+from lragent.attention.triton.tiles import (
+    Tile,
+    attention_tile,
+    choose_splits,
+    expand_chunk,
+    multiprocessors,
+)
+from lragent.attention.triton.workspace import buffer
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Everything of one layer that attention reads besides the queries.
+
+    Attributes:
+        k: ``[P, Hk, N, D]`` keys.
+        v: ``[P, Hk, N, D]`` base values.
+        lr: ``[P, N, M, W]`` LR rows, or None.
+        v_b: ``[A, Rv, Hk*D]``, or None.
+        k_b: ``[A, Rk, Hk*D]``, or None.
+        cos: ``[positions, D]`` fp32, or None.
+        sin: ``[positions, D]`` fp32, or None.
+        block_tables: ``[S, max_pages]`` int32.
+        seq_lens: ``[S]`` int32.
+        adapter_index: ``[S]`` int32.
+        lr_slot: ``[S]`` int32.
+    """
+
+    k: Tensor
+    v: Tensor
+    lr: Tensor | None
+    v_b: Tensor | None
+    k_b: Tensor | None
+    cos: Tensor | None
+    sin: Tensor | None
+    block_tables: Tensor
+    seq_lens: Tensor
+    adapter_index: Tensor
+    lr_slot: Tensor
+
+    @property
+    def v_rank(self) -> int:
+        """Rank that values are read with, 0 without LR rows."""
+        return 0 if self.v_b is None or self.lr is None else self.v_b.shape[1]
+
+    @property
+    def k_rank(self) -> int:
+        """Rank that keys are completed with, 0 without LR rows."""
+        return 0 if self.k_b is None or self.lr is None else self.k_b.shape[1]
+
+
+@functools.cache
+def _has_pdl(device: torch.device) -> bool:
+    """Whether a kernel may start before the last one has ended (Hopper and later)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, which takes CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def launch_attend(
+    q: Tensor,
+    out: Tensor,
+    cu_seqlens_q: Tensor,
+    cache: Cache,
+    scale: float,
+    window: int,
+    max_seq: int,
+    decode: bool,
+    min_query: int,
+    max_query: int,
+    tile: Tile | None = None,
+    splits: int | None = None,
+) -> None:
+    """Attention of the sequences that have ``min_query`` to ``max_query`` queries.
+
+    Other sequences' rows of ``out`` are left as they are. The grid follows from the shapes of ``q``
+    and ``cu_seqlens_q``, from ``max_seq`` and from the tile, so one launch can be replayed with
+    other lengths.
+
+    Args:
+        q: ``[T, Hq, D]``, rows contiguous.
+        out: ``[T, Hq, D]``, rows contiguous.
+        cu_seqlens_q: ``[S+1]`` int32.
+        cache: the layer.
+        scale: softmax scale.
+        window: tokens that a query sees, 0 for all.
+        max_seq: longest context, for the choice of splits only.
+        decode: every sequence has at most one query; one tile each.
+        min_query: sequences with fewer queries are skipped.
+        max_query: sequences with more queries are skipped.
+        tile: instead of the table's.
+        splits: shares of each context, instead of the rule's.
+    """
+    rows, heads, width = q.shape
+    kv_heads, page = cache.k.shape[1], cache.k.shape[2]
+    group, count = heads // kv_heads, cu_seqlens_q.shape[0] - 1
+    if not rows or not count:
+        return
+    v_rank, k_rank = cache.v_rank, cache.k_rank
+    if tile is None:
+        kind = "decode" if decode else "few" if rows * group < 64 * count else "many"
+        tile = attention_tile(kind, q.device, q.dtype, width, group, v_rank, k_rank)
+    tiles = count if decode else rows // (tile.block_m // group) + count
+    if splits is None:
+        seen = min(max_seq, window + tile.block_n) if window else max_seq
+        busy = count if decode else max(1, rows // (tile.block_m // group))
+        splits = choose_splits(busy * kv_heads, seen, tile, multiprocessors(q.device))
+    partial, lse = out, out
+    if splits > 1:
+        lines = (count if decode else rows) * heads * splits
+        partial = buffer("partial", lines * width, torch.float32, q.device)
+        lse = buffer("lse", lines, torch.float32, q.device)
+    lr, v_b, k_b, cos, sin = _present(cache)
+    block_d = triton.next_power_of_2(width)
+    # Programs that share the context are a second axis: heads and tiles stay neighbours.
+    attend_kernel[(tiles * kv_heads, splits)](
+        q, out, partial, lse, cache.k, cache.v, lr, v_b, k_b, cos, sin,
+        cache.block_tables, cu_seqlens_q, cache.seq_lens, cache.adapter_index, cache.lr_slot,
+        count, splits, min_query, max_query, window, scale * math.log2(math.e),
+        *q.stride()[:2], *out.stride()[:2],
+        *cache.k.stride()[:3], *cache.v.stride()[:3], *lr.stride()[:3],
+        *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
+        KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_M=tile.block_m, BLOCK_D=block_d,
+        BLOCK_N=tile.block_n, PAGE=page,
+        V_RANK=v_rank, BLOCK_VR=_rank_block(v_rank),
+        CHUNK_VR=expand_chunk(max(v_rank, 1), width, q.dtype),
+        K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64),
+        WINDOW=window > 0, DECODE=decode, SPLIT=splits > 1,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    if splits > 1:
+        pdl = {"launch_pdl": True} if _has_pdl(q.device) else {}
+        combine_kernel[(count if decode else rows, heads)](
+            out, partial, lse, cu_seqlens_q, count, splits, min_query, max_query,
+            *out.stride()[:2],
+            D=width, BLOCK_D=block_d, BLOCK_S=triton.next_power_of_2(splits),
+            DECODE=decode, PDL=bool(pdl), num_warps=2, **pdl,
+        )  # fmt: skip
+
+
+def launch_expand(k_out: Tensor, v_out: Tensor, cu_seqlens_k: Tensor, cache: Cache) -> None:
+    """Write the full K and V of each context, one sequence after the other.
+
+    Args:
+        k_out: ``[tokens, Hk, D]`` contiguous, at least ``cu_seqlens_k[-1]`` tokens.
+        v_out: the same.
+        cu_seqlens_k: ``[S+1]`` int32, sums of the context lengths.
+        cache: the layer.
+    """
+    tokens, kv_heads, width = k_out.shape
+    count = cu_seqlens_k.shape[0] - 1
+    lr, v_b, k_b, cos, sin = _present(cache)
+    v_rank, k_rank = cache.v_rank, cache.k_rank
+    block_n = 64 if k_out.dtype.itemsize * width <= 256 else 32
+    expand_kernel[((tokens // block_n + count) * kv_heads,)](
+        k_out, v_out, cache.k, cache.v, lr, v_b, k_b, cos, sin,
+        cache.block_tables, cu_seqlens_k, cache.adapter_index, cache.lr_slot, count,
+        *cache.k.stride()[:3], *cache.v.stride()[:3], *lr.stride()[:3],
+        *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
+        KV_HEADS=kv_heads, D=width, BLOCK_D=triton.next_power_of_2(width), BLOCK_N=block_n,
+        PAGE=cache.k.shape[2],
+        V_RANK=v_rank, BLOCK_VR=min(_rank_block(v_rank), 64),
+        K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64),
+        num_warps=4,
+    )  # fmt: skip
+
+
+def launch_project(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
+    """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`."""
+    tokens, width = x.shape
+    slots, columns = index.shape[1], a.shape[1]
+    if not tokens or not slots:
+        return
+    if tokens * slots <= 64:
+        block_w = 2 if tokens * slots <= 16 else 4
+        rows_kernel[(tokens, slots, triton.cdiv(columns, block_w))](
+            out, x, a, index, x.stride(0), *a.stride()[:2], index.stride(0),
+            SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=block_w,
+            BLOCK_D=min(triton.next_power_of_2(width), 4096), num_warps=4,
+        )  # fmt: skip
+        return
+    block_t = 16 if tokens <= 256 else 64
+    block_c = min(max(16, triton.next_power_of_2(slots * columns)), 128)
+    block_d = 64 if x.dtype.itemsize > 2 else 128
+    programs = triton.cdiv(tokens, block_t) * triton.cdiv(slots * columns, block_c)
+    splits = 1
+    while splits < 16 and programs * splits * 2 <= multiprocessors(x.device) * 2:
+        splits *= 2
+    splits = min(splits, max(1, width // block_d))
+    count = tokens * slots * columns
+    parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
+    grid = (triton.cdiv(tokens, block_t), triton.cdiv(slots * columns, block_c), splits)
+    tiles_kernel[grid](
+        parts, x, a, index, tokens, splits, x.stride(0), *a.stride()[:2], index.stride(0),
+        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=block_t, BLOCK_C=block_c, BLOCK_D=block_d,
+        num_warps=4, num_stages=3,
+    )  # fmt: skip
+    if splits > 1:
+        add_kernel[(triton.cdiv(count, 512),)](
+            out, parts, count, SPLITS=splits, BLOCK=512, num_warps=4
+        )
+
+
+def _present(cache: Cache) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The optional tensors; K stands in for a missing one, which the kernel then never reads."""
+    lora = cache.lr is not None
+    lr = cache.lr if cache.lr is not None else cache.k
+    v_b = cache.v_b if lora and cache.v_b is not None else cache.k
+    k_b = cache.k_b if lora and cache.k_b is not None else cache.k
+    cos = cache.cos if cache.k_rank and cache.cos is not None else cache.k
+    sin = cache.sin if cache.k_rank and cache.sin is not None else cache.k
+    return lr, v_b, k_b, cos, sin
+
+
+def _rank_block(rank: int) -> int:
+    return triton.next_power_of_2(max(rank, 16))

@@ -1,0 +1,145 @@
+"""Which kernel serves which sequences of a batch: the cost rule.
+
+A batch is cut into runs of neighbouring sequences:
+
+- **decode**: at most one query each. The split kernel reads the pages as they lie.
+- **tiles**: the same kernel on tiles of queries.
+- **expand**: the context is gathered into a scratch buffer once, adapter terms included, and
+  FlashAttention 3 does the rest. Chosen when FlashAttention 3 is there, the contexts fit in the
+  buffer, and the estimate below is smaller.
+
+Estimates, with F the floating-point operations of causal attention and B the bytes that the gathering
+reads and writes: ``F / tiles_rate`` against ``B / gather_rate + F / dense_rate + launch``. Key LoRA
+slows the tiles (every tile of queries rebuilds the keys) but not the dense kernel. The rates were
+measured on an H100; their ratio is what matters, and it holds for its relatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Path = Literal["decode", "tiles", "expand"]
+
+SCRATCH_BYTES = 1 << 30
+"""Most bytes of expanded K and V at a time."""
+
+_TILES_RATE = 340e12
+_TILES_RATE_KEY_LORA = 150e12
+_DENSE_RATE = 560e12
+_GATHER_RATE = 2.4e12
+_LAUNCH = 12e-6
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring sequences ``[first, last)`` that one kernel serves.
+
+    Attributes:
+        path: the kernel.
+        first: first sequence.
+        last: one past the last sequence.
+        max_query: most queries of a sequence.
+        max_seq: longest context.
+        context: tokens of all contexts.
+    """
+
+    path: Path
+    first: int
+    last: int
+    max_query: int
+    max_seq: int
+    context: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the cost rule needs to know about a layer.
+
+    Attributes:
+        heads: query heads.
+        kv_heads: KV heads.
+        head_dim: width of a head.
+        itemsize: bytes of an element.
+        key_lora: whether keys have an adapter term.
+        window: tokens that a query sees, 0 for all.
+        dense: whether FlashAttention 3 serves this dtype and width.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    itemsize: int
+    key_lora: bool
+    window: int
+    dense: bool
+
+    @property
+    def expanded_token(self) -> int:
+        """Bytes of one expanded token, K and V."""
+        return 2 * self.kv_heads * self.head_dim * self.itemsize
+
+
+def expanding_wins(shape: Shape, queries: int, context: int) -> bool:
+    """Whether the expand path is estimated faster for one sequence."""
+    if not shape.dense or shape.expanded_token * context > SCRATCH_BYTES:
+        return False
+    seen = context - queries / 2
+    if shape.window:
+        seen = min(seen, shape.window)
+    work = 4.0 * shape.heads * shape.head_dim * queries * seen
+    tiles = work / (_TILES_RATE_KEY_LORA if shape.key_lora else _TILES_RATE)
+    moved = 2 * shape.expanded_token * context
+    return moved / _GATHER_RATE + work / _DENSE_RATE + _LAUNCH < tiles
+
+
+def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]) -> list[Run]:
+    """Cut a batch into runs; sequences without queries cost nothing in any run.
+
+    Only the expand path needs neighbours. The kernels of the other two skip sequences by their
+    number of queries, so all decode sequences share one launch, and so do tile sequences with no
+    expanded one between them.
+    """
+    runs: list[Run] = []
+    for index, context in enumerate(seq_lens):
+        queries = cu_seqlens_q[index + 1] - cu_seqlens_q[index]
+        if queries == 0:
+            continue
+        path: Path = "tiles"
+        if queries == 1:
+            path = "decode"
+        elif expanding_wins(shape, queries, context):
+            path = "expand"
+        joined = _joinable(runs, path, index, context, shape)
+        run = Run(path, index, index + 1, queries, context, context)
+        if joined is None:
+            runs.append(run)
+        else:
+            runs[joined] = _join(runs[joined], run)
+    return runs
+
+
+def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shape) -> int | None:
+    """Position of the earlier run that sequence ``index`` may join."""
+    for position in reversed(range(len(runs))):
+        run = runs[position]
+        if run.path == path:
+            if path != "expand":
+                return position
+            fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
+            return position if fits and run.last == index else None
+        if path == "expand" or (path == "tiles" and run.path == "expand"):
+            return None
+    return None
+
+
+def _join(run: Run, other: Run) -> Run:
+    return Run(
+        run.path,
+        run.first,
+        other.last,
+        max(run.max_query, other.max_query),
+        max(run.max_seq, other.max_seq),
+        run.context + other.context,
+    )

@@ -1,0 +1,111 @@
+"""The cache write: K, V_base and LR rows of new tokens go to their pages in one launch."""
+
+# Triton rewrites these functions; its types are not the ones a Python type checker sees.
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def write_kernel(
+    k_ptr,
+    v_ptr,
+    lr_ptr,
+    k_pages,
+    v_pages,
+    lr_pages,
+    places_ptr,
+    write_base_ptr,
+    slots_ptr,
+    stride_kt,
+    stride_kh,
+    stride_vt,
+    stride_vh,
+    stride_lt,
+    stride_ls,
+    stride_kp,
+    stride_kph,
+    stride_kn,
+    stride_vp,
+    stride_vph,
+    stride_vn,
+    stride_zp,
+    stride_zn,
+    stride_zm,
+    stride_slots,
+    KV_HEADS: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PAGE: tl.constexpr,
+    SLOTS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Grid: one program a token."""
+    token = tl.program_id(0).to(tl.int64)
+    place = tl.load(places_ptr + token)
+    if place < 0:
+        return
+    page = place // PAGE
+    row = place % PAGE
+    offs_h = tl.arange(0, BLOCK_H)[:, None]
+    offs_d = tl.arange(0, BLOCK_D)[None, :]
+    keep = (offs_h < KV_HEADS) & (offs_d < D)
+    if tl.load(write_base_ptr + token) != 0:
+        k = tl.load(k_ptr + token * stride_kt + offs_h * stride_kh + offs_d, mask=keep)
+        v = tl.load(v_ptr + token * stride_vt + offs_h * stride_vh + offs_d, mask=keep)
+        k_to = k_pages + page * stride_kp + row * stride_kn + offs_h * stride_kph + offs_d
+        v_to = v_pages + page * stride_vp + row * stride_vn + offs_h * stride_vph + offs_d
+        tl.store(k_to, k.to(k_pages.dtype.element_ty), mask=keep)
+        tl.store(v_to, v.to(v_pages.dtype.element_ty), mask=keep)
+    if SLOTS > 0:
+        offs_s = tl.arange(0, BLOCK_S)
+        offs_w = tl.arange(0, BLOCK_W)[None, :]
+        slot = tl.load(slots_ptr + token * stride_slots + offs_s, mask=offs_s < SLOTS, other=-1).to(
+            tl.int64
+        )[:, None]
+        keep_z = (slot >= 0) & (offs_w < WIDTH)
+        z_from = lr_ptr + token * stride_lt + offs_s[:, None] * stride_ls + offs_w
+        z_to = lr_pages + page * stride_zp + row * stride_zn + slot * stride_zm + offs_w
+        z = tl.load(z_from, mask=keep_z)
+        tl.store(z_to, z.to(lr_pages.dtype.element_ty), mask=keep_z)
+
+
+def launch_write(
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor | None,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    lr_pages: Tensor | None,
+    slot_mapping: Tensor,
+    write_base: Tensor,
+    lr_slots: Tensor,
+) -> None:
+    """Launch `write_kernel`; arguments as in `lragent.attention.write_pages`."""
+    tokens, heads, width = k.shape
+    if not tokens:
+        return
+    slots = 0 if lr is None or lr_pages is None else lr.shape[1]
+    source = k if lr is None or not slots else lr
+    target = k_pages if lr_pages is None or not slots else lr_pages
+    write_kernel[(tokens,)](
+        k, v, source, k_pages, v_pages, target,
+        slot_mapping, write_base.view(torch.uint8), lr_slots,
+        k.stride(0), k.stride(1), v.stride(0), v.stride(1), source.stride(0), source.stride(1),
+        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3],
+        lr_slots.stride(0),
+        KV_HEADS=heads, BLOCK_H=triton.next_power_of_2(heads),
+        D=width, BLOCK_D=triton.next_power_of_2(width), PAGE=k_pages.shape[2],
+        SLOTS=slots, BLOCK_S=triton.next_power_of_2(max(slots, 1)),
+        WIDTH=source.shape[2], BLOCK_W=triton.next_power_of_2(source.shape[2]),
+        num_warps=4,
+    )  # fmt: skip
