@@ -86,6 +86,11 @@ class CacheManager:
         """Pages that ``extend`` could hand out now: free ones and idle ones."""
         return self._pool.available
 
+    @property
+    def used_pages(self) -> int:
+        """Leased and idle pages; cheap enough to ask for after every step."""
+        return self.num_pages - self._pool.free_count
+
     def pages_for(self, num_tokens: int) -> int:
         """Pages that ``num_tokens`` tokens take."""
         return -(-num_tokens // self.page_size)
@@ -208,7 +213,7 @@ class CacheManager:
     def stats(self) -> CacheStats:
         """A snapshot of pages, bytes and counters."""
         pool, counters = self._pool, self._counters
-        used = self.num_pages - pool.free_count
+        used = self.used_pages
         lr_bytes = used * self.slots * self._lr_bytes_per_slot
         valid = sum(page.valid.bit_count() for _, page in self._index.items())
         return CacheStats(
