@@ -39,9 +39,8 @@ class OpenAIBackend:
         api_key: str = "none",
         cache_salt: str = "",
         timeout: float = 120.0,
-        client: openai.OpenAI | None = None,
     ) -> None:
-        self._client = client or openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout)
+        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout)
         self._base_model = base_model
         self._cache_salt = cache_salt
 

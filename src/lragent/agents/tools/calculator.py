@@ -61,6 +61,7 @@ def calculate(expression: str) -> str:
         functions={"abs": abs, "min": min, "max": max, "round": round},
         names={},
     )
+    (evaluator.nodes or {}).pop(ast.Attribute, None)
     try:
         value = evaluator.eval(cleaned.strip())
     except ZeroDivisionError:

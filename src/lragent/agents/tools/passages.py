@@ -34,7 +34,7 @@ def clip(text: str, limit: int = PASSAGE_CHARS) -> str:
     text = " ".join(text.split())
     if len(text) <= limit:
         return text
-    return text[: limit - 4].rsplit(" ", 1)[0].rstrip(",;: ") + " ..."
+    return text[: limit - 3].rsplit(" ", 1)[0].rstrip(",;: ") + " ..."
 
 
 def split_passages(paragraph: str, limit: int = PASSAGE_CHARS) -> list[str]:
