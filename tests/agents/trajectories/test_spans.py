@@ -32,7 +32,7 @@ def test_overlap_counts_content_words():
 
 LONG = (
     "The bridge, which crosses the river near the old town hall and the market, was designed by "
-    "the engineer Marta Quill, who was born in the mining town of Norvick and died in Brellin in 1921."
+    "the engineer Marta Quill, who was born in the town of Norvick and died in Brellin in 1921."
 )
 
 
