@@ -33,8 +33,8 @@ def attend(
         pages: K, V and LR blocks.
         plan: the sequence's pages and mask.
         slot: LR slot to read; unused without ``v_b`` and ``k_b``.
-        v_b: ``[Rv, Hk*D]`` of the sequence's adapter, or None.
-        k_b: ``[Rk, Hk*D]``, or None.
+        v_b: ``[Hk, Rv, D]`` of the sequence's adapter, or None.
+        k_b: ``[Hk, Rk, D]``, or None.
         rotation: needed with ``k_b``.
         scale: factor of the scores.
         out: result.
@@ -43,8 +43,10 @@ def attend(
     kv_heads = pages.kv_heads
     group = heads // kv_heads
     dtype = torch.promote_types(q.dtype, torch.float32)
-    tokens = plan.full_pages * pages.page_size + plan.tail
-    rank = 0 if v_b is None else v_b.shape[0]
+    tokens = plan.pages * pages.page_size
+    if plan.tail:
+        tokens += plan.tail - pages.page_size
+    rank = 0 if v_b is None else v_b.shape[1]
 
     def zero_columns(*shape: int) -> Tensor:
         x = q.new_empty(*shape, width + rank, dtype=dtype)
@@ -57,7 +59,7 @@ def attend(
     _gather(pages.k, plan, keys[..., :width])
     _gather(pages.v, plan, values[..., :width])
     if pages.lr is not None and (v_b is not None or k_b is not None):
-        columns = rank + (0 if k_b is None else k_b.shape[0])
+        columns = rank + (0 if k_b is None else k_b.shape[1])
         z = q.new_empty(1, tokens, columns, dtype=dtype)
         _gather(pages.lr[:, None, :, slot, :columns], plan, z)
         values[..., width:] = z[..., :rank]
@@ -77,30 +79,31 @@ def attend(
     )
     base = result[..., :width]
     if v_b is not None:
-        b = v_b.to(dtype).view(rank, kv_heads, width).transpose(0, 1)
-        base = base + torch.matmul(result[..., width:], b[:, None])
+        base = base + torch.matmul(result[..., width:], v_b.to(dtype)[:, None])
     out.view(new, kv_heads, group, width).copy_(base.permute(2, 0, 1, 3))
 
 
 def _gather(block: Tensor, plan: SequencePlan, out: Tensor) -> None:
     """Copy the sequence's rows of ``block [P, H, N, C]`` to ``out [H, tokens, C]``."""
     size = block.shape[2]
-    for segment in plan.segments:
-        rows = out[:, segment.start * size : (segment.start + segment.pages) * size]
-        rows.unflatten(1, (segment.pages, size)).copy_(segment.take(block).transpose(0, 1))
+    for part in plan.segments:
+        if part.full:
+            filled = part.take(block).narrow(0, 0, part.full).transpose(0, 1)
+            rows = out.narrow(1, part.start * size, part.full * size)
+            rows.unflatten(1, (part.full, size)).copy_(filled)
     if plan.tail:
-        out[:, plan.full_pages * size :] = block[plan.last_page, :, : plan.tail]
+        out[:, (plan.pages - 1) * size :] = block[plan.last_page, :, : plan.tail]
 
 
 def _add_key_term(
     keys: Tensor, z: Tensor, k_b: Tensor, rotation: KeyRotation, plan: SequencePlan
 ) -> None:
     """``keys [Hk, tokens, D] += RoPE(z B)`` at the tokens' positions, in place."""
-    kv_heads, tokens, width = keys.shape
+    _, tokens, width = keys.shape
     half = width // 2
     seen = slice(plan.position, plan.position + tokens)
     cos, sin = rotation.cos[seen], rotation.sin[seen]
-    term = torch.matmul(z, k_b.view(-1, kv_heads, width).transpose(0, 1))
+    term = torch.matmul(z, k_b)
     keys.addcmul_(term, cos)
     keys[..., :half].addcmul_(term[..., half:], sin[:, :half], value=-1)
     keys[..., half:].addcmul_(term[..., :half], sin[:, half:])

@@ -1,22 +1,52 @@
 """One query over long cached context in fp32, read where it lies.
 
 Row j of every page in a run of consecutive pages is a matrix with one page's distance between its
-rows. So a run is ``Hk * N`` matrices ``[pages, D]`` for one batched product, without any copy; the
-scores come out as ``[Hk, N, G, pages]``, tokens ordered by row first and page second.
+rows. So a run is ``Hk * N`` matrices ``[pages, D]`` for one batched product, without any copy. The
+scores of a head are ordered by row first and page second: ``[Hk, G, N, pages]``.
+
+At this size every PyTorch call costs as much as some hundred tokens, so the code counts calls.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lragent.attention.base import PageViews
-from lragent.attention.torch_plan import Segment, SequencePlan
+from lragent.attention.torch_plan import SequencePlan
+
+
+class PageRows(NamedTuple):
+    """The blocks of all pages, seen row by row.
+
+    Attributes:
+        k: ``[Hk*N, D, P]``.
+        v: ``[Hk*N, P, D]``.
+        lr: ``[M, N, P, W]`` or None.
+    """
+
+    k: Tensor
+    v: Tensor
+    lr: Tensor | None
+
+
+def page_rows(pages: PageViews) -> PageRows | None:
+    """Row-wise views of fp32 pages, or None when the heads and rows of a page do not adjoin."""
+    k, v = pages.k, pages.v
+    size, width = pages.page_size, pages.head_dim
+    for block in (k, v):
+        if block.dtype != torch.float32 or block.stride()[1:] != (size * width, width, 1):
+            return None
+    lr = None if pages.lr is None else pages.lr.permute(2, 1, 0, 3)
+    return PageRows(k.flatten(1, 2).permute(1, 2, 0), v.flatten(1, 2).transpose(0, 1), lr)
 
 
 def decode(
     q: Tensor,
     pages: PageViews,
+    rows: PageRows,
     plan: SequencePlan,
     slot: int,
     v_b: Tensor | None,
@@ -28,70 +58,60 @@ def decode(
     Args:
         q: the query, fp32 like the pages.
         pages: K, V and LR blocks.
+        rows: the same pages, row by row.
         plan: the sequence's pages.
         slot: LR slot to read; unused without ``v_b``.
-        v_b: ``[Rv, Hk*D]`` of the sequence's adapter, or None.
+        v_b: ``[Hk, Rv, D]`` of the sequence's adapter, or None.
         scale: factor of the scores.
         out: result.
     """
     kv_heads, size, width = pages.kv_heads, pages.page_size, pages.head_dim
-    group = q.shape[0] // kv_heads
-    full, tail = plan.full_pages, plan.tail
-    body = full * size
-    q = (q * scale).view(kv_heads, group, width)
+    group, count, tail = q.shape[0] // kv_heads, plan.pages, plan.tail
+    shape = (kv_heads, group, size, count)
 
-    scores = q.new_empty(kv_heads, group, body + tail)
-    by_row = scores[..., :body].view(kv_heads, group, size, full)
-    if full:
-        each = q[:, None].expand(-1, size, -1, -1).reshape(kv_heads * size, group, width)
-    for segment in plan.segments:
-        product = torch.bmm(each, _by_row(pages.k, segment).transpose(1, 2))
-        _columns(by_row, segment).copy_(product.view(kv_heads, size, group, -1).transpose(1, 2))
+    each = q.view(kv_heads, 1, group, width).expand(-1, size, -1, -1).reshape(-1, group, width)
+    scores = q.new_empty(shape)
+    for part in plan.segments:
+        product = q.new_empty(kv_heads * size, group, part.pages)
+        product.baddbmm_(each, part.take(rows.k, 2), beta=0, alpha=scale)
+        piece = product.view(kv_heads, size, group, part.pages).transpose(1, 2)
+        scores.narrow(3, part.start, part.pages).copy_(piece)
     if tail:
-        k_tail = pages.k[plan.last_page, :, :tail]
-        scores[..., body:] = torch.bmm(q, k_tail.transpose(1, 2))
+        scores.select(3, count - 1).narrow(2, tail, size - tail).fill_(float("-inf"))
     if plan.skip:
-        first = by_row[..., 0] if full else scores
-        first[..., : plan.skip] = float("-inf")
-    p = scores.softmax(-1)
+        scores.select(3, 0).narrow(2, 0, plan.skip).fill_(float("-inf"))
+    flat = scores.view(-1, size * count).softmax(-1)
 
-    by_row = p[..., :body].view(kv_heads, group, size, full)
-    result = None
+    # Rows beyond the tail may hold NaN, which a weight of zero would not hide: the partly filled
+    # page is left out here and its tail is added below.
+    p = flat.view(shape)
+    result = out.view(kv_heads, group, width)
+    for index, part in enumerate(plan.segments):
+        piece = p.narrow(3, part.start, part.full).transpose(1, 2)
+        piece = piece.reshape(kv_heads * size, group, part.full)
+        product = torch.bmm(piece, part.take(rows.v, 1).narrow(1, 0, part.full))
+        product = product.view(kv_heads, size, group, width)
+        if index == 0:
+            torch.sum(product, 1, out=result)
+        else:
+            result += product.sum(1)
     if tail:
-        result = torch.bmm(p[..., body:], pages.v[plan.last_page, :, :tail])
-    for segment in plan.segments:
-        weights = _columns(by_row, segment).transpose(1, 2).reshape(kv_heads * size, group, -1)
-        product = torch.bmm(weights, _by_row(pages.v, segment))
-        part = product.view(kv_heads, size, group, width).sum(1)
-        result = part if result is None else result.add_(part)
-    assert result is not None
-    if v_b is not None and pages.lr is not None:
-        rank = v_b.shape[0]
-        z = _z_by_row(pages.lr, plan, slot, rank, size)
-        pz = torch.mm(p.view(-1, body + tail), z).view(kv_heads, group, rank)
-        result.baddbmm_(pz, v_b.view(rank, kv_heads, width).transpose(0, 1))
-    out.copy_(result.view(-1, width))
+        weights = p.select(3, count - 1).narrow(2, 0, tail)
+        result.baddbmm_(weights, pages.v.select(0, plan.last_page).narrow(1, 0, tail))
+    if v_b is not None and rows.lr is not None:
+        rank = v_b.shape[1]
+        z = _z_by_row(rows.lr[slot], plan, rank)
+        pz = torch.mm(flat, z).view(kv_heads, group, rank)
+        result.baddbmm_(pz, v_b)
 
 
-def _by_row(block: Tensor, segment: Segment) -> Tensor:
-    """The segment's pages ``[pages, Hk, N, D]`` as ``[Hk*N, pages, D]``, not copied from a run."""
-    taken = segment.take(block)
-    count, heads, size, width = taken.shape
-    return taken.view(count, heads * size, width).transpose(0, 1)
-
-
-def _columns(by_row: Tensor, segment: Segment) -> Tensor:
-    return by_row.narrow(3, segment.start, segment.pages)
-
-
-def _z_by_row(lr: Tensor, plan: SequencePlan, slot: int, rank: int, size: int) -> Tensor:
-    """The LR rows ``[tokens, rank]`` in the order of the scores."""
-    body = plan.full_pages * size
-    z = lr.new_empty(body + plan.tail, rank)
-    by_row = z[:body].view(size, plan.full_pages, rank)
-    for segment in plan.segments:
-        rows = segment.take(lr[:, :, slot, :rank]).transpose(0, 1)
-        by_row.narrow(1, segment.start, segment.pages).copy_(rows)
+def _z_by_row(lr: Tensor, plan: SequencePlan, rank: int) -> Tensor:
+    """One slot, ``lr [N, P, W]``, in the order of the scores: ``[N*pages, rank]``."""
+    size = lr.shape[0]
+    z = lr.new_empty(size, plan.pages, rank)
+    lr = lr.narrow(2, 0, rank)
+    for part in plan.segments:
+        z.narrow(1, part.start, part.pages).copy_(part.take(lr, 1))
     if plan.tail:
-        z[body:] = lr[plan.last_page, : plan.tail, slot, :rank]
-    return z
+        z.select(1, plan.pages - 1).narrow(0, plan.tail, size - plan.tail).zero_()
+    return z.view(-1, rank)

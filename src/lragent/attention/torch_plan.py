@@ -20,19 +20,28 @@ SEGMENT_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Segment:
-    """Full pages of a sequence: a run of ids from ``first``, or any ids when that is None."""
+    """Some consecutive pages of a sequence.
+
+    Attributes:
+        start: index of its first page among the plan's pages.
+        pages: how many pages, a partly filled last one included.
+        full: how many of them are filled.
+        first: id of the first page when the ids are consecutive, else None.
+        ids: the ids when they are not.
+    """
 
     start: int
     pages: int
+    full: int
     first: int | None
     ids: Tensor | None
 
-    def take(self, block: Tensor) -> Tensor:
-        """The segment's pages of ``block [P, ...]``: a view of a run, else a copy."""
+    def take(self, block: Tensor, dim: int = 0) -> Tensor:
+        """The segment's pages along ``dim`` of ``block``: a view of a run, else a copy."""
         if self.first is not None:
-            return block.narrow(0, self.first, self.pages)
+            return block.narrow(dim, self.first, self.pages)
         assert self.ids is not None
-        return block.index_select(0, self.ids)
+        return block.index_select(dim, self.ids)
 
 
 @dataclass(frozen=True)
@@ -43,10 +52,12 @@ class SequencePlan:
         index: which sequence of the batch.
         first_query: its first row in the packed queries.
         queries: how many there are, at least 1.
+        position: of the first token of the first page.
         skip: tokens of the first page that lie before every query's window.
-        full_pages: pages that are read as a whole, cut into ``segments``.
-        last_page: the page of the ``tail`` tokens left over after the full pages, if any.
-        tail: tokens in it, less than a page.
+        pages: how many pages, a partly filled last one included.
+        tail: tokens in the last page when it is partly filled, else 0.
+        last_page: id of the last page.
+        segments: the pages, cut.
         mask: ``[queries, keys]`` fp32, 0 or -inf, over the keys after ``skip``; None when every
             query sees every key, or when ``causal``.
         causal: keys and queries are the same tokens.
@@ -56,16 +67,15 @@ class SequencePlan:
     index: int
     first_query: int
     queries: int
+    position: int
     skip: int
-    full_pages: int
-    segments: tuple[Segment, ...]
-    last_page: int
+    pages: int
     tail: int
+    last_page: int
+    segments: tuple[Segment, ...]
     mask: Tensor | None
     causal: bool
     lora: bool
-    position: int
-    """Position of the first token of the first page."""
 
 
 def plan_batch(batch: AttentionBatch, page_size: int, window: int | None) -> list[SequencePlan]:
@@ -86,36 +96,37 @@ def _plan(batch: AttentionBatch, index: int, size: int, window: int | None) -> S
     device = batch.seq_lens.device
     low = 0 if window is None else max(0, tokens - queries - window + 1)
     first_page, skip = divmod(low, size)
-    full, tail = tokens // size - first_page, tokens % size
-    table = batch.host_block_tables[index]
+    tail = tokens % size
+    table = batch.host_block_tables[index][first_page : -(-tokens // size)]
     step = max(1, SEGMENT_TOKENS // size)
-    segments = tuple(
-        _segment(start, table[first_page + start : first_page + min(start + step, full)], device)
-        for start in range(0, full, step)
-    )
-    cut = window is not None and tokens > window
-    causal = queries > 1 and queries == tokens and not cut
+    causal = queries > 1 and queries == tokens and (window is None or tokens <= window)
     return SequencePlan(
         index=index,
         first_query=first,
         queries=queries,
+        position=first_page * size,
         skip=skip,
-        full_pages=full,
-        segments=segments,
-        last_page=table[first_page + full] if tail else -1,
+        pages=len(table),
         tail=tail,
+        last_page=table[-1],
+        segments=tuple(
+            _segment(start, table[start : start + step], tail > 0, len(table), device)
+            for start in range(0, len(table), step)
+        ),
         mask=None if causal or queries == 1 else _mask(low, tokens, queries, window, device),
         causal=causal,
         lora=batch.uses_lora(index),
-        position=first_page * size,
     )
 
 
-def _segment(start: int, table: Sequence[int], device: torch.device) -> Segment:
-    count = len(table)
-    if list(table) == list(range(table[0], table[0] + count)):
-        return Segment(start, count, table[0], None)
-    return Segment(start, count, None, torch.tensor(table, device=device))
+def _segment(
+    start: int, ids: Sequence[int], has_tail: bool, pages: int, device: torch.device
+) -> Segment:
+    count = len(ids)
+    full = count - 1 if has_tail and start + count == pages else count
+    if list(ids) == list(range(ids[0], ids[0] + count)):
+        return Segment(start, count, full, ids[0], None)
+    return Segment(start, count, full, None, torch.tensor(ids, device=device))
 
 
 def _mask(low: int, tokens: int, queries: int, window: int | None, device: torch.device) -> Tensor:
