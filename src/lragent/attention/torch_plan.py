@@ -36,12 +36,12 @@ class Segment:
     first: int | None
     ids: Tensor | None
 
-    def take(self, block: Tensor, dim: int = 0) -> Tensor:
-        """The segment's pages along ``dim`` of ``block``: a view of a run, else a copy."""
+    def take(self, block: Tensor) -> Tensor:
+        """The segment's pages of ``block [P, ...]``: a view of a run, else a copy."""
         if self.first is not None:
-            return block.narrow(dim, self.first, self.pages)
+            return block.narrow(0, self.first, self.pages)
         assert self.ids is not None
-        return block.index_select(dim, self.ids)
+        return block.index_select(0, self.ids)
 
 
 @dataclass(frozen=True)
