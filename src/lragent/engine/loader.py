@@ -112,7 +112,7 @@ def _ask_hub(name: str) -> None:
 
     # The base class of the hub's HTTP errors belongs to the HTTP library that the hub uses; which
     # one that is depends on its version.
-    http_error = errors.HfHubHTTPError.__bases__[0]
+    http_error: type[Exception] = errors.HfHubHTTPError.__bases__[0]
     try:
         HfApi().model_info(name, timeout=10)
     except (http_error, errors.OfflineModeIsEnabled) as error:

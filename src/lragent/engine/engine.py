@@ -1,0 +1,528 @@
+"""The embedded engine: requests of several adapters on one model and one cache."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, overload
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lragent.adapters.checks import check_against_model
+from lragent.adapters.groups import SharingGroup
+from lragent.adapters.model import Adapter
+from lragent.adapters.peft_folder import read_adapter
+from lragent.cache.client import CacheClient
+from lragent.cache.keys import KeyScope
+from lragent.cache.layout import PageLayout
+from lragent.cache.manager import CacheManager, Freed
+from lragent.cache.policies import Policy
+from lragent.engine.bindings import Binding
+from lragent.engine.errors import BudgetError, EngineClosedError, PromptTooLongError
+from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
+from lragent.engine.loader import load_model
+from lragent.engine.memory import default_kv_bytes, pages_in
+from lragent.engine.params import SamplingParams
+from lragent.engine.progress import Progress
+from lragent.engine.registry import AdapterRegistry
+from lragent.engine.request import Completion, FinishReason, Request
+from lragent.engine.runner import ModelRunner
+from lragent.engine.sampler import sample
+from lragent.engine.scheduler import Scheduled, Scheduler
+from lragent.engine.stats import AdapterStats, EngineStats, StatsRecorder
+from lragent.engine.step_builder import build_step
+
+Message = Mapping[str, str]
+Sharing = str | Policy | Sequence[SharingGroup]
+
+DEFAULT_RANK = 16
+"""Width of the LR slot when an engine starts without adapters, so that some can be loaded."""
+
+
+class Engine:
+    """Serves one base model and any number of LoRA adapters from one paged cache.
+
+    Args:
+        model: hub name, local folder, or a `(model, tokenizer)` pair that the engine then owns.
+        adapters: PEFT folders by the name that requests use.
+        sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all `adapters`,
+            or the sharing groups themselves. Nothing is shared by default.
+        page_size: tokens in a page.
+        kv_bytes: budget of the cache in bytes; default a quarter of the memory (80 % of what is
+            free on a GPU).
+        dtype: of weights and cache; default float32 on a CPU, bfloat16 on a GPU.
+        device: default the GPU where there is one.
+        max_batch_tokens: most tokens in one forward pass; longer prompts run in chunks.
+        max_batch_size: most requests that run at once.
+        max_lora_rank: width of an LR slot; default the largest rank among `adapters`.
+        lr_slots: slots in a page; default as many as the groups need.
+        include_base_model: whether requests without adapter share too, when `sharing` is a policy.
+        attention: `auto`, `torch`, `triton` or `reference`.
+        allow_other_base: accept adapters that name another base model, if their tensors fit.
+
+    Raises:
+        UnsupportedModelError, AdapterError, BudgetError, ValueError: each says what to do.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase | None],
+        adapters: Mapping[str, str | Path] | None = None,
+        sharing: Sharing = Policy.ISOLATED,
+        *,
+        page_size: int = 16,
+        kv_bytes: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        max_batch_tokens: int = 512,
+        max_batch_size: int = 32,
+        max_lora_rank: int | None = None,
+        lr_slots: int | None = None,
+        include_base_model: bool = False,
+        attention: Literal["auto", "torch", "triton", "reference"] = "auto",
+        allow_other_base: bool = False,
+    ):
+        if max_batch_tokens < 1 or max_batch_size < 1 or page_size < 1:
+            raise ValueError("max_batch_tokens, max_batch_size and page_size must be at least 1")
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        kind = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+        if isinstance(model, tuple):
+            loaded, self.tokenizer = model
+            loaded = loaded.to(device=where, dtype=kind)  # pyright: ignore[reportCallIssue]
+        else:
+            loaded, self.tokenizer = load_model(str(model), dtype=kind, device=where)
+        name = str(loaded.config._name_or_path or "") if isinstance(model, tuple) else str(model)
+        self.shape = read_shape(loaded, name)
+        self._allow_other_base = allow_other_base
+        self._max_rank = max_lora_rank or 256
+        checked = {n: self._read(n, path) for n, path in (adapters or {}).items()}
+        self._registry = AdapterRegistry(checked, _groups(sharing, checked, include_base_model))
+        slots, v_rank, k_rank = self._registry.needs()
+        if not checked:
+            slots, v_rank = 1, DEFAULT_RANK
+        if max_lora_rank is not None:
+            v_rank = max(v_rank, max_lora_rank)
+            k_rank = max_lora_rank if k_rank else 0
+        self.layout = PageLayout(
+            page_size=page_size,
+            kv_heads=self.shape.kv_heads,
+            head_dim=self.shape.head_dim,
+            slots=max(slots, lr_slots or 0),
+            v_rank=v_rank,
+            k_rank=k_rank,
+            itemsize=kind.itemsize,
+        )
+        self._registry.check_fits(self.layout)
+        budget = default_kv_bytes(where) if kv_bytes is None else kv_bytes
+        pages = pages_in(budget, self.layout, self.shape.layers)
+        self._cache = CacheManager(
+            num_pages=pages,
+            page_size=page_size,
+            page_bytes=self.layout.page_bytes * self.shape.layers,
+            lr_bytes_per_slot=self.layout.lr_slot_bytes * self.shape.layers,
+            slots=self.layout.slots,
+        )
+        self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
+        self._scheduler = Scheduler(self._cache, max_batch_tokens, max_batch_size)
+        self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
+        self._weight_bytes = bytes_of_weights(loaded)
+        self._progress: dict[int, Progress] = {}
+        self._recorder = StatsRecorder()
+        self._lock = threading.RLock()
+        self._next_id = 0
+        self._peak_pages = 0
+        self._closed = False
+        self._hold_weights()
+
+    # ---- requests
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapter: str | None = None,
+        params: SamplingParams | None = None,
+        cache_salt: str = "",
+    ) -> Request:
+        """Queue a request and return its handle; work is done while someone waits for it.
+
+        Args:
+            prompt: text, or token ids.
+            adapter: name of a loaded adapter; None for the base model.
+            params: how to decode; default greedy, 256 tokens.
+            cache_salt: requests with different salts never share a page.
+
+        Raises:
+            UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, ValueError.
+        """
+        params = params or SamplingParams()
+        tokens = self._tokens(prompt)
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("this engine is closed; start another one")
+            binding = self._registry.binding(adapter)
+            self._check_length(tokens, params)
+            client = self._client(binding, cache_salt)
+            request = Request(
+                self._next_id, tokens, params, binding, client, self._pump, self._cancel
+            )
+            self._next_id += 1
+            self._progress[request.id] = Progress(
+                request, self.tokenizer, self._eos, self.shape.max_positions, self._runner.device
+            )
+            self._recorder.submitted(request)
+            self._scheduler.add(request)
+        return request
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[int], *, adapter: str | None = ...,
+        params: SamplingParams | None = ..., cache_salt: str = ..., stream: Literal[False] = ...,
+    ) -> Completion: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: str | Sequence[int], *, adapter: str | None = ...,
+        params: SamplingParams | None = ..., cache_salt: str = ..., stream: Literal[True],
+    ) -> Request: ...  # fmt: skip
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapter: str | None = None,
+        params: SamplingParams | None = None,
+        cache_salt: str = "",
+        stream: bool = False,
+    ) -> Completion | Request:
+        """Continue `prompt`: the whole answer, or with `stream` a handle to iterate over."""
+        request = self.submit(prompt, adapter=adapter, params=params, cache_salt=cache_salt)
+        return request if stream else request.result()
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, adapter: str | None = ...,
+        params: SamplingParams | None = ..., cache_salt: str = ...,
+        continue_final_message: bool = ..., stream: Literal[False] = ...,
+    ) -> Completion: ...  # fmt: skip
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, adapter: str | None = ...,
+        params: SamplingParams | None = ..., cache_salt: str = ...,
+        continue_final_message: bool = ..., stream: Literal[True],
+    ) -> Request: ...  # fmt: skip
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapter: str | None = None,
+        params: SamplingParams | None = None,
+        cache_salt: str = "",
+        continue_final_message: bool = False,
+        stream: bool = False,
+    ) -> Completion | Request:
+        """Answer a conversation in the model's chat template.
+
+        Args:
+            messages: `{"role": …, "content": …}` in order.
+            continue_final_message: go on in the last message instead of starting a new one.
+            adapter, params, cache_salt, stream: as for `generate`.
+        """
+        request = self.submit(
+            self.render(messages, continue_final_message),
+            adapter=adapter,
+            params=params,
+            cache_salt=cache_salt,
+        )
+        return request if stream else request.result()
+
+    def render(
+        self, messages: Sequence[Message], continue_final_message: bool = False
+    ) -> list[int]:
+        """The token ids of a conversation in the model's chat template."""
+        if self.tokenizer is None:
+            raise ValueError("this engine has no tokenizer; give token ids to generate()")
+        text = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=not continue_final_message,
+            continue_final_message=continue_final_message,
+        )
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert isinstance(ids, list)
+        return ids
+
+    # ---- adapters
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the loaded adapters."""
+        return tuple(self._registry.adapters)
+
+    def load_adapter(self, name: str, path: str | Path, *, group: str | None = None) -> None:
+        """Load a PEFT folder under a new name, into a sharing group if one is given.
+
+        Raises:
+            AdapterError: the folder is refused, or its slots do not fit the pages.
+            ValueError: the name is taken, or the group unknown.
+        """
+        if name in self._registry.adapters:
+            raise ValueError(
+                f"an adapter named {name!r} is loaded; use reload_adapter to replace it"
+            )
+        self._place(name, path, group)
+
+    def reload_adapter(self, name: str, path: str | Path) -> None:
+        """Replace the weights under `name`; running requests finish on the old ones.
+
+        Raises:
+            UnknownAdapterError: nothing is loaded under that name.
+            AdapterError: the folder is refused; the old weights stay.
+        """
+        self._registry.binding(name)
+        self._place(name, path, None)
+
+    def unload_adapter(self, name: str) -> Freed:
+        """Take an adapter away; returns the pages and bytes that only it could use.
+
+        Running requests finish on it. In a sharing group the pages stay for the other members.
+        """
+        with self._lock:
+            gone = self._registry.unload(name)
+            self._hold_weights()
+            return self._forget_unused(gone)
+
+    # ---- the loop
+
+    def step(self) -> bool:
+        """Run one forward pass; False when there is nothing to do."""
+        with self._lock:
+            return self._step()
+
+    def stats(self) -> EngineStats:
+        """Counts and bytes as of now."""
+        with self._lock:
+            by_adapter = {
+                name: sums + AdapterStats() for name, sums in self._recorder.by_adapter.items()
+            }
+            cache = self._cache.stats()
+            return EngineStats(
+                adapters=by_adapter,
+                total=sum(by_adapter.values(), AdapterStats()),
+                kv_base_bytes=cache.base_bytes,
+                kv_lr_bytes=cache.lr_bytes,
+                kv_budget_bytes=self._runner.storage.nbytes,
+                peak_kv_bytes=self._peak_pages * cache.page_bytes,
+                weight_bytes=self._weight_bytes,
+                adapter_bytes=self._runner.bank.nbytes,
+                pages={
+                    "free": cache.pages_free,
+                    "leased": cache.pages_leased,
+                    "idle": cache.pages_idle,
+                },
+                evictions=cache.evictions,
+                preemptions=self._scheduler.preemptions,
+                steps=self._recorder.steps,
+            )
+
+    def check_integrity(self) -> None:
+        """Prove that no page is lost or held twice; also run when idle and at close.
+
+        Raises:
+            IntegrityError: with every violated invariant.
+        """
+        with self._lock:
+            self._cache.check_integrity()
+
+    def close(self) -> None:
+        """Cancel what runs, check the cache, and refuse further work."""
+        with self._lock:
+            if self._closed:
+                return
+            for progress in list(self._progress.values()):
+                self._end(progress.request, "cancelled")
+            self._closed = True
+            self._cache.check_integrity()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- inside
+
+    def _step(self) -> bool:
+        if self._closed:
+            raise EngineClosedError("this engine is closed; start another one")
+        waiting = set(self._scheduler.waiting)
+        plan = self._scheduler.schedule()
+        if not plan:
+            return False
+        for item in plan:
+            if item.request in waiting and not self._progress[item.request.id].admitted:
+                self._progress[item.request.id].admitted = True
+                self._recorder.admitted(item)
+        try:
+            self._run(plan)
+        except Exception as error:  # one bad step must not take the engine down
+            for item in plan:
+                if not item.request.done:
+                    item.request.error = f"{type(error).__name__}: {error}"
+                    self._end(item.request, "error")
+            return True
+        finally:
+            if not self._progress:
+                self._cache.check_integrity()
+        return True
+
+    def _run(self, plan: list[Scheduled]) -> None:
+        runner = self._runner
+        started = time.perf_counter()
+        step = build_step(plan, runner.bank, self.layout.page_size, runner.dtype, runner.device)
+        logits = runner.run(step)
+        sampling = [item for item in plan if item.samples]
+        samplers = [self._progress[item.request.id].sampler for item in sampling]
+        chosen = sample(logits, samplers, [item.request.tokens for item in sampling])
+        now = time.perf_counter()
+        self._recorder.ran(plan, now - started)
+        for item in plan:
+            request = item.request
+            request.computed = item.start + item.count
+            assert request.lease is not None
+            self._cache.commit(request.lease, request.tokens, request.computed)
+        self._peak_pages = max(self._peak_pages, self._cache.used_pages)
+        for item, choice in zip(sampling, chosen, strict=True):
+            if item.request.first_token is None:
+                item.request.first_token = now
+                self._recorder.first_token(item.request, now - item.request.submitted)
+            reason = self._progress[item.request.id].push(choice)
+            if reason is not None:
+                self._end(item.request, reason)
+
+    def _pump(self, request: Request) -> None:
+        """Do a step for whoever waits, unless another caller's step brought something meanwhile."""
+        with self._lock:
+            if request.chunks or request.done:
+                return
+            if not self._step():
+                raise RuntimeError(f"request {request.id} waits although nothing can run")
+
+    def _cancel(self, request: Request) -> None:
+        with self._lock:
+            if not request.done:
+                self._end(request, "cancelled")
+
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        self._scheduler.remove(request)
+        progress = self._progress.pop(request.id)
+        progress.finish(reason)
+        self._recorder.ended(request)
+        if request.binding not in self._registry.bindings:
+            self._hold_weights()
+            self._forget_unused(request.binding)
+
+    def _hold_weights(self) -> None:
+        """Keep the weights of current bindings and of those that running requests started with."""
+        running = [progress.request.binding for progress in self._progress.values()]
+        alive = [a for b in (*self._registry.bindings, *running) for a in b.needs]
+        self._runner.use_adapters(alive)
+
+    def _forget_unused(self, gone: Binding) -> Freed:
+        if self._registry.shares(gone.sharer):
+            return Freed(0, 0)
+        return self._cache.forget(gone.sharer)
+
+    def _place(self, name: str, path: str | Path, group: str | None) -> None:
+        adapter = self._read(name, path)
+        with self._lock:
+            old = self._registry.adapters.get(name)
+            before = list(self._registry.bindings)
+            self._registry.load(name, adapter, group, self.layout)
+            self._hold_weights()
+            if old is not None:
+                for binding in before:
+                    self._forget_unused(binding)
+
+    def _read(self, name: str, path: str | Path) -> Adapter:
+        adapter = read_adapter(path, max_rank=self._max_rank)
+        check_against_model(
+            adapter,
+            self.shape.linears,
+            self.shape.name,
+            has_key_norm=self.shape.has_key_norm,
+            allow_other_base=self._allow_other_base,
+        )
+        return adapter
+
+    def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise ValueError("this engine has no tokenizer; give token ids")
+            ids = self.tokenizer(prompt)["input_ids"]
+            assert isinstance(ids, list)
+        else:
+            ids = list(prompt)
+        if not ids:
+            raise ValueError("the prompt is empty; give at least one token")
+        vocabulary = self._runner.model.config.vocab_size
+        if min(ids) < 0 or max(ids) >= vocabulary:
+            raise ValueError(f"token ids must lie between 0 and {vocabulary - 1}")
+        return ids
+
+    def _check_length(self, tokens: Sequence[int], params: SamplingParams) -> None:
+        limit = self.shape.max_positions
+        if len(tokens) >= limit:
+            raise PromptTooLongError(
+                f"the prompt has {len(tokens)} tokens and the model's limit is {limit} with the "
+                "answer; shorten the prompt"
+            )
+        most = min(len(tokens) + params.max_tokens, limit)
+        need, have = -(-most // self.layout.page_size), self._runner.storage.num_pages
+        if need > have:
+            raise BudgetError(
+                f"{len(tokens)} prompt tokens and up to {most - len(tokens)} new ones need {need} "
+                f"pages and the KV budget holds {have}; lower max_tokens, shorten the prompt, or "
+                f"raise kv_bytes to {need * self.layout.page_bytes * self.shape.layers:,}"
+            )
+
+    def _client(self, binding: Binding, cache_salt: str) -> CacheClient:
+        scope = KeyScope(
+            base_model=self.shape.digest,
+            dtype=dtype_name(self._runner.dtype),
+            layout=self.layout.describe(),
+            tenant=cache_salt,
+            sharer=binding.sharer,
+        )
+        return CacheClient(
+            scope=scope,
+            policy=binding.policy,
+            slot=binding.slot,
+            group_slots=tuple(slot for slot, _ in binding.fills),
+        )
+
+
+def _groups(
+    sharing: Sharing, adapters: Mapping[str, Adapter], include_base_model: bool
+) -> Sequence[SharingGroup]:
+    if not isinstance(sharing, str):
+        return list(sharing)
+    try:
+        policy = Policy(sharing)
+    except ValueError:
+        known = ", ".join(p.value for p in Policy)
+        raise ValueError(f"sharing={sharing!r} is none of {known}") from None
+    if policy is Policy.ISOLATED or not adapters:
+        return []
+    return [SharingGroup("default", tuple(adapters), policy, include_base_model)]

@@ -1,0 +1,67 @@
+"""Linear layers that apply each token's own adapter, and that keep K and V free of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lragent.attention import project_lr
+from lragent.engine.step_context import StepContext
+
+
+class LoraLinear(nn.Module):
+    """`y = x W + s (x A) B` with another A and B for each token of a packed batch.
+
+    The A of all loaded adapters lie side by side in one matrix, so do the B; a mask over the ranks
+    picks each token's own. Two matrix products serve any mix of adapters, without a loop.
+
+    `a`: `[R, d_in]`, `b`: `[R, d_out]` with the scaling folded in; None while no adapter targets
+    this layer.
+    """
+
+    def __init__(self, base: nn.Linear, context: StepContext):
+        super().__init__()
+        self.base = base
+        self.context = context
+        self.a: Tensor | None = None
+        self.b: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: `[1, T, d_in]`; returns `[1, T, d_out]`."""
+        return self._add_lora(x, self.base(x), self.context.step.lora_mask)
+
+    def _add_lora(self, x: Tensor, out: Tensor, mask: Tensor | None) -> Tensor:
+        if self.a is None or self.b is None or mask is None:
+            return out
+        ranks = torch.mul(x[0] @ self.a.T, mask)
+        return torch.addmm(out[0], ranks, self.b).unsqueeze(0)
+
+
+class CachedLinear(LoraLinear):
+    """`k_proj` or `v_proj`: the output is the base part alone, the low-rank part goes aside.
+
+    `slot_a`: `[n, rank, d_in]`, the distinct A of the loaded adapters. Tokens whose base part is
+    cached already skip the projection (paper, BaseShared). Under the policy `full` the adapter's
+    term is folded in, since that policy caches full values.
+    """
+
+    def __init__(self, base: nn.Linear, context: StepContext, kind: Literal["k", "v"]):
+        super().__init__(base, context)
+        self.kind = kind
+        self.slot_a: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: `[1, T, d_in]`; returns `[1, T, d_out]`, zeros in rows that are cached already."""
+        step = self.context.step
+        z = None
+        if self.slot_a is not None and step.lr_rows is not None:
+            z = project_lr(x[0], self.slot_a, step.lr_rows)
+        setattr(self.context, f"z_{self.kind}", z)
+        if step.base_rows is None:
+            return self._add_lora(x, self.base(x), step.fold_mask)
+        out = x.new_zeros(1, x.shape[1], self.base.out_features)
+        if step.base_rows.numel():
+            out[0, step.base_rows] = self.base(x[0, step.base_rows])
+        return self._add_lora(x, out, step.fold_mask)

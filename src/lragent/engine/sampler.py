@@ -1,0 +1,98 @@
+"""Choosing the next tokens from the logits of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from lragent.engine.params import SamplingParams
+from lragent.engine.request import TokenLogprob
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A sampled token and, when asked for, its log-probability."""
+
+    token_id: int
+    logprob: TokenLogprob | None
+
+
+class RequestSampler:
+    """The logits processors and the random state of one request."""
+
+    def __init__(self, params: SamplingParams, device: torch.device):
+        self.params = params
+        penalty, warpers = LogitsProcessorList(), LogitsProcessorList()
+        if params.repetition_penalty != 1.0:
+            penalty.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+        if params.temperature > 0:
+            if params.temperature != 1.0:
+                warpers.append(TemperatureLogitsWarper(params.temperature))
+            if params.top_k:
+                warpers.append(TopKLogitsWarper(params.top_k))
+            if params.top_p < 1.0:
+                warpers.append(TopPLogitsWarper(params.top_p))
+        self._penalty = penalty
+        self._warpers = warpers
+        self._generator: torch.Generator | None = None
+        if params.temperature > 0:
+            self._generator = torch.Generator(device)
+            if params.seed is None:
+                self._generator.seed()
+            else:
+                self._generator.manual_seed(params.seed)
+
+    @property
+    def is_plain_greedy(self) -> bool:
+        """Whether the likeliest token of the raw logits is the choice."""
+        return self.params.temperature == 0 and not self._penalty
+
+    def choose(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Pick from one row of logits `[vocab]` (fp32) after `tokens`; returns a 0-d int64."""
+        row = logits[None]
+        if self._penalty:
+            seen = torch.tensor([list(tokens)], device=logits.device)
+            row = self._penalty(seen, row)  # pyright: ignore[reportArgumentType]
+        if self._generator is None:
+            return row[0].argmax()
+        # the warpers look at the scores alone
+        row = self._warpers(None, row)  # pyright: ignore[reportArgumentType]
+        return torch.multinomial(row[0].softmax(-1), 1, generator=self._generator)[0]
+
+
+def sample(
+    logits: Tensor, samplers: Sequence[RequestSampler], tokens: Sequence[Sequence[int]]
+) -> list[Chosen]:
+    """Choose one token for each row of `logits` `[L, vocab]` (any float dtype).
+
+    `tokens` are the prompt and output so far of each row's request. The device is waited for once.
+    """
+    logits = logits.float()
+    picks = logits.argmax(-1)
+    for row, sampler in enumerate(samplers):
+        if not sampler.is_plain_greedy:
+            picks[row] = sampler.choose(logits[row], tokens[row])
+    ids = picks.tolist()
+    wanted = [row for row, s in enumerate(samplers) if s.params.logprobs is not None]
+    logprobs: dict[int, TokenLogprob] = {}
+    if wanted:
+        table = logits[wanted].log_softmax(-1)
+        for place, row in enumerate(wanted):
+            count = samplers[row].params.logprobs or 0
+            values, top = table[place].topk(min(count, table.shape[1]))
+            logprobs[row] = TokenLogprob(
+                ids[row],
+                table[place, ids[row]].item(),
+                dict(zip(top.tolist(), values.tolist(), strict=True)),
+            )
+    return [Chosen(token, logprobs.get(row)) for row, token in enumerate(ids)]

@@ -1,0 +1,154 @@
+"""What the engine counts, for each adapter and in all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from lragent.engine.request import Request
+from lragent.engine.scheduler import Scheduled
+
+
+@dataclass
+class AdapterStats:
+    """Sums over the requests of one adapter.
+
+    Attributes:
+        requests, finished, cancelled, failed: requests by how they went.
+        prompt_tokens: tokens of all prompts.
+        generated_tokens: tokens chosen.
+        computed_tokens: tokens whose base part was computed (K and V_base written).
+        recomputed_tokens: tokens passed through the model only to fill this adapter's LR slot, or
+            to get the last token's logits.
+        reused_tokens: prompt tokens that needed no computation.
+        reused_base_tokens: prompt tokens whose base part came from the cache.
+        ttft_s: times to first token, summed; divide by `first_tokens` for the mean.
+        first_tokens: requests that got a first token.
+        busy_s: share of the engine's step time, by tokens in the step.
+        not_shared: requests that reused no page, by the reason.
+    """
+
+    requests: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    computed_tokens: int = 0
+    recomputed_tokens: int = 0
+    reused_tokens: int = 0
+    reused_base_tokens: int = 0
+    ttft_s: float = 0.0
+    first_tokens: int = 0
+    busy_s: float = 0.0
+    not_shared: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Generated tokens by second of engine time spent on this adapter."""
+        return self.generated_tokens / self.busy_s if self.busy_s else 0.0
+
+    def __add__(self, other: AdapterStats) -> AdapterStats:
+        merged = {
+            name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__
+        }
+        return AdapterStats(**merged)
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """A snapshot of the engine.
+
+    Attributes:
+        adapters: sums by adapter name; the base model's under the empty name.
+        total: sums of all.
+        kv_base_bytes: bytes of K and V_base in pages that hold something.
+        kv_lr_bytes: bytes of LR slots in those pages.
+        kv_budget_bytes: bytes of all pages.
+        peak_kv_bytes: the most that both came to so far, padding included.
+        weight_bytes: the base model's weights.
+        adapter_bytes: the stacked adapter weights.
+        pages: counts by state: free, leased, idle.
+        evictions, preemptions, steps: how often each happened.
+    """
+
+    adapters: dict[str, AdapterStats]
+    total: AdapterStats
+    kv_base_bytes: int
+    kv_lr_bytes: int
+    kv_budget_bytes: int
+    peak_kv_bytes: int
+    weight_bytes: int
+    adapter_bytes: int
+    pages: dict[str, int]
+    evictions: int
+    preemptions: int
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, with `tokens_per_s` of each sum."""
+        adapters = {name: _to_dict(sums) for name, sums in self.adapters.items()}
+        plain = {f.name: getattr(self, f.name) for f in fields(self)}
+        return plain | {"adapters": adapters, "total": _to_dict(self.total)}
+
+
+def _to_dict(sums: AdapterStats) -> dict[str, Any]:
+    plain = {f.name: getattr(sums, f.name) for f in fields(sums)}
+    return plain | {"not_shared": dict(sums.not_shared), "tokens_per_s": sums.tokens_per_s}
+
+
+class StatsRecorder:
+    """Adds up what happens, by adapter name."""
+
+    def __init__(self) -> None:
+        self.by_adapter: dict[str, AdapterStats] = {}
+        self.steps = 0
+
+    def of(self, request: Request) -> AdapterStats:
+        """The sums of the request's adapter."""
+        return self.by_adapter.setdefault(request.binding.name or "", AdapterStats())
+
+    def submitted(self, request: Request) -> None:
+        """A request came in."""
+        sums = self.of(request)
+        sums.requests += 1
+        sums.prompt_tokens += request.prompt_tokens
+
+    def admitted(self, item: Scheduled) -> None:
+        """A request was scheduled for the first time."""
+        sums, lease = self.of(item.request), item.request.lease
+        assert lease is not None
+        sums.reused_tokens += item.start
+        sums.reused_base_tokens += min(lease.base_tokens, item.request.prompt_tokens)
+        if item.request.not_shared is not None:
+            sums.not_shared[item.request.not_shared] += 1
+
+    def ran(self, plan: list[Scheduled], seconds: float) -> None:
+        """A step ran in `seconds`."""
+        self.steps += 1
+        total = sum(item.count for item in plan)
+        for item in plan:
+            sums, lease = self.of(item.request), item.request.lease
+            assert lease is not None
+            again = max(0, min(lease.base_tokens, item.start + item.count) - item.start)
+            sums.recomputed_tokens += again
+            sums.computed_tokens += item.count - again
+            sums.busy_s += seconds * item.count / total
+
+    def first_token(self, request: Request, seconds: float) -> None:
+        """A request got its first token `seconds` after it came in."""
+        sums = self.of(request)
+        sums.ttft_s += seconds
+        sums.first_tokens += 1
+
+    def ended(self, request: Request) -> None:
+        """A request ended."""
+        sums = self.of(request)
+        sums.generated_tokens += len(request.generated)
+        if request.finish_reason == "cancelled":
+            sums.cancelled += 1
+        elif request.finish_reason == "error":
+            sums.failed += 1
+        else:
+            sums.finished += 1
