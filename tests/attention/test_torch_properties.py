@@ -1,0 +1,136 @@
+"""What the torch version promises beside exactness."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.attention.cases import Case, Problem, make
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lragent.attention import AttentionBatch, flash_lora_attention
+
+MIXED = Case(
+    lens=((1, 300), (1, 2500), (40, 90), (64, 64)),
+    adapters=(0, 1, 1, -1),
+    kv_heads=3,
+    scattered=False,
+)
+
+
+def run(problem: Problem) -> torch.Tensor:
+    return flash_lora_attention(
+        problem.q,
+        problem.pages,
+        problem.batch,
+        problem.tables,
+        scale=problem.scale,
+        rotation=problem.rotation,
+        sliding_window=problem.case.window,
+        implementation="torch",
+    )
+
+
+def alone(problem: Problem, index: int, table: list[int]) -> torch.Tensor:
+    """The result of one sequence in a batch of its own."""
+    batch = problem.batch
+    first, last = batch.host_cu_seqlens_q[index : index + 2]
+    single = AttentionBatch.build(
+        [table],
+        [last - first],
+        [batch.host_seq_lens[index]],
+        [batch.host_adapter_index[index]],
+        [batch.host_lr_slot[index]],
+    )
+    return flash_lora_attention(
+        problem.q[first:last],
+        problem.pages,
+        single,
+        problem.tables,
+        scale=problem.scale,
+        rotation=problem.rotation,
+        implementation="torch",
+    )
+
+
+@pytest.mark.parametrize("k_rank", [0, 4], ids=["v", "kv"])
+def test_repeats_are_bitwise_equal(k_rank: int) -> None:
+    problem = make(replace(MIXED, k_rank=k_rank))
+    first = run(problem)
+    for _ in range(20):
+        problem.batch.plans.clear()
+        assert torch.equal(run(problem), first)
+
+
+@pytest.mark.parametrize("k_rank", [0, 4], ids=["v", "kv"])
+@pytest.mark.parametrize("scattered", [False, True], ids=["run", "scattered"])
+def test_neighbours_do_not_change_a_sequence(k_rank: int, scattered: bool) -> None:
+    problem = make(replace(MIXED, k_rank=k_rank, scattered=scattered))
+    together = run(problem).split([new for new, _ in MIXED.lens])
+    for index, part in enumerate(together):
+        table = problem.batch.host_block_tables[index]
+        assert torch.equal(alone(problem, index, table), part)
+
+
+@pytest.mark.parametrize("index", range(4), ids=["300", "2500", "40of90", "64"])
+def test_the_pages_do_not_change_a_sequence(index: int) -> None:
+    run_of_pages, scattered = make(MIXED), make(replace(MIXED, scattered=True))
+    assert run_of_pages.batch.host_block_tables != scattered.batch.host_block_tables
+    parts = [run(p).split([new for new, _ in MIXED.lens])[index] for p in (run_of_pages, scattered)]
+    assert torch.equal(*parts)
+
+
+def test_every_layer_reuses_the_plan() -> None:
+    problem = make(MIXED)
+    run(problem)
+    before = {key: id(value) for key, value in problem.batch.plans.items()}
+    first = run(problem)
+    assert {key: id(value) for key, value in problem.batch.plans.items()} == before
+    problem.batch.plans.clear()
+    assert torch.equal(run(problem), first)
+
+
+class Products(TorchDispatchMode):
+    """Records the shapes of matrix products: the right operand and the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (
+            torch.ops.aten.mm,
+            torch.ops.aten.bmm,
+            torch.ops.aten.addmm,
+            torch.ops.aten.baddbmm,
+            torch.ops.aten.baddbmm_,
+        ):
+            right = [x for x in args if isinstance(x, torch.Tensor)][-1]
+            self.seen.append((tuple(right.shape), tuple(result.shape)))
+        return result
+
+
+@pytest.mark.parametrize("lens", [((1, 1000),), ((8, 1000),)], ids=["decode", "chunk"])
+def test_values_are_never_expanded_for_cached_tokens(lens: tuple[tuple[int, int], ...]) -> None:
+    case = Case(lens=lens, adapters=(0,), kv_heads=3, v_rank=11)
+    problem = make(case)
+    run(problem)
+    with Products() as products:
+        run(problem)
+    by_b = [shape for right, shape in products.seen if 11 in right and 64 in right]
+    assert by_b, "B is multiplied somewhere"
+    queries = lens[0][0] * case.kv_heads * case.group
+    for shape in by_b:
+        assert torch.Size(shape).numel() == queries * case.head_dim
+
+
+def test_the_counter_sees_an_expansion() -> None:
+    z, b = torch.ones(1000, 11), torch.ones(11, 3 * 64)
+    with Products() as products:
+        torch.mm(z, b)
+    assert products.seen == [((11, 192), (1000, 192))]
