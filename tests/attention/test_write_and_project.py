@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.attention.cases import nan_pages
+
+from lragent.attention import Implementation, PageViews, page_views, project_lr, write_pages
+from lragent.cache.layout import PageLayout
+
+IMPLEMENTATIONS: list[Implementation] = ["reference", "torch"]
+LAYOUT = PageLayout(page_size=4, kv_heads=2, head_dim=8, slots=3, v_rank=2, k_rank=1, itemsize=4)
+
+
+def write(
+    implementation: Implementation,
+    places: list[int],
+    base: list[bool],
+    slots: list[list[int]],
+    *,
+    with_lr: bool = True,
+    pages: PageViews | None = None,
+) -> tuple[PageViews, torch.Tensor, torch.Tensor, torch.Tensor]:
+    gen = torch.Generator().manual_seed(0)
+    k = torch.randn(len(places), 2, 8, generator=gen)
+    v = torch.randn(len(places), 2, 8, generator=gen)
+    lr = torch.randn(len(places), len(slots[0]), 3, generator=gen)
+    pages = pages or page_views(nan_pages(LAYOUT, 5, torch.float32), LAYOUT)
+    write_pages(
+        k,
+        v,
+        lr if with_lr else None,
+        pages,
+        torch.tensor(places),
+        torch.tensor(base),
+        torch.tensor(slots, dtype=torch.int32),
+        implementation=implementation,
+    )
+    return pages, k, v, lr
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_every_block_lands_in_its_place(implementation: Implementation) -> None:
+    pages, k, v, lr = write(implementation, [9, 2], [True, True], [[0, 2], [1, -1]])
+    assert pages.lr is not None
+    assert torch.equal(pages.k[2, :, 1], k[0])
+    assert torch.equal(pages.v[2, :, 1], v[0])
+    assert torch.equal(pages.k[0, :, 2], k[1])
+    assert torch.equal(pages.lr[2, 1, 0], lr[0, 0])
+    assert torch.equal(pages.lr[2, 1, 2], lr[0, 1])
+    assert torch.equal(pages.lr[0, 2, 1], lr[1, 0])
+    assert pages.k.isnan().sum() == pages.k.numel() - 2 * 16
+    assert pages.lr.isnan().sum() == pages.lr.numel() - 3 * 3
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_existing_base_rows_stay(implementation: Implementation) -> None:
+    pages, k, _, lr = write(implementation, [5, 6], [False, True], [[1], [1]])
+    assert pages.lr is not None
+    assert pages.k[1, :, 1].isnan().all()
+    assert pages.v[1, :, 1].isnan().all()
+    assert torch.equal(pages.k[1, :, 2], k[1])
+    assert torch.equal(pages.lr[1, 1:3, 1], lr[:, 0])
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_skipped_tokens_and_slots_write_nothing(implementation: Implementation) -> None:
+    pages, _, _, _ = write(implementation, [-1, 7], [True, False], [[0, 1], [-1, -1]])
+    assert pages.lr is not None
+    for block in (pages.k, pages.v, pages.lr):
+        assert block.isnan().all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_no_lr_rows(implementation: Implementation) -> None:
+    pages, _, v, _ = write(implementation, [4], [True], [[2]], with_lr=False)
+    assert pages.lr is not None
+    assert torch.equal(pages.v[1, :, 0], v[0])
+    assert pages.lr.isnan().all()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_rows_are_stored_in_the_pages_dtype(implementation: Implementation) -> None:
+    layout = PageLayout(4, 2, 8, 3, 2, 1, itemsize=2)
+    pages = page_views(nan_pages(layout, 2, torch.bfloat16), layout)
+    _, k, _, lr = write(implementation, [3], [True], [[0]], pages=pages)
+    assert pages.lr is not None
+    assert torch.equal(pages.k[0, :, 3], k[0].bfloat16())
+    assert torch.equal(pages.lr[0, 3, 0], lr[0, 0].bfloat16())
+
+
+def test_both_implementations_write_the_same_bytes() -> None:
+    gen = torch.Generator().manual_seed(1)
+    places = torch.randperm(20, generator=gen)[:12]
+    places[3] = -1
+    base = torch.rand(12, generator=gen) > 0.4
+    slots = torch.stack([torch.randperm(4, generator=gen)[:2] - 1 for _ in range(12)])
+    blocks = []
+    for implementation in IMPLEMENTATIONS:
+        pages, *_ = write(implementation, places.tolist(), base.tolist(), slots.tolist())
+        assert pages.lr is not None
+        blocks.append([block.nan_to_num(99.0) for block in (pages.k, pages.v, pages.lr)])
+    for one, other in zip(*blocks, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_projection(implementation: Implementation, slots: int, dtype: torch.dtype) -> None:
+    gen = torch.Generator().manual_seed(2)
+    x = torch.randn(9, 48, generator=gen).to(dtype)
+    a = torch.randn(4, 5, 48, generator=gen).to(dtype)
+    a[2] = float("nan")
+    choices = torch.tensor([-1, 0, 1, 3])
+    index = choices[torch.randint(0, 4, (9, slots), generator=gen)].to(torch.int32)
+    z = project_lr(x, a, index, implementation=implementation)
+    assert z.shape == (9, slots, 5)
+    assert z.dtype == dtype
+    for token in range(9):
+        for column in range(slots):
+            row = int(index[token, column])
+            expected = torch.zeros(5) if row < 0 else a[row].double() @ x[token].double()
+            torch.testing.assert_close(z[token, column], expected.to(dtype))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_projection_of_nothing(implementation: Implementation) -> None:
+    a = torch.randn(2, 3, 8)
+    empty = project_lr(
+        torch.empty(0, 8), a, torch.empty(0, 2, dtype=torch.int32), implementation=implementation
+    )
+    assert empty.shape == (0, 2, 3)
