@@ -19,9 +19,29 @@ def check_attention(
 ) -> None:
     """Refuse arguments of `flash_lora_attention` that do not fit each other.
 
+    Layers of one step differ in their tensors, not in their sizes: what fitted once for a batch is
+    not looked at again.
+
     Raises:
         ValueError: with the sizes that disagree.
     """
+    others = (pages.lr, tables.v_b, tables.k_b, out, None if rotation is None else rotation.cos)
+    shapes = [None if x is None else x.shape for x in others]
+    key = ("fits", q.shape, pages.k.shape, sliding_window, *shapes)
+    if key in batch.plans:
+        return
+    _check_sizes(q, pages, batch, sliding_window, out)
+    _check_lora(pages, batch, tables, rotation)
+    batch.plans[key] = True
+
+
+def _check_sizes(
+    q: Tensor,
+    pages: PageViews,
+    batch: AttentionBatch,
+    sliding_window: int | None,
+    out: Tensor | None,
+) -> None:
     if q.dim() != 3 or q.shape[0] < batch.num_queries:
         raise ValueError(
             f"q must be [T, Hq, D] with T >= {batch.num_queries}, got {tuple(q.shape)}"
@@ -44,7 +64,6 @@ def check_attention(
             raise ValueError(
                 f"sequence {index} has {tokens} tokens, its {len(table)} pages of {size} hold fewer"
             )
-    _check_lora(pages, batch, tables, rotation)
 
 
 def _check_lora(

@@ -39,6 +39,7 @@ _WHERE = {
     ("project_lr", "torch"): ("project", "project_lr_torch"),
     ("project_lr", "triton"): ("triton", "project_lr"),
 }
+_KNOWN = get_args(Implementation)
 _cannot_load: dict[str, str] = {}
 _told: set[str] = set()
 
@@ -172,8 +173,8 @@ def _call(
     args: tuple[Any, ...],
     options: dict[str, Any],
 ) -> Any:
-    if implementation not in get_args(Implementation):
-        known = ", ".join(get_args(Implementation))
+    if implementation not in _KNOWN:
+        known = ", ".join(_KNOWN)
         raise ValueError(f"unknown attention implementation {implementation!r}; known: {known}")
     if implementation != "auto":
         return _load(operation, implementation)(*args, **options)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, PageViews
 from lragent.attention.torch_chunk import attend
-from lragent.attention.torch_decode import decode, flat_pages
-from lragent.attention.torch_plan import plan_batch
+from lragent.attention.torch_decode import Decoder, flat_pages
+from lragent.attention.torch_plan import SequencePlan, plan_batch
 
 
 def flash_lora_attention(
@@ -34,12 +34,24 @@ def flash_lora_attention(
         v_b = v_table[adapter] if plan.lora and v_table is not None else None
         k_b = k_table[adapter] if plan.lora and k_table is not None else None
         if plan.queries == 1 and flat is not None and k_b is None:
+            decoder = _decoder(batch, plan, pages, q.shape[1] // pages.kv_heads, sliding_window)
             query = plan.first_query
-            decode(q[query], pages, flat, plan, slot, v_b, scale, out[query])
+            decoder(q[query], pages, flat, slot, v_b, scale, out[query])
         else:
             span = slice(plan.first_query, plan.first_query + plan.queries)
             attend(q[span], pages, plan, slot, v_b, k_b, rotation, scale, out[span])
     return out
+
+
+def _decoder(
+    batch: AttentionBatch, plan: SequencePlan, pages: PageViews, group: int, window: int | None
+) -> Decoder:
+    """The sequence's decoder, made once a batch and shape of pages."""
+    key = ("decode", plan.index, window, pages.k.shape[1:], group)
+    decoder = batch.plans.get(key)
+    if decoder is None:
+        decoder = batch.plans[key] = Decoder(plan, pages, group)
+    return decoder
 
 
 def _by_head(table: Tensor | None, pages: PageViews) -> Tensor | None:
