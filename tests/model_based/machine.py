@@ -179,12 +179,16 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(RELOADABLE), tenant=st.sampled_from([None, "", "red"]))
     def unload(self, name: str, tenant: str | None) -> None:
         if name in self.world.loaded:
-            sharer = self.world.sharer(name)
-            expected = self.reference.forget(sharer, tenant)
-            freed = self.manager.forget(sharer, tenant)
-            assert freed == (expected, expected * 1000), f"forget freed {freed}, not {expected}"
-            self.events["unload frees pages"] += expected > 0
+            self._forget(self.world.sharer(name), tenant)
             self.world.loaded.remove(name)
+
+    @precondition(lambda self: self.leases)
+    @rule(which=pick, count=chunks)
+    def reload_while_running(self, which: int, count: int) -> None:
+        """The same weights unloaded and loaded under a running request, which goes on."""
+        held = self._held(which)
+        self._forget(held.spec.sharer, None)
+        self.compute(which, count, 0)
 
     # What must hold after every step
 
@@ -281,6 +285,12 @@ class CacheMachine(RuleBasedStateMachine):
         for event in self.reference.commit(held, upto):
             self.events[event] += 1
         return True
+
+    def _forget(self, sharer: str, tenant: str | None) -> None:
+        expected = self.reference.forget(sharer, tenant)
+        freed = self.manager.forget(sharer, tenant)
+        assert freed == (expected, expected * 1000), f"forget freed {freed}, not {expected}"
+        self.events["unload frees pages"] += expected > 0
 
     def _write(self, held: Held, upto: int) -> None:
         lease = self.leases[held]

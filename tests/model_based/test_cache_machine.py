@@ -130,7 +130,7 @@ MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "one-page-too-many": (_one_page_too_many, "wants .* reads|may not read|of .* reads"),
     "key-without-digest": (lambda patch: _key_without(patch, "sharer"), "may not read"),
     "key-without-tenant": (lambda patch: _key_without(patch, "tenant"), "of .* reads"),
-    "leased-pages-are-evicted": (_leased_pages_are_evicted, "pages_idle|handed out|left traces"),
+    "leased-pages-are-evicted": (_leased_pages_are_evicted, "stats.pages|handed out|left traces"),
     "bits-before-the-page-is-written": (_bits_of_a_skipped_page, "validity bits of page"),
     "failed-allocation-disturbs-the-order": (_disturbed_order, "left traces"),
 }
