@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -88,8 +89,6 @@ def test_unknown_implementation_names_the_known_ones() -> None:
 
 
 def test_importing_the_package_needs_no_triton() -> None:
-    import subprocess
-
     code = "import sys, lragent.attention; print('lragent.attention.triton' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr

@@ -152,10 +152,13 @@ class Decoder:
             else:
                 result += part.result_by_head.sum(1)
         if plan.tail:
-            result.baddbmm_(self.tail_p, pages.v[plan.last_page, :, : plan.tail])
+            result.baddbmm_(self.tail_p, self._tail(pages.v))
         if v_b is not None and pages.lr is not None:
-            z = self._z(pages.lr[:, :, slot, : v_b.shape[1]])
+            z = self._z(pages.lr.select(2, slot).narrow(2, 0, v_b.shape[1]))
             result.baddbmm_(torch.mm(self.p, z).view(self.kv_heads, self.group, -1), v_b)
+
+    def _tail(self, block: Tensor) -> Tensor:
+        return block.select(0, self.plan.last_page).narrow(1, 0, self.plan.tail)
 
     def _z(self, lr: Tensor) -> Tensor:
         """One slot's rows ``lr [P, N, R]`` in the order of the scores: ``[N*pages, R]``."""
@@ -164,5 +167,5 @@ class Decoder:
         for part in plan.segments:
             z.narrow(1, part.start, part.pages).copy_(part.take(lr).transpose(0, 1))
         if plan.tail:
-            z[plan.tail :, plan.pages - 1] = 0
+            z.select(1, plan.pages - 1).narrow(0, plan.tail, self.size - plan.tail).zero_()
         return z.view(-1, rank)

@@ -7,6 +7,7 @@ does not change, not by one bit, with the pages that a sequence happens to get.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,7 +99,6 @@ def _plan(batch: AttentionBatch, index: int, size: int, window: int | None) -> S
     first_page, skip = divmod(low, size)
     tail = tokens % size
     table = batch.host_block_tables[index][first_page : -(-tokens // size)]
-    step = max(1, SEGMENT_TOKENS // size)
     causal = queries > 1 and queries == tokens and (window is None or tokens <= window)
     return SequencePlan(
         index=index,
@@ -110,13 +110,20 @@ def _plan(batch: AttentionBatch, index: int, size: int, window: int | None) -> S
         tail=tail,
         last_page=table[-1],
         segments=tuple(
-            _segment(start, table[start : start + step], tail > 0, len(table), device)
-            for start in range(0, len(table), step)
+            _segment(start, table[start:stop], tail > 0, len(table), device)
+            for start, stop in itertools.pairwise(_cuts(len(table), size))
         ),
         mask=None if causal or queries == 1 else _mask(low, tokens, queries, window, device),
         causal=causal,
         lora=batch.uses_lora(index),
     )
+
+
+def _cuts(pages: int, size: int) -> list[int]:
+    """Where segments begin and end; the last is up to half longer, so that none is tiny."""
+    step = max(1, SEGMENT_TOKENS // size)
+    starts = range(0, max(1, pages - step // 2), step)
+    return [*starts, pages]
 
 
 def _segment(
