@@ -150,16 +150,18 @@ def _to_transformers_folder(gguf: Path, folder: Path) -> None:
     Rounding a weight to float16 moves it by at most 2^-11 of itself, far below the 4-bit error.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    # Older releases of transformers 5 have no such setting and always unpack.
+    unpack = {}
+    if settings := getattr(transformers, "GgufConfig", None):
+        unpack["quantization_config"] = settings(dequantize=True)
     source = str(gguf.parent)
     with quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
         model = AutoModelForCausalLM.from_pretrained(
-            source,
-            gguf_file=gguf.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
+            source, gguf_file=gguf.name, dtype=torch.float32, **unpack
         ).half()
         tokenizer.model_max_length = _MAX_TOKENS
         tokenizer.save_pretrained(folder)

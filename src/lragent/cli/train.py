@@ -1,0 +1,159 @@
+"""``lragent train``: adapters for several roles, with a shared down-projection A."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lragent.training.config import Mode, TrainConfig
+
+if TYPE_CHECKING:
+    from lragent.training import TrainReport
+
+_DEFAULTS: dict[str, Any] = {
+    name: field.default for name, field in TrainConfig.model_fields.items()
+}
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _rates(pairs: list[str]) -> dict[str, float]:
+    rates = {}
+    for pair in pairs:
+        role, _, rate = pair.partition("=")
+        try:
+            rates[role.strip()] = float(rate)
+        except ValueError:
+            raise typer.BadParameter(
+                f"{pair!r} is no ROLE=RATE, for example plan=5e-5", param_hint="role-learning-rate"
+            ) from None
+    return rates
+
+
+def _table(report: TrainReport) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"Adapters in {report.out} ({report.mode})")
+    for column in ("role", "samples", "too long", "steps", "seconds", "loss", "held-out loss"):
+        table.add_column(column, justify="left" if column == "role" else "right")
+    table.add_column("A digest")
+    for trained in report.roles:
+        result = trained.result
+        digests = ", ".join(f"{name} {digest[:12]}" for name, digest in trained.a_digests.items())
+        table.add_row(
+            result.role + (" (kept)" if trained.kept else ""),
+            str(result.samples),
+            str(result.dropped),
+            str(result.steps),
+            f"{result.seconds:.0f}",
+            f"{result.first_loss:.3f} → {result.last_loss:.3f}",
+            "-" if result.eval_loss is None else f"{result.eval_loss:.3f}",
+            digests,
+        )
+    return table
+
+
+def train(
+    data: Annotated[
+        list[Path], typer.Option(help="JSONL of {role, input, output}; may be repeated.")
+    ],
+    model: Annotated[str, typer.Option(help="Base model: hub name, folder, or smollm2.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets one adapter folder a role.")],
+    mode: Annotated[
+        Mode,
+        typer.Option(help="shared-a: the first role's A, frozen; joint: one A; separate: own A."),
+    ] = Mode.SHARED_A,
+    roles: Annotated[str, typer.Option(help="Roles, the first first.")] = "plan,act,reflect",
+    group: Annotated[
+        str, typer.Option(help="Name of the group; the output folder's if none.")
+    ] = "",
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = _DEFAULTS["rank"],
+    alpha: Annotated[float, typer.Option(help="LoRA alpha.")] = _DEFAULTS["alpha"],
+    dropout: Annotated[float, typer.Option(help="LoRA dropout.")] = _DEFAULTS["dropout"],
+    targets: Annotated[str, typer.Option(help="Layers with LoRA.")] = "q_proj,v_proj",
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = _DEFAULTS["epochs"],
+    max_steps: Annotated[int | None, typer.Option(help="Steps a role, instead of epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples a forward pass.")] = _DEFAULTS[
+        "batch_size"
+    ],
+    accumulation: Annotated[
+        int, typer.Option(help="Forward passes an optimiser step.")
+    ] = _DEFAULTS["accumulation"],
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate of every role.")
+    ] = _DEFAULTS["learning_rate"],
+    role_learning_rate: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE=RATE", help="Of one role; may be repeated.")
+    ] = None,
+    warmup: Annotated[float, typer.Option(help="Share of steps to warm up.")] = _DEFAULTS["warmup"],
+    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = _DEFAULTS[
+        "weight_decay"
+    ],
+    max_length: Annotated[
+        int, typer.Option(help="Longer samples (in tokens) are left out.")
+    ] = _DEFAULTS["max_length"],
+    seed: Annotated[int, typer.Option(help="Of weights, dropout and order.")] = 0,
+    save_dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = _DEFAULTS[
+        "save_dtype"
+    ],
+    eval_data: Annotated[
+        list[Path] | None, typer.Option(help="Held-out samples to report the loss on.")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = _DEFAULTS[
+        "checkpoint_every"
+    ],
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, more time.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start over, replacing what is in the folder.")
+    ] = False,
+    licence: Annotated[str, typer.Option(help="Licence identifier for the model cards.")] = "",
+    data_note: Annotated[str, typer.Option(help="Text on the data for the model cards.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; no progress bar.")] = False,
+) -> None:
+    """Train one LoRA adapter a role. The same command, run again, continues an interrupted run."""
+    from pydantic import ValidationError
+    from rich.console import Console
+    from rich.text import Text
+
+    settings = {
+        name: value
+        for name, value in locals().items()
+        if name in TrainConfig.model_fields and name not in ("data", "eval_data")
+    }
+    settings |= {
+        "data": tuple(data),
+        "eval_data": tuple(eval_data or ()),
+        "roles": _split(roles),
+        "targets": _split(targets),
+        "role_learning_rates": _rates(role_learning_rate or []),
+    }
+    errors = Console(stderr=True)
+    try:
+        config = TrainConfig.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        errors.print(Text(f"{where + ': ' if where else ''}{first['msg']}", style="red"))
+        raise typer.Exit(2) from error
+
+    from lragent.engine.loader import ModelUnavailableError
+    from lragent.training import TrainingError
+    from lragent.training import train as run
+
+    try:
+        report = run(config, show_progress=not as_json)
+    except (TrainingError, ModelUnavailableError) as error:
+        errors.print(Text(str(error), style="red"))
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        Console().print(_table(report))

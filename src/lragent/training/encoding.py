@@ -1,0 +1,97 @@
+"""From samples to token ids, and from those to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lragent.training.errors import TrainingError
+from lragent.training.samples import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""Label of a token that is not learnt."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sample as token ids; the last `learnt` of them are the output."""
+
+    role: str
+    ids: list[int]
+    learnt: int
+
+
+def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Example:
+    """Tokenise input and output apart and join them.
+
+    Apart, since the engine does the same: the model continues the tokens of the input, whatever
+    a tokenizer would merge across the seam.
+
+    Raises:
+        TrainingError: chat messages, and a tokenizer without a chat template.
+    """
+    if isinstance(sample.input, str):
+        start = list(tokenizer(sample.input)["input_ids"])
+    else:
+        if not tokenizer.chat_template:
+            raise TrainingError(
+                "the samples hold chat messages, but the model's tokenizer has no chat template: "
+                "use an instruct model, or give the inputs as plain text"
+            )
+        continued = sample.input[-1].role == "assistant"
+        encoded: Any = tokenizer.apply_chat_template(
+            [message.model_dump() for message in sample.input],
+            continue_final_message=continued,
+            add_generation_prompt=not continued,
+            return_dict=True,
+        )
+        start = list(encoded["input_ids"])
+    output = list(tokenizer(sample.output, add_special_tokens=False)["input_ids"])
+    return Example(sample.role, start + output, len(output))
+
+
+def encode_all(
+    samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[Example], int]:
+    """Encode samples; those longer than `max_length` tokens are left out, and counted.
+
+    Cutting them from the left would cost the instructions, from the right the output.
+    """
+    examples = [encode(sample, tokenizer) for sample in samples]
+    kept = [example for example in examples if len(example.ids) <= max_length]
+    return kept, len(examples) - len(kept)
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Any]:
+    """A batch of one role's examples, padded on the left.
+
+    On the left all outputs end in the last column, so that `logits_to_keep` spares the
+    vocabulary projection for the (much longer) inputs.
+
+    Returns:
+        `input_ids`, `attention_mask`, `position_ids`, `labels`, each [batch, longest] int64;
+        `logits_to_keep`: one more than the longest output; `role`.
+    """
+    width = max(len(example.ids) for example in examples)
+    ids = torch.zeros(len(examples), width, dtype=torch.long)
+    labels = torch.full_like(ids, IGNORED)
+    mask = torch.zeros_like(ids)
+    for row, example in enumerate(examples):
+        tokens = torch.tensor(example.ids)
+        ids[row, -len(tokens) :] = tokens
+        mask[row, -len(tokens) :] = 1
+        labels[row, -example.learnt :] = tokens[-example.learnt :]
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        "labels": labels,
+        "logits_to_keep": min(width, max(example.learnt for example in examples) + 1),
+        "role": examples[0].role,
+    }

@@ -1,0 +1,63 @@
+"""Writing a trained adapter as an ordinary PEFT folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lragent.adapters import read_adapter
+from lragent.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_WEIGHTS = "adapter_model.safetensors"
+
+
+def save_adapter(model: PeftModel, role: str, config: TrainConfig, card: str) -> None:
+    """Write one role's adapter, its sidecar and its model card to `out/role`.
+
+    The folder appears by one rename, so an adapter that is there is complete.
+    """
+    part = config.out / f".{role}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    dtype: torch.dtype = getattr(torch, config.save_dtype)
+    state = get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False)
+    weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in state.items()}
+    save_file(weights, part / _WEIGHTS, metadata={"format": "pt"})
+    settings = cast(LoraConfig, model.peft_config[role])
+    # The name that the user gave, so that the adapter is tied to no folder of this machine; and
+    # a list, since the order of a set would differ from run to run.
+    settings.base_model_name_or_path = config.model
+    settings.inference_mode = True
+    settings.target_modules = sorted(config.targets)
+    settings.save_pretrained(str(part))
+    sidecar = {
+        "schema": 1,
+        "group": config.group_name,
+        "role": role,
+        "a_digest": {
+            projection: digest
+            for projection, digest in read_adapter(part).a_digests.items()
+            if projection in config.shared_projections
+        },
+    }
+    (part / "lragent.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    (part / "README.md").write_text(card, encoding="utf-8")
+    target = config.out / role
+    if target.exists():
+        shutil.rmtree(target)
+    part.replace(target)
+
+
+def saved_weights(folder: Path) -> dict[str, Tensor]:
+    """Weights of a saved adapter, by the names that the layers have in a PEFT model."""
+    return load_file(folder / _WEIGHTS)

@@ -1,0 +1,64 @@
+"""Settings: what is refused, and the command line that is written to the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lragent.training import Mode, TrainConfig
+
+
+def config(**settings: Any) -> TrainConfig:
+    given = {"data": ["a.jsonl"], "model": "some/model", "out": "out"} | settings
+    return TrainConfig.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"roles": ("plan", "plan")}, "named twice"),
+        ({"roles": ("../plan",)}, "pattern"),
+        ({"role_learning_rates": {"plam": 1e-4}}, "no role"),
+        ({"role_learning_rates": {"plan": 0}}, "above 0"),
+        ({"targets": ("q_proj",)}, "add v_proj"),
+        ({"rank": 0}, "greater than or equal to 1"),
+        ({"data": []}, "at least 1"),
+        ({"epoch": 3}, "not permitted"),
+        ({"save_dtype": "int8"}, "float32"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**settings)
+
+
+def test_q_proj_alone_is_fine_without_sharing() -> None:
+    assert config(targets=("q_proj",), mode=Mode.SEPARATE).shared_projections == ()
+
+
+def test_rates_and_group_have_defaults() -> None:
+    settings = config(role_learning_rates={"act": 1e-3}, learning_rate=2e-4, out=Path("x/team"))
+
+    assert (settings.rate("plan"), settings.rate("act")) == (2e-4, 1e-3)
+    assert settings.group_name == "team"
+
+
+def test_command_names_what_differs_from_the_defaults() -> None:
+    settings = config(
+        data=["a b.jsonl", "c.jsonl"],
+        roles=("plan", "act"),
+        rank=16,
+        learning_rate=1e-3,
+        role_learning_rates={"act": 2e-3},
+        gradient_checkpointing=True,
+        mode="joint",
+    )
+
+    assert settings.command() == (
+        "lragent train --data 'a b.jsonl' --data c.jsonl --model some/model --out out "
+        "--mode joint --roles plan,act --rank 16 --learning-rate 0.001 "
+        "--role-learning-rate act=0.002 --gradient-checkpointing"
+    )
