@@ -64,13 +64,14 @@ def generate(
 ) -> Generated:
     """Greedy tokens of transformers (and PEFT), from an untouched copy of `model`."""
     own = copy.deepcopy(model)
+    assert own.generation_config is not None
+    own.generation_config.eos_token_id = None
     used = own if adapter is None else PeftModel.from_pretrained(own, str(adapter)).eval()
     ids = torch.tensor([list(prompt)])
     out = used.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
         do_sample=False,
         output_logits=True,
         return_dict_in_generate=True,

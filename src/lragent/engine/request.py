@@ -10,6 +10,7 @@ from typing import Literal
 
 from lragent.cache.client import CacheClient
 from lragent.cache.lease import Lease
+from lragent.cache.sharing_reasons import public_reason
 from lragent.engine.bindings import Binding
 from lragent.engine.errors import GenerationFailedError
 from lragent.engine.params import SamplingParams
@@ -50,7 +51,8 @@ class Completion:
         total_s: seconds from submission to the end.
         logprobs: one entry a generated token when asked for.
         adapter: the adapter's name, None for the base model.
-        not_shared: why no page of the prompt came from the cache; None when some did.
+        not_shared: why no page of the prompt came from the cache; None when some did. It tells
+            nothing about other tenants.
         error: what went wrong, when the reason is `error`.
     """
 
@@ -162,6 +164,6 @@ class Request:
             total_s=end - self.submitted,
             logprobs=tuple(self.logprobs),
             adapter=self.binding.name,
-            not_shared=self.not_shared,
+            not_shared=self.not_shared and public_reason(self.not_shared),
             error=self.error,
         )

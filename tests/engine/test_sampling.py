@@ -1,0 +1,120 @@
+"""Choosing tokens: against transformers' own processors, repeatable, whatever the batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tests.engine.models import prompt_of, tiny_model
+from transformers import PreTrainedModel
+
+from lragent.engine import Engine, SamplingParams
+from lragent.engine.sampler import RequestSampler, sample
+
+PROMPT = prompt_of(30)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"max_tokens": 0},
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"top_k": -1},
+        {"repetition_penalty": 0.0},
+        {"stop": ""},
+        {"logprobs": -1},
+        {"tempature": 1.0},
+    ],
+    ids=str,
+)
+def test_values_out_of_range_are_refused_by_field(field: dict[str, object]):
+    with pytest.raises(ValidationError, match=next(iter(field))):
+        SamplingParams.model_validate(field)
+
+
+def test_penalised_greedy_equals_transformers(tiny: PreTrainedModel):
+    own = copy.deepcopy(tiny)
+    assert own.generation_config is not None
+    own.generation_config.eos_token_id = None
+    ids = torch.tensor([PROMPT])
+    expected = own.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=16,
+        do_sample=False,
+        repetition_penalty=1.7,
+        pad_token_id=0,
+    )[0, 30:].tolist()
+    params = SamplingParams(max_tokens=16, repetition_penalty=1.7, ignore_eos=True)
+    with Engine((tiny_model(), None)) as engine:
+        assert list(engine.generate(PROMPT, params=params).token_ids) == expected
+        plain = params.model_copy(update={"repetition_penalty": 1.0})
+        assert list(engine.generate(PROMPT, params=plain).token_ids) != expected
+
+
+def test_a_seed_repeats_a_sample_whatever_else_runs(shared_a: dict[str, Path]):
+    params = SamplingParams(max_tokens=12, temperature=1.5, top_p=0.9, seed=7, ignore_eos=True)
+    with Engine((tiny_model(), None), shared_a) as engine:
+        alone = engine.generate(PROMPT, params=params).token_ids
+        mixed = [engine.submit(PROMPT[:n], adapter="plan", params=params) for n in (3, 9)]
+        assert engine.generate(PROMPT, params=params).token_ids == alone
+        other = params.model_copy(update={"seed": 8})
+        assert engine.generate(PROMPT, params=other).token_ids != alone
+        assert all(len(request.result().token_ids) == 12 for request in mixed)
+
+
+def frequencies(params: SamplingParams, logits: torch.Tensor, draws: int) -> torch.Tensor:
+    sampler = RequestSampler(params, torch.device("cpu"))
+    counts = torch.zeros(logits.numel())
+    for _ in range(draws):
+        counts[sample(logits[None], [sampler], [[0]])[0].token_id] += 1
+    return counts / draws
+
+
+def test_samples_follow_the_filtered_distribution():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0])
+    got = frequencies(SamplingParams(temperature=2.0, seed=1), logits, 4000)
+    torch.testing.assert_close(got, (logits / 2).softmax(-1), atol=0.03, rtol=0)
+    got = frequencies(SamplingParams(temperature=1.0, top_k=2, seed=1), logits, 2000)
+    assert got[2:].sum() == 0
+    torch.testing.assert_close(got[:2], logits[:2].softmax(-1), atol=0.04, rtol=0)
+    got = frequencies(SamplingParams(temperature=1.0, top_p=0.7, seed=1), logits, 2000)
+    assert got[2:].sum() == 0
+    assert got[1] > 0
+
+
+def test_logprobs_are_those_of_the_raw_distribution():
+    logits = torch.tensor([[0.0, 3.0, 1.0, -2.0]])
+    params = SamplingParams(temperature=0.0, repetition_penalty=50.0, logprobs=2)
+    chosen = sample(logits, [RequestSampler(params, torch.device("cpu"))], [[1]])[0]
+    table = logits[0].log_softmax(-1)
+    assert chosen.token_id == 2
+    assert chosen.logprob is not None
+    assert chosen.logprob.logprob == pytest.approx(table[2].item())
+    assert chosen.logprob.top == pytest.approx({1: table[1].item(), 2: table[2].item()})
+
+
+def test_generation_ends_at_the_end_token_unless_told_otherwise():
+    with Engine((tiny_model(), None)) as engine:
+        free = SamplingParams(max_tokens=200, temperature=2.0, seed=3, ignore_eos=True)
+        tokens = engine.generate(PROMPT, params=free).token_ids
+        assert 1 in tokens[:-1]
+        ended = engine.generate(PROMPT, params=free.model_copy(update={"ignore_eos": False}))
+        assert ended.token_ids == tokens[: tokens.index(1) + 1]
+        assert ended.finish_reason == "stop"
+
+
+def test_generation_ends_at_the_context_limit():
+    with Engine((tiny_model(), None)) as engine:
+        limit = engine.shape.max_positions
+        done = engine.generate(
+            prompt_of(limit - 3), params=SamplingParams(max_tokens=50, ignore_eos=True)
+        )
+        assert (len(done.token_ids), done.finish_reason) == (3, "length")
