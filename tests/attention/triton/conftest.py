@@ -1,4 +1,4 @@
-"""Without a GPU the kernels run in Triton's interpreter, which must be asked for before its import."""
+"""Without a GPU the kernels run in Triton's interpreter, to be asked for before its import."""
 
 from __future__ import annotations
 

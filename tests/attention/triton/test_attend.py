@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from lragent.attention import reference
-from lragent.attention.triton import flash_lora_attention
 from tests.attention.triton.problems import (
     DEVICE,
     HALF,
@@ -17,6 +14,9 @@ from tests.attention.triton.problems import (
     make,
     without_adapters,
 )
+
+from lragent.attention import reference
+from lragent.attention.triton import flash_lora_attention
 
 
 def run(problem: Problem) -> torch.Tensor:

@@ -6,6 +6,11 @@ run on the CPU, which the tests use.
 
 from __future__ import annotations
 
-from lragent.attention.triton.entry import flash_lora_attention, project_lr, write_pages
+from lragent.attention.triton.entry import (
+    flash_lora_attention,
+    graph_safe,
+    project_lr,
+    write_pages,
+)
 
-__all__ = ["flash_lora_attention", "project_lr", "write_pages"]
+__all__ = ["flash_lora_attention", "graph_safe", "project_lr", "write_pages"]

@@ -3,11 +3,11 @@
 One program takes up to BLOCK_M rows (queries of one sequence times the query heads of one KV head)
 and a share of the context. It keeps two accumulators that are fed by the same probabilities,
 ``P V`` and ``P z``, and expands the second by B once after its last tile: paper, section
-"Flash-LoRA-Attention". With key LoRA the keys are completed tile by tile before the scores.
+"Flash-LoRA-Attention". With key LoRA the scores get the term ``q . RoPE(z B)`` tile by tile.
 
-Decode is the same kernel with one sequence a tile. When the context is shared out (``splits``), each
-share leaves a normalised partial result and the base-2 logarithm of its sum, and `combine_kernel`
-adds them in a fixed order, so results repeat bit by bit.
+Decode is the same kernel with one sequence a tile. When the context is shared out (``splits``),
+each share leaves a normalised partial result and the base-2 logarithm of its sum, and
+`combine_kernel` adds them in a fixed order, so results repeat bit by bit.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -20,7 +20,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.common import find_row, find_tile, key_term, load_block, locate
+from lragent.attention.triton.common import (
+    find_row,
+    find_tile,
+    load_block,
+    locate,
+    low_rank_key,
+)
 
 
 @triton.jit
@@ -32,6 +38,8 @@ def _tile(
     q,
     q_low,
     q_high,
+    turn_cos,
+    turn_sin,
     start,
     end,
     positions,
@@ -62,6 +70,7 @@ def _tile(
     K_RANK: tl.constexpr,
     BLOCK_KR: tl.constexpr,
     WINDOW: tl.constexpr,
+    EXACT: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     """One step of online softmax over tokens ``[start, start + BLOCK_N)``."""
@@ -72,36 +81,36 @@ def _tile(
     pages, rows = locate(table_ptr, offs_n, keep, PAGE, MASKED)
     k_rows = k_ptr + pages * stride_kp + rows * stride_kn
     z_rows = z_ptr + pages * stride_zp + rows * stride_zn
+    k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, MASKED)
+    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if K_RANK > 0:
-        half: tl.constexpr = D // 2
-        block_h: tl.constexpr = BLOCK_D // 2
-        offs_h = tl.arange(0, block_h)
-        k_ptrs = k_rows[:, None] + offs_h[None, :]
-        k_low = load_block(k_ptrs, keep, offs_h, half, block_h, MASKED)
-        k_high = load_block(k_ptrs + half, keep, offs_h, half, block_h, MASKED)
-        add_low, add_high = key_term(
-            z_rows + V_RANK,
-            keep_z,
-            kb_ptr,
-            stride_kbr,
-            cos_ptr,
-            sin_ptr,
-            stride_rot,
-            offs_n,
-            keep,
-            D,
-            block_h,
-            K_RANK,
-            BLOCK_KR,
-            q.dtype,
+        # RoPE at start + i is RoPE at start after RoPE at i, and q . R u = (R^T q) . u: the queries
+        # are turned back to the start of the tile, so the term needs the same BLOCK_N angles in
+        # every tile, which stay in registers, and the base keys go to the product untouched.
+        # In fp32 the second rounding would show, so there each token is turned by its own angle.
+        low, high = low_rank_key(
+            z_rows + V_RANK, keep_z, kb_ptr, stride_kbr, D, BLOCK_D // 2, K_RANK, BLOCK_KR, q.dtype
         )
-        k_low = (k_low.to(tl.float32) + add_low).to(q.dtype)
-        k_high = (k_high.to(tl.float32) + add_high).to(q.dtype)
-        scores = tl.dot(q_low, tl.trans(k_low), input_precision="ieee")
-        scores = tl.dot(q_high, tl.trans(k_high), scores, input_precision="ieee")
-    else:
-        k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, MASKED)
-        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+        offs_h = tl.arange(0, BLOCK_D // 2)
+        keep_h = offs_h < D // 2
+        back_low = q_low
+        back_high = q_high
+        if EXACT:
+            at = offs_n[:, None] * stride_rot + offs_h[None, :]
+            turn_cos = tl.load(cos_ptr + at, mask=keep[:, None] & keep_h[None, :], other=0.0)
+            turn_sin = tl.load(sin_ptr + at, mask=keep[:, None] & keep_h[None, :], other=0.0)
+        else:
+            at_start = start * stride_rot + offs_h
+            cos = tl.load(cos_ptr + at_start, mask=keep_h, other=0.0)[None, :]
+            sin = tl.load(sin_ptr + at_start, mask=keep_h, other=0.0)[None, :]
+            back_low = (q_low * cos + q_high * sin).to(q.dtype)
+            back_high = (q_high * cos - q_low * sin).to(q.dtype)
+        low = low.to(q.dtype)
+        high = high.to(q.dtype)
+        term_low = low * turn_cos - high * turn_sin
+        term_high = high * turn_cos + low * turn_sin
+        scores = tl.dot(back_low, tl.trans(term_low), scores, input_precision="ieee")
+        scores = tl.dot(back_high, tl.trans(term_high), scores, input_precision="ieee")
     scores = scores * scale
     if MASKED:
         seen = keep[None, :] & (offs_n[None, :] <= positions[:, None])
@@ -109,11 +118,10 @@ def _tile(
             seen = seen & (offs_n[None, :] > positions[:, None] - window)
         scores = tl.where(seen, scores, float("-inf"))
     new_top = tl.maximum(top, tl.max(scores, 1))
+    base = new_top
     if MASKED:
         # A row may have seen nothing yet; subtracting -inf from -inf would give NaN.
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
-    else:
-        base = new_top
     p = tl.exp2(scores - base[:, None])
     shrink = tl.exp2(top - base)
     total = total * shrink + tl.sum(p, 1)
@@ -162,7 +170,19 @@ def _expand(
     return acc
 
 
-@triton.jit
+# Sizes that change from batch to batch must not compile the kernel anew.
+_BATCH_SIZES = (
+    "num_sequences",
+    "splits",
+    "min_query",
+    "max_query",
+    "window",
+    "num_positions",
+    "stride_table",
+)
+
+
+@triton.jit(do_not_specialize=_BATCH_SIZES)
 def attend_kernel(
     q_ptr,
     out_ptr,
@@ -185,6 +205,7 @@ def attend_kernel(
     min_query,
     max_query,
     window,
+    num_positions,  # rows of cos and sin
     scale,  # softmax scale times log2(e)
     stride_qt,
     stride_qh,
@@ -217,7 +238,9 @@ def attend_kernel(
     CHUNK_VR: tl.constexpr,
     K_RANK: tl.constexpr,
     BLOCK_KR: tl.constexpr,
+    ALIGN_Z: tl.constexpr,
     WINDOW: tl.constexpr,
+    EXACT: tl.constexpr,
     DECODE: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
@@ -261,10 +284,19 @@ def attend_kernel(
     q = load_block(q_rows[:, None] + offs_d[None, :], valid, offs_d, D, BLOCK_D, True)
     q_low = q
     q_high = q
+    turn_cos = q
+    turn_sin = q
     if K_RANK > 0:
         half: tl.constexpr = D // 2
         block_h: tl.constexpr = BLOCK_D // 2
         offs_h = tl.arange(0, block_h)
+        steps = tl.arange(0, BLOCK_N)
+        turn = steps[:, None] * stride_rot + offs_h[None, :]
+        keep_turn = (steps < num_positions)[:, None] & (offs_h < half)[None, :]
+        # The factor that some RoPE variants fold into the tables must count once, not twice.
+        factor = 1.0 / tl.load(cos_ptr)
+        turn_cos = (tl.load(cos_ptr + turn, mask=keep_turn, other=0.0) * factor).to(q.dtype)
+        turn_sin = (tl.load(sin_ptr + turn, mask=keep_turn, other=0.0) * factor).to(q.dtype)
         q_low = load_block(q_rows[:, None] + offs_h[None, :], valid, offs_h, half, block_h, True)
         q_high = load_block(
             q_rows[:, None] + (offs_h + half)[None, :], valid, offs_h, half, block_h, True
@@ -285,6 +317,10 @@ def attend_kernel(
     if not WINDOW:
         whole = tl.maximum(begin, tl.minimum(end, first_position + 1) // BLOCK_N * BLOCK_N)
 
+    # LR strides come divided by ALIGN_Z: times a constant, the compiler knows their alignment.
+    stride_zp *= ALIGN_Z
+    stride_zn *= ALIGN_Z
+    stride_zm *= ALIGN_Z
     # Without an adapter no LR row is read: the block may hold anything.
     z_end = tl.where(has_z, end, 0)
     k_ptr += head.to(tl.int64) * stride_kh
@@ -299,19 +335,19 @@ def attend_kernel(
     acc_z = tl.zeros([BLOCK_M, BLOCK_VR], tl.float32)
     for start in tl.range(begin, whole, BLOCK_N):
         acc, acc_z, top, total = _tile(
-            acc, acc_z, top, total, q, q_low, q_high, start, end, positions,
+            acc, acc_z, top, total, q, q_low, q_high, turn_cos, turn_sin, start, end, positions,
             table_ptr, k_ptr, v_ptr, z_ptr, kb_ptr, cos_ptr, sin_ptr, z_end,
             stride_kp, stride_kn, stride_vp, stride_vn, stride_zp, stride_zn, stride_kbr,
             stride_rot, scale, window,
-            D, BLOCK_D, BLOCK_N, PAGE, V_RANK, BLOCK_VR, K_RANK, BLOCK_KR, WINDOW, False,
+            D, BLOCK_D, BLOCK_N, PAGE, V_RANK, BLOCK_VR, K_RANK, BLOCK_KR, WINDOW, EXACT, False,
         )  # fmt: skip
     for start in tl.range(whole, end, BLOCK_N):
         acc, acc_z, top, total = _tile(
-            acc, acc_z, top, total, q, q_low, q_high, start, end, positions,
+            acc, acc_z, top, total, q, q_low, q_high, turn_cos, turn_sin, start, end, positions,
             table_ptr, k_ptr, v_ptr, z_ptr, kb_ptr, cos_ptr, sin_ptr, z_end,
             stride_kp, stride_kn, stride_vp, stride_vn, stride_zp, stride_zn, stride_kbr,
             stride_rot, scale, window,
-            D, BLOCK_D, BLOCK_N, PAGE, V_RANK, BLOCK_VR, K_RANK, BLOCK_KR, WINDOW, True,
+            D, BLOCK_D, BLOCK_N, PAGE, V_RANK, BLOCK_VR, K_RANK, BLOCK_KR, WINDOW, EXACT, True,
         )  # fmt: skip
 
     weight = 1.0 / tl.where(total > 0, total, 1.0)
@@ -337,7 +373,7 @@ def attend_kernel(
         tl.store(out_rows[:, None] + offs_d[None, :], out, mask=keep_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_FILTER)
 def combine_kernel(
     out_ptr,
     partial_ptr,
@@ -356,6 +392,8 @@ def combine_kernel(
     PDL: tl.constexpr,
 ):
     """Add the shares of each row: grid (rows, query heads), one program each."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     if DECODE:
         sequence = tl.program_id(0)
         row = tl.load(starts_ptr + sequence)
@@ -368,8 +406,6 @@ def combine_kernel(
     inside = row < tl.load(starts_ptr + num_sequences)
     if (queries < min_query) | (queries > max_query) | (not inside):
         return
-    if PDL:
-        tl.extra.cuda.gdc_wait()
     head = tl.program_id(1)
     offs_s = tl.arange(0, BLOCK_S)
     offs_d = tl.arange(0, BLOCK_D)

@@ -69,28 +69,22 @@ def locate(table_ptr, offs_n, keep, PAGE: tl.constexpr, MASKED: tl.constexpr):
 
 
 @triton.jit
-def key_term(
+def low_rank_key(
     z_ptrs,  # [n] pointers to the first key column of each token's LR row
     keep_z,  # [n] tokens whose LR row may be read
     b_ptr,  # B_k of this adapter and head
     stride_b,
-    cos_ptr,
-    sin_ptr,
-    stride_rot,
-    offs_n,
-    keep,
     D: tl.constexpr,
     BLOCK_H: tl.constexpr,
     RANK: tl.constexpr,
     BLOCK_R: tl.constexpr,
     DTYPE: tl.constexpr,
 ):
-    """``RoPE(z B)`` of a tile of tokens, as the two halves ``[n, BLOCK_H]`` of the head, fp32."""
+    """``z B`` of a tile of tokens before rotation, as the two halves ``[n, BLOCK_H]``, fp32."""
     half: tl.constexpr = D // 2
     offs_h = tl.arange(0, BLOCK_H)
-    keep_h = offs_h < half
-    low = tl.zeros([offs_n.shape[0], BLOCK_H], tl.float32)
-    high = tl.zeros([offs_n.shape[0], BLOCK_H], tl.float32)
+    low = tl.zeros([z_ptrs.shape[0], BLOCK_H], tl.float32)
+    high = tl.zeros([z_ptrs.shape[0], BLOCK_H], tl.float32)
     for first in tl.static_range(0, RANK, BLOCK_R):
         offs_r = first + tl.arange(0, BLOCK_R)
         keep_r = offs_r < RANK
@@ -98,13 +92,9 @@ def key_term(
             z_ptrs[:, None] + offs_r[None, :], mask=keep_z[:, None] & keep_r[None, :], other=0.0
         )
         b_ptrs = b_ptr + offs_r[:, None] * stride_b + offs_h[None, :]
-        b_keep = keep_r[:, None] & keep_h[None, :]
+        b_keep = keep_r[:, None] & (offs_h < half)[None, :]
         b_low = tl.load(b_ptrs, mask=b_keep, other=0.0).to(DTYPE)
         b_high = tl.load(b_ptrs + half, mask=b_keep, other=0.0).to(DTYPE)
         low = tl.dot(z, b_low, low, input_precision="ieee")
         high = tl.dot(z, b_high, high, input_precision="ieee")
-    rot = offs_n[:, None].to(tl.int64) * stride_rot + offs_h[None, :]
-    rot_keep = keep[:, None] & keep_h[None, :]
-    cos = tl.load(cos_ptr + rot, mask=rot_keep, other=0.0)
-    sin = tl.load(sin_ptr + rot, mask=rot_keep, other=0.0)
-    return low * cos - high * sin, high * cos + low * sin
+    return low, high

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,11 +17,12 @@ from lragent.attention.base import (
     PageViews,
     UnsupportedError,
 )
-from lragent.attention.triton import fa3, ops as _ops
+from lragent.attention.triton import fa3, ops
 from lragent.attention.triton.launch import interpreting
-from lragent.attention.triton.plan import Run, Shape, plan_runs
+from lragent.attention.triton.plan import FA3_RATE, TRITON_RATE, Run, Shape, plan_runs
 
 _ALL = 2**31 - 1
+_graph_safe = contextvars.ContextVar("graph_safe", default=False)
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -35,9 +39,9 @@ def flash_lora_attention(
 ) -> Tensor:
     """See `lragent.attention.flash_lora_attention`.
 
-    While a CUDA graph is being captured the choice of kernel rests on ``batch.max_query`` and
-    ``batch.max_seq`` alone, as capacities: the graph may be replayed after the tensors of ``batch``
-    were overwritten with any batch of the same shapes within them.
+    While a CUDA graph is being captured, or under `graph_safe`, the choice of kernel rests on
+    ``batch.max_query`` and ``batch.max_seq`` alone, as capacities: the graph may be replayed after
+    the tensors of ``batch`` were overwritten with any batch of the same shapes within them.
 
     Raises:
         UnsupportedError: a dtype, width, rank or device that the kernels do not serve.
@@ -64,7 +68,7 @@ def flash_lora_attention(
     )
     for run, cu_seqlens_q, sequences, cu_seqlens_k in _runs(q, pages, batch, tables, window):
         if cu_seqlens_k is not None:
-            torch.ops.lragent.attend_expanded(
+            ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
                 cu_seqlens_k, run.max_query, run.max_seq, run.context,
             )  # fmt: skip
@@ -72,11 +76,24 @@ def flash_lora_attention(
         decode = run.path == "decode"
         least = 1 if decode or run.max_query == _ALL else 2
         most = 1 if decode else _ALL
-        torch.ops.lragent.attend(
+        ops.attend(
             q, out, cu_seqlens_q, *layer, *sequences, scale, window,
             run.max_seq, decode, least, most,
         )  # fmt: skip
     return out
+
+
+@contextlib.contextmanager
+def graph_safe() -> Iterator[None]:
+    """Launch as while a CUDA graph is captured; run a batch under it once before the capture.
+
+    That run compiles the kernels and grows the shared buffers, which a capture may not.
+    """
+    token = _graph_safe.set(True)
+    try:
+        yield
+    finally:
+        _graph_safe.reset(token)
 
 
 def write_pages(
@@ -97,9 +114,7 @@ def write_pages(
     k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
     if lr is not None and lr.stride(2) != 1:
         lr = lr.contiguous()
-    torch.ops.lragent.write_pages(
-        k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_slots
-    )
+    ops.write_pages(k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_slots)
 
 
 def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
@@ -110,7 +125,7 @@ def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
     """
     _check_device(x)
     x, a = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, a))
-    return torch.ops.lragent.project_lr(x, a, index)
+    return ops.project_lr(x, a, index)
 
 
 def _check_device(tensor: Tensor) -> None:
@@ -135,7 +150,7 @@ def _runs(
     q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
 ) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
     """The batch's runs with their slices of its tensors, worked out once for all layers."""
-    capturing = q.is_cuda and torch.cuda.is_current_stream_capturing()
+    fixed = _graph_safe.get() or (q.is_cuda and torch.cuda.is_current_stream_capturing())
     key_lora = tables.k_b is not None and pages.lr is not None
     shape = Shape(
         heads=q.shape[1],
@@ -144,19 +159,26 @@ def _runs(
         itemsize=q.dtype.itemsize,
         key_lora=key_lora,
         window=window,
-        dense=not capturing and q.dtype.itemsize == 2 and fa3.find(q.device) is not None,
+        dense_rate=0.0 if fixed else _dense_rate(q),
     )
-    key: Any = ("triton", shape, capturing)
+    key: Any = ("triton", shape, fixed)
     if key not in batch.plans:
-        batch.plans[key] = _plan(batch, shape, capturing)
+        batch.plans[key] = _plan(batch, shape, fixed)
     return batch.plans[key]
 
 
+def _dense_rate(q: Tensor) -> float:
+    """FLOP/s of the dense kernel for these queries; 0 where the pages are read as they lie."""
+    if q.dtype.itemsize > 2 or not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] < 9:
+        return 0.0
+    return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
+
+
 def _plan(
-    batch: AttentionBatch, shape: Shape, capturing: bool
+    batch: AttentionBatch, shape: Shape, fixed: bool
 ) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
     count = batch.seq_lens.shape[0]
-    if capturing:
+    if fixed:
         path = "decode" if batch.max_query <= 1 else "tiles"
         runs = [Run(path, 0, count, _ALL, batch.max_seq, count * batch.max_seq)]
     else:

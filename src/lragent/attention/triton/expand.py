@@ -13,10 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.common import find_tile, key_term, load_block, locate
+from lragent.attention.triton.common import find_tile, load_block, locate, low_rank_key
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("num_sequences", "stride_table"))
 def expand_kernel(
     k_out_ptr,  # [tokens, Hk, D]
     v_out_ptr,
@@ -56,6 +56,7 @@ def expand_kernel(
     BLOCK_VR: tl.constexpr,
     K_RANK: tl.constexpr,
     BLOCK_KR: tl.constexpr,
+    ALIGN_Z: tl.constexpr,
 ):
     """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of one sequence."""
     head = tl.program_id(0) % KV_HEADS
@@ -78,6 +79,10 @@ def expand_kernel(
     keep_out = keep[:, None] & (offs_d < D)[None, :]
     k_rows = k_ptr + head.to(tl.int64) * stride_kh + pages * stride_kp + rows * stride_kn
     v_rows = v_ptr + head.to(tl.int64) * stride_vh + pages * stride_vp + rows * stride_vn
+    # LR strides come divided by ALIGN_Z: times a constant, the compiler knows their alignment.
+    stride_zp *= ALIGN_Z
+    stride_zn *= ALIGN_Z
+    stride_zm *= ALIGN_Z
     z_rows = lr_ptr + tl.maximum(slot, 0) * stride_zm + pages * stride_zp + rows * stride_zn
     dtype = k_out_ptr.dtype.element_ty
 
@@ -89,25 +94,23 @@ def expand_kernel(
         k_ptrs = k_rows[:, None] + offs_h[None, :]
         k_low = tl.load(k_ptrs, mask=keep_h, other=0.0).to(tl.float32)
         k_high = tl.load(k_ptrs + half, mask=keep_h, other=0.0).to(tl.float32)
-        add_low, add_high = key_term(
+        low, high = low_rank_key(
             z_rows + V_RANK,
-            keep & has_z,
+            offs_n < tl.where(has_z, tokens, 0),
             kb_ptr + tl.maximum(adapter, 0) * stride_kba + head * D,
             stride_kbr,
-            cos_ptr,
-            sin_ptr,
-            stride_rot,
-            offs_n,
-            keep,
             D,
             block_h,
             K_RANK,
             BLOCK_KR,
             dtype,
         )
+        rot = offs_n[:, None].to(tl.int64) * stride_rot + offs_h[None, :]
+        cos = tl.load(cos_ptr + rot, mask=keep_h, other=0.0)
+        sin = tl.load(sin_ptr + rot, mask=keep_h, other=0.0)
         k_out = k_out_ptr + out_rows[:, None] + offs_h[None, :]
-        tl.store(k_out, (k_low + add_low).to(dtype), mask=keep_h)
-        tl.store(k_out + half, (k_high + add_high).to(dtype), mask=keep_h)
+        tl.store(k_out, (k_low + low * cos - high * sin).to(dtype), mask=keep_h)
+        tl.store(k_out + half, (k_high + high * cos + low * sin).to(dtype), mask=keep_h)
     else:
         k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
         tl.store(k_out_ptr + out_rows[:, None] + offs_d[None, :], k, mask=keep_out)

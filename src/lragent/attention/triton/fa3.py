@@ -25,7 +25,7 @@ def find(device: torch.device) -> tuple[str, Varlen] | None:
     if device.type != "cuda":
         return None
     if torch.cuda.get_device_capability(device)[0] != 9:
-        logger.info("prefill uses the Triton kernel: FlashAttention 3 needs a Hopper GPU")
+        logger.info("prefill uses the Triton kernels: FlashAttention 3 needs a Hopper GPU")
         return None
     reasons = []
     for module, needs in (
@@ -41,7 +41,7 @@ def find(device: torch.device) -> tuple[str, Varlen] | None:
             reasons.append(f"{module}: built without FlashAttention 3")
             continue
         return module, found.flash_attn_varlen_func
-    logger.info("prefill uses the Triton kernel, no FlashAttention 3: %s", "; ".join(reasons))
+    logger.info("prefill uses the Triton kernels, no FlashAttention 3: %s", "; ".join(reasons))
     return None
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lragent.attention.triton.attend import attend_kernel, combine_kernel
+from lragent.attention.triton.dense import dense_kernel
 from lragent.attention.triton.expand import expand_kernel
 from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
 from lragent.attention.triton.tiles import (
@@ -130,21 +132,23 @@ def launch_attend(
         partial = buffer("partial", lines * width, torch.float32, q.device)
         lse = buffer("lse", lines, torch.float32, q.device)
     lr, v_b, k_b, cos, sin = _present(cache)
+    align = math.gcd(16, *lr.stride()[:3])
     block_d = triton.next_power_of_2(width)
     # Programs that share the context are a second axis: heads and tiles stay neighbours.
     attend_kernel[(tiles * kv_heads, splits)](
         q, out, partial, lse, cache.k, cache.v, lr, v_b, k_b, cos, sin,
         cache.block_tables, cu_seqlens_q, cache.seq_lens, cache.adapter_index, cache.lr_slot,
-        count, splits, min_query, max_query, window, scale * math.log2(math.e),
+        count, splits, min_query, max_query, window, cos.shape[0], scale * math.log2(math.e),
         *q.stride()[:2], *out.stride()[:2],
-        *cache.k.stride()[:3], *cache.v.stride()[:3], *lr.stride()[:3],
+        *cache.k.stride()[:3], *cache.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
         KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_M=tile.block_m, BLOCK_D=block_d,
         BLOCK_N=tile.block_n, PAGE=page,
         V_RANK=v_rank, BLOCK_VR=_rank_block(v_rank),
         CHUNK_VR=expand_chunk(max(v_rank, 1), width, q.dtype),
         K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64),
-        WINDOW=window > 0, DECODE=decode, SPLIT=splits > 1,
+        ALIGN_Z=align, WINDOW=window > 0, EXACT=q.dtype.itemsize > 2, DECODE=decode,
+        SPLIT=splits > 1,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if splits > 1:
@@ -169,18 +173,63 @@ def launch_expand(k_out: Tensor, v_out: Tensor, cu_seqlens_k: Tensor, cache: Cac
     tokens, kv_heads, width = k_out.shape
     count = cu_seqlens_k.shape[0] - 1
     lr, v_b, k_b, cos, sin = _present(cache)
+    align = math.gcd(16, *lr.stride()[:3])
     v_rank, k_rank = cache.v_rank, cache.k_rank
     block_n = 64 if k_out.dtype.itemsize * width <= 256 else 32
     expand_kernel[((tokens // block_n + count) * kv_heads,)](
         k_out, v_out, cache.k, cache.v, lr, v_b, k_b, cos, sin,
         cache.block_tables, cu_seqlens_k, cache.adapter_index, cache.lr_slot, count,
-        *cache.k.stride()[:3], *cache.v.stride()[:3], *lr.stride()[:3],
+        *cache.k.stride()[:3], *cache.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
         KV_HEADS=kv_heads, D=width, BLOCK_D=triton.next_power_of_2(width), BLOCK_N=block_n,
         PAGE=cache.k.shape[2],
         V_RANK=v_rank, BLOCK_VR=min(_rank_block(v_rank), 64),
-        K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64),
+        K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64), ALIGN_Z=align,
         num_warps=4,
+    )  # fmt: skip
+
+
+def launch_dense(
+    q: Tensor,
+    out: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    scale: float,
+    window: int,
+    tile: Tile | None = None,
+) -> None:
+    """Causal attention over expanded keys; rows outside ``cu_seqlens_q`` are left as they are.
+
+    Args:
+        q: ``[T, Hq, D]``, rows contiguous.
+        out: ``[T, Hq, D]``, rows contiguous.
+        k: ``[tokens, Hk, D]`` contiguous, exactly the tokens of ``cu_seqlens_k``.
+        v: the same.
+        cu_seqlens_q: ``[S+1]`` int32.
+        cu_seqlens_k: ``[S+1]`` int32.
+        scale: softmax scale.
+        window: tokens that a query sees, 0 for all.
+        tile: instead of the table's.
+    """
+    rows, heads, width = q.shape
+    tokens, kv_heads, _ = k.shape
+    group, count = heads // kv_heads, cu_seqlens_q.shape[0] - 1
+    block_d = triton.next_power_of_2(width)
+    if tile is None:
+        # With at most one program a multiprocessor, each must hide its own latency.
+        alone = rows * group * kv_heads <= 64 * multiprocessors(q.device)
+        kind = "dense-few" if alone else "dense"
+        tile = attention_tile(kind, q.device, q.dtype, width, group, 0, 0)
+    shape, strides = [tokens, kv_heads * width], [kv_heads * width, 1]
+    k_desc, v_desc = (TensorDescriptor(x, shape, strides, [tile.block_n, block_d]) for x in (k, v))
+    tiles = rows // (tile.block_m // group) + count
+    dense_kernel[(tiles * kv_heads,)](
+        q, out, k_desc, v_desc, cu_seqlens_q, cu_seqlens_k, count, window,
+        scale * math.log2(math.e), *q.stride()[:2], *out.stride()[:2],
+        KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_M=tile.block_m, BLOCK_D=block_d,
+        BLOCK_N=tile.block_n, WINDOW=window > 0, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
 
@@ -212,7 +261,7 @@ def launch_project(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
     tiles_kernel[grid](
         parts, x, a, index, tokens, splits, x.stride(0), *a.stride()[:2], index.stride(0),
         SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=block_t, BLOCK_C=block_c, BLOCK_D=block_d,
-        num_warps=4, num_stages=3,
+        BLOCK_S=triton.next_power_of_2(slots), EVEN=width % block_d == 0, num_warps=4, num_stages=3,
     )  # fmt: skip
     if splits > 1:
         add_kernel[(triton.cdiv(count, 512),)](

@@ -1,7 +1,7 @@
 """The kernels as PyTorch operators ``torch.ops.lragent.*``, with fake versions for torch.compile.
 
-The attention operators write into ``out``; sizes that follow from the batch are plain integers, so a
-compiled graph holds for every batch. An operator never synchronises with the host.
+The attention operators write into ``out``; sizes that follow from the batch are plain integers, so
+a compiled graph holds for every batch. An operator never synchronises with the host.
 """
 
 from __future__ import annotations
@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from lragent.attention.triton import fa3
-from lragent.attention.triton.launch import Cache, launch_attend, launch_expand, launch_project
+from lragent.attention.triton.launch import (
+    Cache,
+    launch_attend,
+    launch_dense,
+    launch_expand,
+    launch_project,
+)
 from lragent.attention.triton.workspace import buffer
 from lragent.attention.triton.write import launch_write
 
@@ -84,9 +90,6 @@ def _attend_expanded(
     max_seq: int,
     context: int,
 ) -> None:
-    found = fa3.find(q.device)
-    if found is None:
-        raise RuntimeError("lragent::attend_expanded needs FlashAttention 3, which is not here")
     layer = Cache(
         k, v, lr, v_b, k_b, cos, sin, block_tables, seq_lens, adapter_index, lr_slot
     )  # fmt: skip
@@ -94,6 +97,10 @@ def _attend_expanded(
     scratch = buffer("expanded", 2 * context * heads * width, q.dtype, q.device)
     full_k, full_v = scratch.view(2, context, heads, width)
     launch_expand(full_k, full_v, cu_seqlens_k, layer)
+    found = fa3.find(q.device)
+    if found is None:
+        launch_dense(q, out, full_k, full_v, cu_seqlens_q, cu_seqlens_k, scale, window)
+        return
     fa3.attend(
         found, q, full_k, full_v, out, cu_seqlens_q, cu_seqlens_k, max_query, max_seq, scale, window
     )
@@ -122,3 +129,8 @@ for _name, _real in (
     torch.library.register_fake(f"lragent::{_name}", _writes_only, lib=_library)
 _library.impl("project_lr", _project, "CompositeExplicitAutograd")
 torch.library.register_fake("lragent::project_lr", _fake_project, lib=_library)
+
+attend = torch.ops.lragent.attend.default
+attend_expanded = torch.ops.lragent.attend_expanded.default
+write_pages = torch.ops.lragent.write_pages.default
+project_lr = torch.ops.lragent.project_lr.default

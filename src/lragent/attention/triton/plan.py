@@ -4,36 +4,39 @@ A batch is cut into runs of neighbouring sequences:
 
 - **decode**: at most one query each. The split kernel reads the pages as they lie.
 - **tiles**: the same kernel on tiles of queries.
-- **expand**: the context is gathered into a scratch buffer once, adapter terms included, and
-  FlashAttention 3 does the rest. Chosen when FlashAttention 3 is there, the contexts fit in the
-  buffer, and the estimate below is smaller.
+- **expand**: the context is gathered into a scratch buffer once, adapter terms included, and a
+  dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Chosen when a
+  dense kernel serves the device and dtype, the context fits in the buffer, and the estimate is
+  smaller.
 
-Estimates, with F the floating-point operations of causal attention and B the bytes that the gathering
-reads and writes: ``F / tiles_rate`` against ``B / gather_rate + F / dense_rate + launch``. Key LoRA
-slows the tiles (every tile of queries rebuilds the keys) but not the dense kernel. The rates were
-measured on an H100; their ratio is what matters, and it holds for its relatives.
+Estimates, with F the floating-point operations of causal attention and B the bytes that the
+gathering reads and writes: ``F / tiles_rate`` against ``B / gather_rate + F / dense_rate + launch``.
+Key LoRA slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the
+dense kernel. The rates were measured on an H100 (``docs/kernels.md``); only ratios matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Path = Literal["decode", "tiles", "expand"]
 
 SCRATCH_BYTES = 1 << 30
 """Most bytes of expanded K and V at a time."""
 
-_TILES_RATE = 340e12
-_TILES_RATE_KEY_LORA = 150e12
-_DENSE_RATE = 560e12
-_GATHER_RATE = 2.4e12
-_LAUNCH = 12e-6
+FA3_RATE = 700e12
+"""FLOP/s of FlashAttention 3 over contiguous keys."""
+
+TRITON_RATE = 490e12
+"""FLOP/s of `dense_kernel`."""
+
+_TILES_RATE, _TILES_RATE_KEY_LORA = 360e12, 200e12
+_GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
+_LAUNCH = 6e-6
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Neighbouring sequences ``[first, last)`` that one kernel serves.
 
     Attributes:
@@ -53,8 +56,7 @@ class Run:
     context: int
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """What the cost rule needs to know about a layer.
 
     Attributes:
@@ -64,7 +66,7 @@ class Shape:
         itemsize: bytes of an element.
         key_lora: whether keys have an adapter term.
         window: tokens that a query sees, 0 for all.
-        dense: whether FlashAttention 3 serves this dtype and width.
+        dense_rate: FLOP/s of the dense kernel for this dtype and device, 0 without one.
     """
 
     heads: int
@@ -73,7 +75,7 @@ class Shape:
     itemsize: int
     key_lora: bool
     window: int
-    dense: bool
+    dense_rate: float
 
     @property
     def expanded_token(self) -> int:
@@ -83,15 +85,17 @@ class Shape:
 
 def expanding_wins(shape: Shape, queries: int, context: int) -> bool:
     """Whether the expand path is estimated faster for one sequence."""
-    if not shape.dense or shape.expanded_token * context > SCRATCH_BYTES:
+    if not shape.dense_rate or shape.expanded_token * context > SCRATCH_BYTES:
         return False
     seen = context - queries / 2
     if shape.window:
         seen = min(seen, shape.window)
     work = 4.0 * shape.heads * shape.head_dim * queries * seen
-    tiles = work / (_TILES_RATE_KEY_LORA if shape.key_lora else _TILES_RATE)
-    moved = 2 * shape.expanded_token * context
-    return moved / _GATHER_RATE + work / _DENSE_RATE + _LAUNCH < tiles
+    moved = 2.0 * shape.expanded_token * context
+    tiles_rate, gather_rate = _TILES_RATE, _GATHER_RATE
+    if shape.key_lora:
+        tiles_rate, gather_rate = _TILES_RATE_KEY_LORA, _GATHER_RATE_KEY_LORA
+    return moved / gather_rate + work / shape.dense_rate + _LAUNCH < work / tiles_rate
 
 
 def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]) -> list[Run]:

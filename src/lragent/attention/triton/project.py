@@ -2,8 +2,8 @@
 
 Two kernels. `rows_kernel` gives each token and a few columns to a program of their own, which is
 fastest for a few tokens. `tiles_kernel` takes a tile of tokens at once: in a tile, tokens with the
-same choice of A (usually all) share one matrix product over all their slots, so a group's slots cost
-little more than one. The hidden dimension may be shared out; the shares are added in a fixed order.
+same choice of A (usually all) share one matrix product over all their slots, so a group's slots
+cost little more than one. The hidden dimension may be shared out; the shares are added in a fixed order.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -52,7 +52,7 @@ def rows_kernel(
     tl.store(out_row + offs_w, out.to(out_ptr.dtype.element_ty), mask=keep_w)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens", "splits"))
 def tiles_kernel(
     out_ptr,  # [K splits, T, S, W] fp32 with several splits, else [T, S, W]
     x_ptr,
@@ -69,7 +69,9 @@ def tiles_kernel(
     D: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    EVEN: tl.constexpr,  # every share is whole blocks: loads need no mask along the dimension
 ):
     """Grid: (token tiles, blocks of slot-and-column, shares of the hidden dimension)."""
     offs_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -78,9 +80,11 @@ def tiles_kernel(
     slot = offs_c // WIDTH
     keep_c = offs_c < columns
     row_t = offs_t.to(tl.int64)
-    choice = tl.load(
-        index_ptr + row_t[:, None] * stride_index + slot[None, :],
-        mask=(offs_t < tokens)[:, None] & keep_c[None, :],
+    offs_s = tl.arange(0, BLOCK_S)
+    keep_s = offs_s < SLOTS
+    choices = tl.load(
+        index_ptr + row_t[:, None] * stride_index + offs_s[None, :],
+        mask=(offs_t < tokens)[:, None] & keep_s[None, :],
         other=-1,
     )
     share = tl.cdiv(tl.cdiv(D, BLOCK_D), splits) * BLOCK_D
@@ -90,23 +94,23 @@ def tiles_kernel(
     left = tl.where(offs_t < tokens, 1, 0)
     while tl.max(left, 0) > 0:
         leader = tl.min(tl.where(left > 0, offs_t, 2147483647), 0)
-        pattern = tl.max(tl.where((offs_t == leader)[:, None], choice, -1), 0)
-        same = (tl.min(tl.where(choice == pattern[None, :], 1, 0), 1) > 0) & (left > 0)
-        keep_a = pattern >= 0
-        a_columns = a_ptr + pattern.to(tl.int64) * stride_an + (offs_c % WIDTH) * stride_aw
+        row = index_ptr + leader.to(tl.int64) * stride_index
+        wanted = tl.load(row + offs_s, mask=keep_s, other=-1)
+        same = (tl.min(tl.where(choices == wanted[None, :], 1, 0), 1) > 0) & (left > 0)
+        chosen = tl.load(row + slot, mask=keep_c, other=-1).to(tl.int64)
+        keep_a = chosen >= 0
+        a_columns = a_ptr + chosen * stride_an + (offs_c % WIDTH) * stride_aw
         acc = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
         for first in tl.range(begin, end, BLOCK_D):
             at = first + tl.arange(0, BLOCK_D)
-            x = tl.load(
-                x_ptr + row_t[:, None] * stride_x + at[None, :],
-                mask=same[:, None] & (at < end)[None, :],
-                other=0.0,
-            )
-            a = tl.load(
-                a_columns[None, :] + at[:, None],
-                mask=keep_a[None, :] & (at < end)[:, None],
-                other=0.0,
-            )
+            keep_x = same[:, None]
+            keep_b = keep_a[None, :]
+            if not EVEN:
+                keep_x = keep_x & (at < D)[None, :]
+                keep_b = keep_b & (at < D)[:, None]
+            x_ptrs = x_ptr + row_t[:, None] * stride_x + at[None, :]
+            x = tl.load(x_ptrs, mask=keep_x, other=0.0)
+            a = tl.load(a_columns[None, :] + at[:, None], mask=keep_b, other=0.0)
             acc = tl.dot(x, a.to(x.dtype), acc, input_precision="ieee")
         tl.store(
             out_rows[:, None] + offs_c[None, :],
@@ -116,7 +120,7 @@ def tiles_kernel(
         left = tl.where(same, 0, left)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("count",))
 def add_kernel(out_ptr, parts_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
     """Add the shares of `tiles_kernel` in order; grid: blocks of the output."""
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -34,7 +34,8 @@ class Tile:
 
 
 def tile_key(kind: str, dtype: torch.dtype, head_dim: int, lr_rank: int, key_lora: bool) -> str:
-    """Name of a shape in the tables; ``kind`` is "decode", "few" or "many"."""
+    """Name of a shape in the tables; ``kind`` is "decode", "few", "many", "dense" or
+    "dense-few"."""
     width = 1 << max(head_dim - 1, 15).bit_length()
     rank = 0 if not lr_rank else 1 << max(lr_rank - 1, 15).bit_length()
     name = f"{kind}-b{dtype.itemsize * 8}-d{width}-r{rank}"
@@ -91,14 +92,21 @@ def attention_tile(
 def fitting_tile(kind: str, dtype: torch.dtype, head_dim: int, v_rank: int, k_rank: int) -> Tile:
     """A tile that keeps within the shared memory and registers of any supported GPU."""
     width = 1 << max(head_dim - 1, 15).bit_length()
-    token = (2 * width + v_rank + k_rank) * dtype.itemsize
+    lora = v_rank + k_rank
+    if dtype.itemsize > 2:
+        # fp32 products are unrolled to scalar arithmetic: small tiles keep the code short.
+        return Tile(16 if kind == "decode" else 32, 16 if width > 128 else 32, 4, 2, 1)
+    token = (2 * width + lora) * dtype.itemsize
+    if kind.startswith("dense"):
+        return Tile(64, 64 if width <= 128 else 32, 4, 3 if width <= 128 else 2, 1)
     if kind == "decode":
-        block_n = 32 if token * 32 * 2 <= 96 * 1024 else 16
-        return Tile(16, block_n, 4 if width > 128 else 2, 2, 2)
-    wide = width > 128 or v_rank + k_rank > 128 or dtype.itemsize > 2
+        stages = 3 if lora <= 64 else 2 if width <= 128 else 1
+        return Tile(16, 32, 4 if width > 128 or lora > 64 else 2, stages, 3)
+    wide = width > 128 or lora > 64
     rows = 64 if wide or kind == "few" else 128
-    block_n = 64 if token * 64 * 2 <= 96 * 1024 else 32 if token * 32 * 2 <= 96 * 1024 else 16
-    return Tile(rows, block_n, 4 if rows == 64 else 8, 2, 1)
+    block_n = 64 if token * 64 * 2 <= 96 * 1024 and not wide else 32
+    stages = 1 if width > 128 and lora > 64 else 2
+    return Tile(rows, block_n, 4 if rows == 64 and not wide else 8, stages, 1)
 
 
 def expand_chunk(rank: int, head_dim: int, dtype: torch.dtype) -> int:
@@ -108,23 +116,25 @@ def expand_chunk(rank: int, head_dim: int, dtype: torch.dtype) -> int:
     return max(16, min(block, 32 * 1024 // (width * dtype.itemsize)))
 
 
-def choose_splits(programs: int, context: int, tile: Tile, sms: int, *, most: int = 32) -> int:
+@functools.lru_cache(4096)
+def choose_splits(programs: int, context: int, tile: Tile, sms: int, *, most: int = 64) -> int:
     """Into how many shares each context is divided, so that the device is evenly filled.
 
-    The time of a choice is modelled as full rounds of resident programs times the tokens of a share,
-    plus a fixed cost a program and, with more than one share, that of adding them up; tokens are the
-    unit. The number depends on capacities only, never on the lengths in device memory.
+    A choice costs its full rounds of resident programs, each of them as long as a share, plus a
+    constant a round and, with several shares, one for adding them up; the unit is the time of one
+    token on a full device. A device that is not full works faster on each share, but not in
+    proportion. The constants were fitted to decode on an H100 (``docs/kernels.md``). The number
+    depends on capacities only, never on the lengths in device memory.
     """
     slots = sms * tile.resident
     best, best_cost = 1, float("inf")
-    for splits in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64):
-        if splits > most or (splits > 1 and (splits - 1) * tile.block_n * 2 >= context):
+    for splits in range(1, most + 1):
+        if splits > 1 and (splits - 1) * tile.block_n >= context:
             break
         rounds = -(-programs * splits // slots)
         share = -(-context // (splits * tile.block_n)) * tile.block_n
-        # A round that does not fill the device runs faster than a full one, but not in proportion.
-        fill = min(1.0, programs * splits / slots)
-        cost = rounds * (share * max(fill, 0.35) + 96) + (160 + 4 * splits if splits > 1 else 0)
-        if cost < best_cost:
+        fill = max(0.38, min(1.0, programs * splits / slots) ** 0.85)
+        cost = rounds * (share * fill + 35) + (27 if splits > 1 else 0)
+        if cost < best_cost * 0.99:
             best, best_cost = splits, cost
     return best

@@ -2,7 +2,9 @@
 
 A buffer grows to the next power of two when a larger batch arrives and is never freed: a CUDA graph
 that was captured with it may still be replayed. Growing while a graph is being captured is refused,
-as the buffer would belong to that graph alone; run the largest batch once before capturing.
+as the memory would belong to that graph alone: run the batch once under `graph_safe` before. All
+calls on a device share the buffers, so they must run one after the other (one stream, or streams
+that wait for each other).
 """
 
 from __future__ import annotations
@@ -12,28 +14,22 @@ from torch import Tensor
 
 from lragent.attention.base import UnsupportedError
 
-_buffers: dict[tuple[str, torch.device, int], list[Tensor]] = {}
+_buffers: dict[tuple[str, torch.device], list[Tensor]] = {}
 
 
 def buffer(name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """At least ``size`` elements of ``dtype`` that stay valid until the next call with ``name``.
 
-    One buffer serves every layer of a model, in stream order; each stream has its own.
-
     Raises:
         UnsupportedError: the buffer is too small and a CUDA graph is being captured.
     """
-    cuda = device.type == "cuda"
-    stream = torch.cuda.current_stream(device).cuda_stream if cuda else 0
-    if cuda and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    held = _buffers.setdefault((name, device, stream), [])
+    held = _buffers.setdefault((name, device), [])
     needed = size * dtype.itemsize
     if not held or held[-1].numel() < needed:
-        if cuda and torch.cuda.is_current_stream_capturing():
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             raise UnsupportedError(
                 f"buffer {name!r} must grow to {needed} bytes while a CUDA graph is captured: "
-                "run this batch once on the capturing stream before the capture"
+                "run this batch once under lragent.attention.triton.graph_safe before"
             )
         held.append(
             torch.empty(1 << max(needed - 1, 255).bit_length(), dtype=torch.uint8, device=device)

@@ -1,0 +1,47 @@
+"""The LR projection against float64, for single slots, whole groups and mixed batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.attention.triton.problems import DEVICE, HALF, assert_within
+
+from lragent.attention.project import project_lr_reference, project_lr_torch
+from lragent.attention.triton import project_lr
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 70, 300])
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("width", [8, 24])
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+def test_matches_float64(tokens: int, slots: int, width: int, dtype: torch.dtype):
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, 192, generator=generator).to(dtype).to(DEVICE)
+    a = (torch.randn(4, width, 192, generator=generator) * 192**-0.5).to(dtype).to(DEVICE)
+    # Runs of tokens of one sequence share their choice; some tokens fill no slot.
+    choices = torch.randint(-1, 4, (max(1, tokens // 20), slots), generator=generator)
+    index = choices[torch.arange(tokens) * choices.shape[0] // tokens].to(torch.int32).to(DEVICE)
+    truth = torch.zeros(tokens, slots, width, dtype=torch.float64, device=DEVICE)
+    for row in range(4):
+        chosen = (index == row)[..., None]
+        truth = torch.where(chosen, (x.double() @ a[row].double().T)[:, None], truth)
+    result = project_lr(x, a, index)
+    assert result.dtype == dtype
+    assert_within(result, truth, project_lr_torch(x, a, index))
+    assert (result[index < 0] == 0).all()
+
+
+def test_unread_rows_may_hold_anything():
+    x = torch.randn(2, 64, device=DEVICE)
+    a = torch.full((3, 8, 64), float("nan"), device=DEVICE)
+    a[1] = 0.5
+    index = torch.tensor([[1, -1], [-1, 1]], dtype=torch.int32, device=DEVICE)
+    result = project_lr(x, a, index)
+    expected = project_lr_reference(x, a, index)
+    assert torch.allclose(result, expected, atol=1e-5)
+
+
+def test_no_tokens():
+    x = torch.empty(0, 64, device=DEVICE)
+    index = torch.empty(0, 2, dtype=torch.int32, device=DEVICE)
+    assert project_lr(x, torch.empty(1, 8, 64, device=DEVICE), index).shape == (0, 2, 8)
