@@ -10,7 +10,7 @@ import torch
 from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make
 
 from lragent.attention import UnsupportedError
-from lragent.attention.triton import fa3, flash_lora_attention, graph_safe
+from lragent.attention.triton import fa3, flash_lora_attention, graph_safe, workspace
 from lragent.attention.triton.workspace import held_bytes
 
 
@@ -99,7 +99,8 @@ if DEVICE.type == "cuda":
             assert paths == {"decode", "expand"}
             assert_close(out, problem)
 
-    def test_a_capture_without_warm_up_says_what_to_do():
+    def test_a_capture_without_warm_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(workspace, "_buffers", {})
         problem = make([1] * 3, [100_000] * 3, dtype=HALF)
         with (
             pytest.raises(UnsupportedError, match="once under"),

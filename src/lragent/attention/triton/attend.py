@@ -111,18 +111,18 @@ def _tile(
         term_high = high * turn_cos + low * turn_sin
         scores = tl.dot(back_low, tl.trans(term_low), scores, input_precision="ieee")
         scores = tl.dot(back_high, tl.trans(term_high), scores, input_precision="ieee")
-    scores = scores * scale
     if MASKED:
         seen = keep[None, :] & (offs_n[None, :] <= positions[:, None])
         if WINDOW:
             seen = seen & (offs_n[None, :] > positions[:, None] - window)
         scores = tl.where(seen, scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1))
+    # Scaled inside the exponent, in one fused step: half the work and half the rounding.
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
     base = new_top
     if MASKED:
         # A row may have seen nothing yet; subtracting -inf from -inf would give NaN.
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
-    p = tl.exp2(scores - base[:, None])
+    p = tl.exp2(scores * scale - base[:, None])
     shrink = tl.exp2(top - base)
     total = total * shrink + tl.sum(p, 1)
     p = p.to(q.dtype)
@@ -171,15 +171,8 @@ def _expand(
 
 
 # Sizes that change from batch to batch must not compile the kernel anew.
-_BATCH_SIZES = (
-    "num_sequences",
-    "splits",
-    "min_query",
-    "max_query",
-    "window",
-    "num_positions",
-    "stride_table",
-)
+_FILTER = ("num_sequences", "splits", "min_query", "max_query")
+_BATCH_SIZES = (*_FILTER, "window", "num_positions", "stride_table")
 
 
 @triton.jit(do_not_specialize=_BATCH_SIZES)

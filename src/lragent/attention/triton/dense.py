@@ -23,18 +23,18 @@ def _step(
 ):  # fmt: skip
     """One step of online softmax over tokens ``[start, start + BLOCK_N)`` of the sequence."""
     k = k_desc.load([row + start, column])
-    scores = tl.dot(q, k.T) * scale
+    scores = tl.dot(q, k.T)
     if MASKED:
         offs_n = start + tl.arange(0, BLOCK_N)
         seen = (offs_n < end)[None, :] & (offs_n[None, :] <= positions[:, None])
         if WINDOW:
             seen = seen & (offs_n[None, :] > positions[:, None] - window)
         scores = tl.where(seen, scores, float("-inf"))
-    new_top = tl.maximum(top, tl.max(scores, 1))
+    new_top = tl.maximum(top, tl.max(scores, 1) * scale)
     base = new_top
     if MASKED:
         base = tl.where(new_top == float("-inf"), 0.0, new_top)
-    p = tl.exp2(scores - base[:, None])
+    p = tl.exp2(scores * scale - base[:, None])
     shrink = tl.exp2(top - base)
     total = total * shrink + tl.sum(p, 1)
     v = v_desc.load([row + start, column])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +21,7 @@ from lragent.attention.triton.launch import interpreting
 from lragent.attention.triton.plan import FA3_RATE, TRITON_RATE, Run, Shape, plan_runs
 
 _ALL = 2**31 - 1
-_graph_safe = contextvars.ContextVar("graph_safe", default=False)
+_graph_safe = False
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -52,6 +51,10 @@ def flash_lora_attention(
             raise UnsupportedError(f"{name} LoRA of rank {rank}: at most 256")
     if q.shape[1] // pages.kv_heads > 64:
         raise UnsupportedError("more than 64 query heads a KV head")
+    if tables.k_rank and q.shape[1] // pages.kv_heads > 32:
+        raise UnsupportedError("key LoRA with more than 32 query heads a KV head")
+    if scale <= 0:
+        raise UnsupportedError(f"scale {scale}: must be above 0")
     q = q if q.stride(2) == 1 else q.contiguous()
     out = torch.empty_like(q) if out is None else out
     if out.stride(2) != 1:
@@ -89,11 +92,12 @@ def graph_safe() -> Iterator[None]:
 
     That run compiles the kernels and grows the shared buffers, which a capture may not.
     """
-    token = _graph_safe.set(True)
+    global _graph_safe
+    before, _graph_safe = _graph_safe, True
     try:
         yield
     finally:
-        _graph_safe.reset(token)
+        _graph_safe = before
 
 
 def write_pages(
@@ -150,7 +154,9 @@ def _runs(
     q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
 ) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
     """The batch's runs with their slices of its tensors, worked out once for all layers."""
-    fixed = _graph_safe.get() or (q.is_cuda and torch.cuda.is_current_stream_capturing())
+    fixed = _graph_safe or (
+        q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+    )
     key_lora = tables.k_b is not None and pages.lr is not None
     shape = Shape(
         heads=q.shape[1],

@@ -118,7 +118,7 @@ def expand_kernel(
     v = load_block(v_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
     if V_RANK > 0 and has_z:
         b_head = vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D
-        total = v.to(tl.float32)
+        total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         for offset in tl.static_range(0, V_RANK, BLOCK_VR):
             offs_r = offset + tl.arange(0, BLOCK_VR)
             z = tl.load(
@@ -132,5 +132,5 @@ def expand_kernel(
                 other=0.0,
             )
             total = tl.dot(z, b.to(dtype), total, input_precision="ieee")
-        v = total.to(dtype)
+        v = (v.to(tl.float32) + total).to(dtype)
     tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)

@@ -17,11 +17,13 @@ from lragent.attention.triton.dense import dense_kernel
 from lragent.attention.triton.expand import expand_kernel
 from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
 from lragent.attention.triton.tiles import (
+    ProjectTile,
     Tile,
     attention_tile,
     choose_splits,
     expand_chunk,
     multiprocessors,
+    project_tile,
 )
 from lragent.attention.triton.workspace import buffer
 
@@ -183,7 +185,8 @@ def launch_expand(k_out: Tensor, v_out: Tensor, cu_seqlens_k: Tensor, cache: Cac
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
         KV_HEADS=kv_heads, D=width, BLOCK_D=triton.next_power_of_2(width), BLOCK_N=block_n,
         PAGE=cache.k.shape[2],
-        V_RANK=v_rank, BLOCK_VR=min(_rank_block(v_rank), 64),
+        V_RANK=v_rank,
+        BLOCK_VR=min(_rank_block(v_rank), 64 if k_out.dtype.itemsize == 2 else 16),
         K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64), ALIGN_Z=align,
         num_warps=4,
     )  # fmt: skip
@@ -233,39 +236,39 @@ def launch_dense(
     )  # fmt: skip
 
 
-def launch_project(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
+def launch_project(
+    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: ProjectTile | None = None
+) -> None:
     """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`."""
     tokens, width = x.shape
     slots, columns = index.shape[1], a.shape[1]
     if not tokens or not slots:
         return
-    if tokens * slots <= 64:
-        block_w = 2 if tokens * slots <= 16 else 4
-        rows_kernel[(tokens, slots, triton.cdiv(columns, block_w))](
+    sms = multiprocessors(x.device)
+    tile = tile or project_tile(tokens, slots, columns, width, x.dtype, sms)
+    if not tile.block_t:
+        rows_kernel[(tokens, slots, triton.cdiv(columns, tile.block_c))](
             out, x, a, index, x.stride(0), *a.stride()[:2], index.stride(0),
-            SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=block_w,
-            BLOCK_D=min(triton.next_power_of_2(width), 4096), num_warps=4,
+            SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=tile.block_c, BLOCK_D=tile.block_d,
+            num_warps=tile.warps,
         )  # fmt: skip
         return
-    block_t = 16 if tokens <= 256 else 64
-    block_c = min(max(16, triton.next_power_of_2(slots * columns)), 128)
-    block_d = 64 if x.dtype.itemsize > 2 else 128
-    programs = triton.cdiv(tokens, block_t) * triton.cdiv(slots * columns, block_c)
-    splits = 1
-    while splits < 16 and programs * splits * 2 <= multiprocessors(x.device) * 2:
-        splits *= 2
-    splits = min(splits, max(1, width // block_d))
-    count = tokens * slots * columns
+    count, splits = tokens * slots * columns, tile.splits
     parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
-    grid = (triton.cdiv(tokens, block_t), triton.cdiv(slots * columns, block_c), splits)
-    tiles_kernel[grid](
+    blocks_t, blocks_c = (
+        triton.cdiv(tokens, tile.block_t),
+        triton.cdiv(slots * columns, tile.block_c),
+    )
+    tiles_kernel[(blocks_t, blocks_c, splits)](
         parts, x, a, index, tokens, splits, x.stride(0), *a.stride()[:2], index.stride(0),
-        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=block_t, BLOCK_C=block_c, BLOCK_D=block_d,
-        BLOCK_S=triton.next_power_of_2(slots), EVEN=width % block_d == 0, num_warps=4, num_stages=3,
+        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
+        BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d,
+        EVEN=width % tile.block_d == 0, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     if splits > 1:
+        pdl = {"launch_pdl": True} if _has_pdl(x.device) else {}
         add_kernel[(triton.cdiv(count, 512),)](
-            out, parts, count, SPLITS=splits, BLOCK=512, num_warps=4
+            out, parts, count, SPLITS=splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl
         )
 
 

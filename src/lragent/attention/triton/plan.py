@@ -9,10 +9,10 @@ A batch is cut into runs of neighbouring sequences:
   dense kernel serves the device and dtype, the context fits in the buffer, and the estimate is
   smaller.
 
-Estimates, with F the floating-point operations of causal attention and B the bytes that the
-gathering reads and writes: ``F / tiles_rate`` against ``B / gather_rate + F / dense_rate + launch``.
-Key LoRA slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the
-dense kernel. The rates were measured on an H100 (``docs/kernels.md``); only ratios matter.
+Estimates, with F the floating-point operations of causal attention and B the bytes that gathering
+reads and writes: ``F / tiles_rate`` against ``B / gather_rate + F / dense_rate + launch``. Key LoRA
+slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense
+kernel. The rates were measured on an H100 (``docs/kernels.md``); only their ratios matter.
 """
 
 from __future__ import annotations

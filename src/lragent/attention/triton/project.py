@@ -3,7 +3,8 @@
 Two kernels. `rows_kernel` gives each token and a few columns to a program of their own, which is
 fastest for a few tokens. `tiles_kernel` takes a tile of tokens at once: in a tile, tokens with the
 same choice of A (usually all) share one matrix product over all their slots, so a group's slots
-cost little more than one. The hidden dimension may be shared out; the shares are added in a fixed order.
+cost little more than one. The hidden dimension may be shared out; the shares are added in a fixed
+order.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -121,8 +122,12 @@ def tiles_kernel(
 
 
 @triton.jit(do_not_specialize=("count",))
-def add_kernel(out_ptr, parts_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+def add_kernel(
+    out_ptr, parts_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
     """Add the shares of `tiles_kernel` in order; grid: blocks of the output."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
     offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for split in tl.static_range(SPLITS):

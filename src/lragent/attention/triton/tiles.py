@@ -33,6 +33,44 @@ class Tile:
     resident: int = 2
 
 
+@dataclass(frozen=True)
+class ProjectTile:
+    """How the LR projection is launched.
+
+    Attributes:
+        block_t: tokens of a program; 0 for the kernel that takes one token a program.
+        block_c: columns (slots times width) of a program.
+        block_d: hidden dimensions in one step.
+        splits: shares of the hidden dimension.
+        warps: warps of a program.
+        stages: depth of software pipelining.
+    """
+
+    block_t: int
+    block_c: int
+    block_d: int
+    splits: int
+    warps: int
+    stages: int
+
+
+def project_tile(
+    tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype, sms: int
+) -> ProjectTile:
+    """One token a program for a few; else tiles, the hidden dimension shared out to fill ``sms``."""
+    if tokens * slots <= 64:
+        block_d = min(1 << (width - 1).bit_length(), 4096)
+        return ProjectTile(0, 2 if tokens * slots <= 16 else 4, block_d, 1, 4, 1)
+    block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 128)
+    block_t = 16 if tokens <= 256 else 64
+    block_d = 64 if dtype.itemsize > 2 else 128
+    programs = -(-tokens // block_t) * -(-slots * columns // block_c)
+    splits = 1
+    while splits < 16 and programs * splits <= sms and splits * 2 * block_d <= width:
+        splits *= 2
+    return ProjectTile(block_t, block_c, block_d, splits, 4, 3)
+
+
 def tile_key(kind: str, dtype: torch.dtype, head_dim: int, lr_rank: int, key_lora: bool) -> str:
     """Name of a shape in the tables; ``kind`` is "decode", "few", "many", "dense" or
     "dense-few"."""
@@ -95,18 +133,19 @@ def fitting_tile(kind: str, dtype: torch.dtype, head_dim: int, v_rank: int, k_ra
     lora = v_rank + k_rank
     if dtype.itemsize > 2:
         # fp32 products are unrolled to scalar arithmetic: small tiles keep the code short.
-        return Tile(16 if kind == "decode" else 32, 16 if width > 128 else 32, 4, 2, 1)
-    token = (2 * width + lora) * dtype.itemsize
+        return Tile(16 if kind == "decode" else 32, 16 if width > 128 else 32, 4, 1, 1)
     if kind.startswith("dense"):
         return Tile(64, 64 if width <= 128 else 32, 4, 3 if width <= 128 else 2, 1)
     if kind == "decode":
-        stages = 3 if lora <= 64 else 2 if width <= 128 else 1
+        stages = 2 if width <= 128 or lora <= 64 else 1
         return Tile(16, 32, 4 if width > 128 or lora > 64 else 2, stages, 3)
-    wide = width > 128 or lora > 64
-    rows = 64 if wide or kind == "few" else 128
-    block_n = 64 if token * 64 * 2 <= 96 * 1024 and not wide else 32
-    stages = 1 if width > 128 and lora > 64 else 2
-    return Tile(rows, block_n, 4 if rows == 64 and not wide else 8, stages, 1)
+    if k_rank or (width > 128 and lora > 64):
+        # Below 64 rows Triton takes the older matrix instructions. With the Hopper ones, Triton 3.6
+        # gave wrong results for key LoRA in some pipelinings, and wide B tables do not fit.
+        return Tile(32, 32, 4, 2 if width <= 128 else 1, 2)
+    rows = 64 if width > 128 or lora > 64 or kind == "few" else 128
+    block_n = 64 if width <= 128 and lora <= 64 else 32
+    return Tile(rows, block_n, 4 if rows == 64 else 8, 2, 1)
 
 
 def expand_chunk(rank: int, head_dim: int, dtype: torch.dtype) -> int:
