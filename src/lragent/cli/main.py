@@ -1,0 +1,52 @@
+"""The `lragent` command: one file a subcommand, heavy imports inside them."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+import lragent
+from lragent.cli.demo import demo
+from lragent.cli.errors import ErrorGroup
+from lragent.cli.inspect import inspect
+from lragent.cli.run import run
+from lragent.cli.train import train
+from lragent.cli.train_data import train_data
+
+# Two torch threads that wait by spinning take the cores from each other on a busy machine: decoding
+# was measured 5 times slower there. OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One KV cache for several LoRA agents over one base model.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lragent {lragent.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None: ...
+
+
+app.command()(demo)
+app.command()(run)
+app.command()(train)
+app.command()(train_data)
+app.command()(inspect)
