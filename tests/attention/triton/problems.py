@@ -67,8 +67,8 @@ def make(
         block_tables.append(order[used : used + pages])
         used += pages
     layout = PageLayout(page_size, heads[1], head_dim, slots, v_rank, k_rank, dtype.itemsize)
+    raw = torch.full((total, layout.page_elements), math.nan, dtype=dtype)
     if one_page:
-        raw = torch.full((total, layout.page_elements), math.nan, dtype=dtype)
         views = page_views(raw, layout)
     else:
         shape = (total, heads[1], page_size, head_dim)
@@ -87,7 +87,7 @@ def make(
                 views.lr[page, row, lr_slot[s]] = torch.randn(width, generator=generator).to(dtype)
     if DEVICE.type == "cuda":
         if one_page:
-            views = page_views(views.k.as_strided(raw.shape, raw.stride(), 0).to(DEVICE), layout)
+            views = page_views(raw.to(DEVICE), layout)
         else:
             moved = None if views.lr is None else views.lr.to(DEVICE)
             views = PageViews(views.k.to(DEVICE), views.v.to(DEVICE), moved)

@@ -7,6 +7,7 @@ rows: `expand_kernel` has written them, adapter terms included.
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
 # pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
 
 from __future__ import annotations
 

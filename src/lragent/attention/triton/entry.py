@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ from lragent.attention.triton.plan import FA3_RATE, TRITON_RATE, Run, Shape, pla
 
 _ALL = 2**31 - 1
 _graph_safe = False
+
+PlannedRun = tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]
+"""A run, its part of ``cu_seqlens_q`` and of the other batch tensors, and for the expand path where
+each context starts in the scratch buffer."""
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -60,6 +64,22 @@ def flash_lora_attention(
     if out.stride(2) != 1:
         raise UnsupportedError("rows of out must be contiguous")
     window = sliding_window or 0
+    runs = plan_batch(q, pages, batch, tables, window)
+    launch_runs(runs, q, out, pages, tables, rotation, scale, window)
+    return out
+
+
+def launch_runs(
+    runs: Sequence[PlannedRun],
+    q: Tensor,
+    out: Tensor,
+    pages: PageViews,
+    tables: LoraTables,
+    rotation: KeyRotation | None,
+    scale: float,
+    window: int,
+) -> None:
+    """Launch what `plan_batch` chose; arguments as in `flash_lora_attention`."""
     layer = (
         pages.k,
         pages.v,
@@ -69,7 +89,7 @@ def flash_lora_attention(
         None if rotation is None else rotation.cos,
         None if rotation is None else rotation.sin,
     )
-    for run, cu_seqlens_q, sequences, cu_seqlens_k in _runs(q, pages, batch, tables, window):
+    for run, cu_seqlens_q, sequences, cu_seqlens_k in runs:
         if cu_seqlens_k is not None:
             ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
@@ -83,7 +103,6 @@ def flash_lora_attention(
             q, out, cu_seqlens_q, *layer, *sequences, scale, window,
             run.max_seq, decode, least, most,
         )  # fmt: skip
-    return out
 
 
 @contextlib.contextmanager
@@ -150,9 +169,9 @@ def _check_pages(q: Tensor, pages: PageViews) -> None:
         raise UnsupportedError("rows of the pages must be contiguous")
 
 
-def _runs(
+def plan_batch(
     q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
-) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
+) -> list[PlannedRun]:
     """The batch's runs with their slices of its tensors, worked out once for all layers."""
     fixed = _graph_safe or (
         q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
@@ -180,9 +199,7 @@ def _dense_rate(q: Tensor) -> float:
     return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
 
 
-def _plan(
-    batch: AttentionBatch, shape: Shape, fixed: bool
-) -> list[tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]]:
+def _plan(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[PlannedRun]:
     count = batch.seq_lens.shape[0]
     if fixed:
         path = "decode" if batch.max_query <= 1 else "tiles"

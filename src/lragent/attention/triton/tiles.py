@@ -57,7 +57,7 @@ class ProjectTile:
 def project_tile(
     tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype, sms: int
 ) -> ProjectTile:
-    """One token a program for a few; else tiles, the hidden dimension shared out to fill ``sms``."""
+    """One token a program for a few; else tiles, the hidden dimension shared to fill ``sms``."""
     if tokens * slots <= 64:
         block_d = min(1 << (width - 1).bit_length(), 4096)
         return ProjectTile(0, 2 if tokens * slots <= 16 else 4, block_d, 1, 4, 1)
@@ -100,7 +100,7 @@ def multiprocessors(device: torch.device) -> int:
 @functools.cache
 def load_table(name: str) -> dict[str, Tile]:
     """The tuned tiles of an architecture; empty when it was never tuned."""
-    path = resources.files(__package__) / "tables" / f"{name}.json"
+    path = resources.files("lragent.attention.triton") / "tables" / f"{name}.json"
     if not path.is_file():
         return {}
     entries = json.loads(path.read_text())["tiles"]
