@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -68,7 +69,7 @@ def generate(
     own.generation_config.eos_token_id = None
     used = own if adapter is None else PeftModel.from_pretrained(own, str(adapter)).eval()
     ids = torch.tensor([list(prompt)])
-    out = used.generate(
+    out: Any = used.generate(  # pyright: ignore[reportCallIssue]
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=new_tokens,

@@ -63,7 +63,7 @@ def test_chat_uses_the_template_and_stops_at_stop_texts():
         assert engine.tokenizer.decode(ids) == "<|user|>Hi<|end|><|assistant|>"
         open_end = [*messages, {"role": "assistant", "content": "Thought 1:"}]
         ids = engine.render(open_end, continue_final_message=True)
-        assert engine.tokenizer.decode(ids).endswith("<|assistant|>Thought 1:")
+        assert str(engine.tokenizer.decode(ids)).endswith("<|assistant|>Thought 1:")
         params = SamplingParams(max_tokens=40, temperature=1.5, seed=1, ignore_eos=True)
         free = engine.chat(messages, params=params)
         assert len(free.text) > 10
@@ -110,7 +110,7 @@ def test_a_failing_forward_pass_ends_its_requests_only(
     request = engine.submit(PROMPT, adapter="plan", params=PARAMS)
     with monkeypatch.context() as patch:
 
-        def fail(step: object) -> None:
+        def fail(*_: object) -> None:
             raise RuntimeError("device lost")
 
         patch.setattr(engine._runner, "run", fail)

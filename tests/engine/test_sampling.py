@@ -44,7 +44,7 @@ def test_penalised_greedy_equals_transformers(tiny: PreTrainedModel):
     assert own.generation_config is not None
     own.generation_config.eos_token_id = None
     ids = torch.tensor([PROMPT])
-    expected = own.generate(
+    expected = own.generate(  # pyright: ignore[reportCallIssue]
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=16,

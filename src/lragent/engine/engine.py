@@ -16,6 +16,7 @@ from lragent.adapters.checks import check_against_model
 from lragent.adapters.groups import SharingGroup
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_folder import read_adapter
+from lragent.attention import Implementation
 from lragent.cache.client import CacheClient
 from lragent.cache.keys import KeyScope
 from lragent.cache.layout import PageLayout
@@ -83,7 +84,7 @@ class Engine:
         max_lora_rank: int | None = None,
         lr_slots: int | None = None,
         include_base_model: bool = False,
-        attention: Literal["auto", "torch", "triton", "reference"] = "auto",
+        attention: Implementation = "auto",
         allow_other_base: bool = False,
     ):
         if max_batch_tokens < 1 or max_batch_size < 1 or page_size < 1:
@@ -254,6 +255,7 @@ class Engine:
             add_generation_prompt=not continue_final_message,
             continue_final_message=continue_final_message,
         )
+        assert isinstance(text, str)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         assert isinstance(ids, list)
         return ids
@@ -391,7 +393,7 @@ class Engine:
         runner = self._runner
         started = time.perf_counter()
         step = build_step(plan, runner.bank, self.layout.page_size, runner.dtype, runner.device)
-        logits = runner.run(step)
+        logits = runner.run(step, self._all_bindings())
         sampling = [item for item in plan if item.samples]
         samplers = [self._progress[item.request.id].sampler for item in sampling]
         chosen = sample(logits, samplers, [item.request.tokens for item in sampling])
@@ -435,9 +437,12 @@ class Engine:
 
     def _hold_weights(self) -> None:
         """Keep the weights of current bindings and of those that running requests started with."""
+        self._runner.use_adapters(a for binding in self._all_bindings() for a in binding.needs)
+
+    def _all_bindings(self) -> list[Binding]:
+        """The current bindings, and those that running requests started with."""
         running = [progress.request.binding for progress in self._progress.values()]
-        alive = [a for b in (*self._registry.bindings, *running) for a in b.needs]
-        self._runner.use_adapters(alive)
+        return [*self._registry.bindings, *running]
 
     def _forget_unused(self, gone: Binding) -> Freed:
         if self._registry.shares(gone.sharer):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, Cache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
-from lragent.attention import flash_lora_attention, write_pages
+from lragent.attention import Implementation, flash_lora_attention, write_pages
 from lragent.attention.base import KeyRotation, LoraTables
 from lragent.engine.families import ModelShape
 from lragent.engine.kv_storage import KVStorage
@@ -58,11 +58,11 @@ class PagedLayer(CacheLayerMixin):
 class PagedCache(Cache):
     """The cache object that the model's layers write to and the attention reads from."""
 
-    def __init__(self, storage: KVStorage, context: StepContext, attention: str):
+    def __init__(self, storage: KVStorage, context: StepContext, attention: Implementation):
         super().__init__(layers=[PagedLayer(self, i) for i in range(storage.layers)])
         self.storage = storage
         self.context = context
-        self.attention = attention
+        self.attention: Implementation = attention
         self.tables = [LoraTables(v_b=None, k_b=None) for _ in range(storage.layers)]
         self.rotation: KeyRotation | None = None
 
@@ -74,7 +74,7 @@ class PagedCache(Cache):
         step = self.context.step
         pages = self.storage.views[layer]
         lr = None
-        if pages.lr is not None and step.lr_slots is not None:
+        if pages.lr is not None and step.lr_slots.shape[1]:
             lr = self._low_rank(step.lr_slots.shape, key)
         write_pages(
             key[0].transpose(0, 1),
@@ -123,6 +123,7 @@ def paged_attention(
 ) -> tuple[Tensor, None]:
     """The attention function that the model calls; K and V are in the pages by now."""
     layer = module.layer_idx
+    assert isinstance(layer, int)
     out = paged_cache.attend(layer, query[0].transpose(0, 1), scaling, sliding_window)
     return out.unsqueeze(0), None
 

@@ -56,7 +56,7 @@ class CachedLinear(LoraLinear):
         """`x`: `[1, T, d_in]`; returns `[1, T, d_out]`, zeros in rows that are cached already."""
         step = self.context.step
         z = None
-        if self.slot_a is not None and step.lr_rows is not None:
+        if self.slot_a is not None and step.lr_rows.shape[1]:
             z = project_lr(x[0], self.slot_a, step.lr_rows)
         setattr(self.context, f"z_{self.kind}", z)
         if step.base_rows is None:

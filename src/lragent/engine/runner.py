@@ -9,8 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lragent.adapters.model import Adapter
-from lragent.attention.base import KeyRotation
+from lragent.attention import Implementation, KeyRotation, choose
 from lragent.cache.layout import PageLayout
+from lragent.engine.bindings import Binding
+from lragent.engine.decode_graphs import DecodeGraphs, Widths
 from lragent.engine.families import ModelShape
 from lragent.engine.hooks import PagedCache, install
 from lragent.engine.kv_storage import KVStorage
@@ -27,7 +29,7 @@ class ModelRunner:
         shape: ModelShape,
         layout: PageLayout,
         num_pages: int,
-        attention: str,
+        attention: Implementation,
     ):
         self.model = model.eval().requires_grad_(False)
         self.dtype = model.dtype
@@ -39,16 +41,40 @@ class ModelRunner:
             self._cache.rotation = self._key_rotation(shape)
         layers = install(model, shape, self._context)
         self.bank = LoraBank(layers, self._cache, self.dtype, self.device)
+        self._graphs: DecodeGraphs | None = None
+        chosen = choose(self.device) if attention == "auto" else attention
+        if self.device.type == "cuda" and chosen == "triton":
+            self._graphs = DecodeGraphs(
+                self._forward, layout.page_size, shape.max_positions, self.dtype, self.device
+            )
 
     def use_adapters(self, adapters: Iterable[Adapter]) -> None:
         """Hold exactly these adapters' weights; does nothing when they are the ones held."""
         wanted = list(adapters)
         if self.bank.digests != {adapter.digest for adapter in wanted}:
             self.bank.rebuild(wanted)
+            if self._graphs is not None:
+                self._graphs.clear()
 
     @torch.inference_mode()
-    def run(self, step: Step) -> Tensor:
-        """Logits `[L, vocab]` of the step's wanted rows, in the model's dtype."""
+    def run(self, step: Step, bindings: Iterable[Binding]) -> Tensor:
+        """Logits `[L, vocab]` of the step's wanted rows, in the model's dtype.
+
+        `bindings` are those of all requests that may come; they bound the buffers of graphs.
+        """
+        if self._graphs is not None:
+            known = list(bindings)
+            widths = Widths(
+                fills=max((len(b.fills) for b in known), default=0),
+                ranks=self.bank.owners.numel(),
+                folds=any(b.folds for b in known),
+            )
+            logits = self._graphs.run(step, widths)
+            if logits is not None:
+                return logits
+        return self._forward(step)
+
+    def _forward(self, step: Step) -> Tensor:
         self._context.enter(step)
         try:
             return self.model(

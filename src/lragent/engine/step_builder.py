@@ -59,7 +59,8 @@ def build_step(
         if item.samples:
             logit_rows.append(len(tokens) - 1)
 
-    fills = width > 0 and any(row != [-1] * width for row in lr_slots)
+    if all(place < 0 for row in lr_slots for place in row):
+        width, lr_rows, lr_slots = 0, [], []
     return Step(
         input_ids=on_device(tokens)[None],
         positions=on_device(positions)[None],
@@ -67,8 +68,8 @@ def build_step(
         slot_mapping=on_device(slots),
         write_base=on_device(base, torch.bool),
         base_rows=None if all(base) else on_device([i for i, w in enumerate(base) if w]),
-        lr_rows=on_device(lr_rows, torch.int32) if fills else None,
-        lr_slots=on_device(lr_slots, torch.int32) if fills else None,
+        lr_rows=on_device(lr_rows, torch.int32).view(len(tokens), width),
+        lr_slots=on_device(lr_slots, torch.int32).view(len(tokens), width),
         lora_mask=_mask(token_adapter, bank, dtype, device),
         fold_mask=_mask(token_fold, bank, dtype, device),
         logit_rows=on_device(logit_rows),

@@ -21,7 +21,7 @@ class Step:
         base_rows: row numbers whose K and V_base must be computed; None for all rows. Empty when
             the whole step only fills LR slots, so that the projections are skipped.
         lr_rows: `[T, F]` int32, rows of the table of distinct A whose product each token writes,
-            -1 for none.
+            -1 for none; F = 0 when no token of the step writes any.
         lr_slots: `[T, F]` int32, the slot that each of these products goes to, -1 for none.
         lora_mask: `[T, R]` with 1 in the columns of the token's adapter among the ranks of all
             adapters; None when no token has an adapter.
@@ -35,8 +35,8 @@ class Step:
     slot_mapping: Tensor
     write_base: Tensor
     base_rows: Tensor | None
-    lr_rows: Tensor | None
-    lr_slots: Tensor | None
+    lr_rows: Tensor
+    lr_slots: Tensor
     lora_mask: Tensor | None
     fold_mask: Tensor | None
     logit_rows: Tensor
