@@ -1,0 +1,12 @@
+"""Settings that must be in place before any test module is imported."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    # The GPU kernels' tests run in Triton's interpreter, chosen when Triton is first imported,
+    # which transformers does too.
+    os.environ["TRITON_INTERPRET"] = "1"
