@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
 
 from lragent.training.encoding import IGNORED, Example, collate, encode, encode_all
 from lragent.training.errors import TrainingError
 from lragent.training.samples import Message, Sample
+from lragent.training.trainer import output_loss
 
 
 def chat(*contents: tuple[str, str]) -> list[Message]:
@@ -58,13 +62,30 @@ def test_samples_over_the_limit_are_left_out_and_counted(tokenizer: Any) -> None
     assert dropped == 1
 
 
-def test_batch_is_padded_left_and_learns_outputs_only() -> None:
+def test_batch_is_padded_right_and_learns_outputs_only() -> None:
     batch = collate([Example("act", [5, 6, 7, 8], 1), Example("act", [9, 10], 1)])
 
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [0, 0, 9, 10]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
-    assert batch["labels"].tolist() == [[IGNORED] * 3 + [8], [IGNORED] * 3 + [10]]
-    assert batch["logits_to_keep"] == 2
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED] * 3 + [8], [IGNORED, 10, IGNORED, IGNORED]]
+    assert batch["logits_to_keep"] == 4
     assert batch["role"] == "act"
     assert batch["input_ids"].dtype == torch.int64
+
+
+def test_batch_loss_is_that_of_its_samples_alone(tiny_model: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    examples = [Example("act", list(range(5, 5 + n)), learnt) for n, learnt in [(9, 3), (4, 1)]]
+
+    alone = 0.0
+    for example in examples:
+        ids = torch.tensor([example.ids])
+        logits = model(ids).logits[0, -example.learnt - 1 : -1]
+        alone += F.cross_entropy(logits, ids[0, -example.learnt :], reduction="sum").item()
+    batch = collate(examples)
+    labels = batch.pop("labels")
+    batch.pop("role")
+    outputs = model(**batch)
+
+    assert outputs.logits.shape[1] == 7
+    assert output_loss(outputs, labels).item() == pytest.approx(alone / 4, rel=1e-5)
+    assert output_loss(outputs, labels, 8).item() == pytest.approx(alone / 8, rel=1e-5)

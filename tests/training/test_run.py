@@ -204,6 +204,14 @@ def test_all_samples_too_long(make_config: Make) -> None:
         train(make_config(max_length=3), show_progress=False)
 
 
+def test_diverging_run_stops(make_config: Make) -> None:
+    config = make_config(learning_rate=1e30, warmup=0)
+
+    with pytest.raises(TrainingError, match=r"training plan diverged at step \d.*learning rate"):
+        train(config, show_progress=False)
+    assert not (config.out / "plan").exists()
+
+
 def test_unknown_target(make_config: Make) -> None:
     config = make_config(targets=("q_prj", "v_proj"))
 

@@ -98,9 +98,13 @@ class TrainConfig(BaseModel):
         return self.model_dump(mode="json", exclude=apart)
 
     def command(self) -> str:
-        """The `lragent train` command line that makes this run; defaults are left out."""
+        """The `lragent train` command line that makes this run.
+
+        Defaults are left out, and so are device, licence and note, which change no weight.
+        """
         words = ["lragent", "train"]
-        given = self.model_dump(exclude_defaults=True, mode="json", exclude={"overwrite", "device"})
+        apart = {"overwrite", "device", "licence", "data_note"}
+        given = self.model_dump(exclude_defaults=True, mode="json", exclude=apart)
         for name, value in given.items():
             flag = "--" + _FLAGS.get(name, name.replace("_", "-"))
             if isinstance(value, dict):

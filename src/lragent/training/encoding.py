@@ -69,29 +69,28 @@ def encode_all(
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:
-    """A batch of one role's examples, padded on the left.
+    """A batch of one role's examples, padded on the right.
 
-    On the left all outputs end in the last column, so that `logits_to_keep` spares the
-    vocabulary projection for the (much longer) inputs.
+    Under a causal mask nothing sees the padding after it, so no padding mask is needed. (With
+    padding on the left, rows that see nothing give NaN gradients in some attention kernels.)
 
     Returns:
-        `input_ids`, `attention_mask`, `position_ids`, `labels`, each [batch, longest] int64;
-        `logits_to_keep`: one more than the longest output; `role`.
+        `input_ids`, `labels`: [batch, longest] int64; `logits_to_keep`: how many last positions
+        cover every output and the position before it, so that the (much longer) inputs are spared
+        the vocabulary projection; `role`.
     """
     width = max(len(example.ids) for example in examples)
     ids = torch.zeros(len(examples), width, dtype=torch.long)
     labels = torch.full_like(ids, IGNORED)
-    mask = torch.zeros_like(ids)
     for row, example in enumerate(examples):
         tokens = torch.tensor(example.ids)
-        ids[row, -len(tokens) :] = tokens
-        mask[row, -len(tokens) :] = 1
-        labels[row, -example.learnt :] = tokens[-example.learnt :]
+        start, end = len(tokens) - example.learnt, len(tokens)
+        ids[row, :end] = tokens
+        labels[row, start:end] = tokens[start:]
+    first = min(len(example.ids) - example.learnt for example in examples)
     return {
         "input_ids": ids,
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
         "labels": labels,
-        "logits_to_keep": min(width, max(example.learnt for example in examples) + 1),
+        "logits_to_keep": min(width, width - first + 1),
         "role": examples[0].role,
     }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lragent.training.errors import TrainingError
+
 
 class ProgressBar(TrainerCallback):
-    """Shows steps, loss and remaining time; also keeps the losses of all steps."""
+    """Shows steps, loss and remaining time; keeps all losses, and stops a run that diverges."""
 
     def __init__(self, title: str, shown: bool) -> None:
         """`title` says what is trained; nothing is drawn unless `shown`."""
@@ -44,8 +47,17 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Move the bar."""
+        """Move the bar.
+
+        Raises:
+            TrainingError: the loss or its gradient is no longer a finite number.
+        """
         if logs and "loss" in logs:
+            if not all(map(math.isfinite, (logs["loss"], logs.get("grad_norm", 0.0)))):
+                raise TrainingError(
+                    f"{self._title} diverged at step {state.global_step}: loss {logs['loss']}, "
+                    f"gradient {logs.get('grad_norm')}. Use a lower learning rate."
+                )
             self.losses.append(logs["loss"])
             self._bar.update(self._task, completed=state.global_step, loss=f"{logs['loss']:.3f}")
 
