@@ -31,7 +31,7 @@ import triton
 from lragent.attention.triton import fa3
 from lragent.attention.triton.entry import launch_runs, plan_batch
 from lragent.attention.triton.launch import launch_project
-from lragent.attention.triton.timing import Case, Pool, Timing, time_calls
+from lragent.attention.triton.timing import Case, Pool, Timing, time_calls, time_together
 from lragent.attention.triton.write import launch_write
 
 ROOT = Path(__file__).parent.parent
@@ -137,9 +137,10 @@ def attention_row(
 ) -> dict[str, Any]:
     """Time one batch, ours and the peer's, and count its bytes and operations."""
     cases = pool.cases(queries, contexts)
-    mine = time_calls([ours(case) for case in cases])
-    variants = zip(*(peer_calls(case) for case in cases), strict=True)
-    peer = min((time_calls(list(calls)) for calls in variants), key=lambda timing: timing.median)
+    variants = [[ours(case) for case in cases]]
+    variants += [list(calls) for calls in zip(*(peer_calls(case) for case in cases), strict=True)]
+    mine, *peers = time_together(variants)
+    peer = min(peers, key=lambda timing: timing.median)
     tables = pool.tables
     moved = sum(contexts) * pool.token_bytes + 4 * sum(queries) * HEADS * HEAD_DIM
     work = sum(

@@ -82,20 +82,39 @@ def low_rank_key(
     DTYPE: tl.constexpr,
 ):
     """``z B`` of a tile of tokens before rotation, as the two halves ``[n, BLOCK_H]``, fp32."""
-    half: tl.constexpr = D // 2
-    offs_h = tl.arange(0, BLOCK_H)
     low = tl.zeros([z_ptrs.shape[0], BLOCK_H], tl.float32)
     high = tl.zeros([z_ptrs.shape[0], BLOCK_H], tl.float32)
-    for first in tl.static_range(0, RANK, BLOCK_R):
-        offs_r = first + tl.arange(0, BLOCK_R)
-        keep_r = offs_r < RANK
-        z = tl.load(
-            z_ptrs[:, None] + offs_r[None, :], mask=keep_z[:, None] & keep_r[None, :], other=0.0
+    if RANK <= BLOCK_R:
+        low, high = _add_ranks(
+            low, high, 0, z_ptrs, keep_z, b_ptr, stride_b, D, BLOCK_H, RANK, BLOCK_R, DTYPE
         )
-        b_ptrs = b_ptr + offs_r[:, None] * stride_b + offs_h[None, :]
-        b_keep = keep_r[:, None] & (offs_h < half)[None, :]
-        b_low = tl.load(b_ptrs, mask=b_keep, other=0.0).to(DTYPE)
-        b_high = tl.load(b_ptrs + half, mask=b_keep, other=0.0).to(DTYPE)
-        low = tl.dot(z, b_low, low, input_precision="ieee")
-        high = tl.dot(z, b_high, high, input_precision="ieee")
+    else:
+        # A loop that is not unrolled: otherwise all of B would be kept in shared memory.
+        for first in tl.range(0, RANK, BLOCK_R, num_stages=1):
+            low, high = _add_ranks(
+                low, high, first, z_ptrs, keep_z, b_ptr, stride_b, D, BLOCK_H, RANK, BLOCK_R, DTYPE
+            )
+    return low, high
+
+
+@triton.jit
+def _add_ranks(
+    low, high, first, z_ptrs, keep_z, b_ptr, stride_b,
+    D: tl.constexpr, BLOCK_H: tl.constexpr, RANK: tl.constexpr, BLOCK_R: tl.constexpr,
+    DTYPE: tl.constexpr,
+):  # fmt: skip
+    """Add the product of the columns ``[first, first + BLOCK_R)`` of z and rows of B."""
+    half: tl.constexpr = D // 2
+    offs_h = tl.arange(0, BLOCK_H)
+    offs_r = first + tl.arange(0, BLOCK_R)
+    keep_r = offs_r < RANK
+    z = tl.load(
+        z_ptrs[:, None] + offs_r[None, :], mask=keep_z[:, None] & keep_r[None, :], other=0.0
+    )
+    b_ptrs = b_ptr + offs_r[:, None] * stride_b + offs_h[None, :]
+    b_keep = keep_r[:, None] & (offs_h < half)[None, :]
+    b_low = tl.load(b_ptrs, mask=b_keep, other=0.0).to(DTYPE)
+    b_high = tl.load(b_ptrs + half, mask=b_keep, other=0.0).to(DTYPE)
+    low = tl.dot(z, b_low, low, input_precision="ieee")
+    high = tl.dot(z, b_high, high, input_precision="ieee")
     return low, high

@@ -123,14 +123,19 @@ def launch_attend(
     if not rows or not count:
         return
     v_rank, k_rank = cache.v_rank, cache.k_rank
+    sms = multiprocessors(q.device)
     if tile is None:
-        kind = "decode" if decode else "few" if rows * group < 64 * count else "many"
+        # Small tiles for queries that would not give every multiprocessor a large one.
+        few = rows * heads < 128 * sms or rows * group < 64 * count
+        kind = "decode" if decode else "few" if few else "many"
         tile = attention_tile(kind, q.device, q.dtype, width, group, v_rank, k_rank)
     tiles = count if decode else rows // (tile.block_m // group) + count
     if splits is None:
         seen = min(max_seq, window + tile.block_n) if window else max_seq
         busy = count if decode else max(1, rows // (tile.block_m // group))
-        splits = choose_splits(busy * kv_heads, seen, tile, multiprocessors(q.device))
+        # In fp32 the fast exponentials that weigh the shares would be the largest error.
+        most = 64 if q.dtype.itemsize == 2 else 1
+        splits = choose_splits(busy * kv_heads, seen, tile, sms, most=most)
     partial, lse = out, out
     if splits > 1:
         lines = (count if decode else rows) * heads * splits

@@ -143,10 +143,35 @@ class Case:
 
 
 def time_calls(calls: Sequence[Callable[[], object]], replays: int = 11) -> Timing:
-    """Time per call of a CUDA graph that holds all ``calls`` one after the other.
+    """Time per call of a CUDA graph that holds all ``calls`` one after the other."""
+    return time_together([calls], replays)[0]
 
-    Each call runs once before the capture, so compilation and buffers stay outside.
+
+def time_together(
+    variants: Sequence[Sequence[Callable[[], object]]], replays: int = 11
+) -> list[Timing]:
+    """`time_calls` of several variants whose replays take turns: clocks and heat are alike.
+
+    Each call runs once before its capture, so compilation and buffers stay outside.
     """
+    graphs = [_capture(calls) for calls in variants]
+    times: list[list[float]] = [[] for _ in graphs]
+    for _ in range(replays):
+        for graph, calls, own in zip(graphs, variants, times, strict=True):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            own.append(begin.elapsed_time(end) * 1000 / len(calls))
+    fifths = [statistics.quantiles(own, n=5) for own in times]
+    return [
+        Timing(statistics.median(own), cut[0], cut[3])
+        for own, cut in zip(times, fifths, strict=True)
+    ]
+
+
+def _capture(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -158,13 +183,4 @@ def time_calls(calls: Sequence[Callable[[], object]], replays: int = 11) -> Timi
         for call in calls:
             call()
     graph.replay()
-    times = []
-    for _ in range(replays):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1000 / len(calls))
-    fifths = statistics.quantiles(times, n=5)
-    return Timing(statistics.median(times), fifths[0], fifths[3])
+    return graph
