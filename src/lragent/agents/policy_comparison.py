@@ -78,6 +78,7 @@ class PolicyComparison:
         adapters: PEFT folders by role name.
         store: documents to answer from.
         options: limits of the runs; decoding is greedy.
+        kv_bytes: budget of each engine's cache.
         on_stage: called with a short text before each longer piece of work.
     """
 
@@ -87,6 +88,7 @@ class PolicyComparison:
         adapters: Mapping[str, Path],
         store: DocumentStore,
         options: WorkflowOptions,
+        kv_bytes: int,
         on_stage: Callable[[str], None],
     ) -> None:
         if options.temperature:
@@ -95,6 +97,7 @@ class PolicyComparison:
         self._adapters = dict(adapters)
         self._store = store
         self._options = options
+        self._kv_bytes = kv_bytes
         self._on_stage = on_stage
 
     def answer(
@@ -153,4 +156,4 @@ class PolicyComparison:
     def _engine(self, policy: Policy) -> RecordingEngine:
         gc.collect()  # a closed engine and its model refer to each other
         self._on_stage(f"{policy}: loading {self._model}")
-        return RecordingEngine(self._model, self._adapters, policy)
+        return RecordingEngine(self._model, self._adapters, policy, kv_bytes=self._kv_bytes)

@@ -23,6 +23,7 @@ def demo(
         typer.Option(help="Folder with adapters plan, act and reflect, instead of the bundled."),
     ] = None,
     max_steps: Annotated[int, typer.Option(min=1, help="Most steps a question.")] = 10,
+    kv_mib: Annotated[int, typer.Option(min=1, help="Budget of each KV cache in MiB.")] = 1024,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; steps go to stderr.")
     ] = False,
@@ -60,7 +61,7 @@ def demo(
 
         shown = Policy.BASE_LR
         options = WorkflowOptions(max_steps=max_steps)
-        comparison = PolicyComparison(name, folders, store, options, stages)
+        comparison = PolicyComparison(name, folders, store, options, kv_mib << 20, stages)
         answers = comparison.answer(shown, asked, cancel, announce, StepPrinter(console))
         report = DemoReport(name, len(store.documents), shown, answers)
         for outcome in comparison.outcomes(answers, cancel):

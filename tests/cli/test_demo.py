@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import functools
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lragent.agents import EventKind, Turn, WorkflowOptions
+from lragent.cli.main import app
+from lragent.cli.steps import StepPrinter
+
+runner = CliRunner(env={"COLUMNS": "140"})
+
+
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A random model never ends a turn by itself."""
+    lengths = dict.fromkeys(Turn, 12)
+    short = functools.partial(WorkflowOptions, max_tokens=lengths)
+    monkeypatch.setattr("lragent.agents.options.WorkflowOptions", short)
+
+
+@pytest.fixture
+def command(tiny_model: Path, adapters_dir: Path) -> list[str]:
+    options = ["--model", str(tiny_model), "--adapters-dir", str(adapters_dir)]
+    return ["demo", "--questions", "2", "--max-steps", "2", "--kv-mib", "8", *options]
+
+
+def test_json(command: list[str]) -> None:
+    result = runner.invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.stderr
+    data = json.loads(result.stdout)
+    assert len(data["questions"]) == 2
+    policies = {policy["policy"]: policy for policy in data["policies"]}
+    assert list(policies) == ["isolated", "full", "base", "base+lr"]
+    same_work = {
+        (policy["prompt_tokens"], policy["generated_tokens"]) for policy in policies.values()
+    }
+    assert len(same_work) == 1
+    for policy in policies.values():
+        assert policy["computed_tokens"] + policy["reused_tokens"] == policy["prompt_tokens"]
+        assert policy["ttft_s"] > 0
+        assert policy["tokens_per_s"] > 0
+        assert policy["kv_peak_bytes"] >= policy["kv_base_bytes"] + policy["kv_lr_bytes"]
+        assert [answer["gold"] for answer in policy["answers"]] == [
+            question["answer"] for question in data["questions"]
+        ]
+    isolated, full, base, shared = policies.values()
+    assert shared["tokens_chosen_otherwise"] == 0
+    assert isolated["computed_tokens"] == base["computed_tokens"] > shared["computed_tokens"]
+    assert full["computed_tokens"] == shared["computed_tokens"]
+    assert isolated["kv_base_bytes"] > base["kv_base_bytes"] == shared["kv_base_bytes"]
+    assert (full["kv_lr_bytes"], base["kv_lr_bytes"]) == (0, 3 * shared["kv_lr_bytes"])
+
+
+def test_steps_and_tables(command: list[str]) -> None:
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    for part in (
+        "1 plan    thought",
+        "1 act     argument",
+        "Answers",
+        "The same run under each policy",
+        "sum of times to first token (s)",
+        "The agents answered 0 of 2 multi-hop questions right under base+lr",
+    ):
+        assert part in result.stdout
+
+
+def test_interrupt_shows_what_there_is(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    show = StepPrinter.__call__
+    questions = []
+
+    def interrupt_in_the_second(self: StepPrinter, event: Any) -> None:
+        if event.kind is EventKind.ENDED:
+            questions.append(event.result.question)
+        if len(questions) == 1 and event.kind is EventKind.TEXT:
+            signal.raise_signal(signal.SIGINT)
+        show(self, event)
+
+    monkeypatch.setattr(StepPrinter, "__call__", interrupt_in_the_second)
+    result = runner.invoke(app, [*command, "--json"])
+    assert result.exit_code == 130
+    data = json.loads(result.stdout)
+    assert len(data["questions"]) == 1
+    assert data["policies"] == []
+
+
+def test_adapters_dir_needs_all_roles(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "plan").mkdir()
+    result = runner.invoke(app, ["demo", "--adapters-dir", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "holds no folder act, reflect" in result.stderr
+
+
+def test_missing_bundled_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("lragent.agents.demo.files", lambda package: tmp_path)
+    result = runner.invoke(app, ["demo"])
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'adapters' / 'plan'}" in result.stderr
+    assert "reinstall lragent" in result.stderr
