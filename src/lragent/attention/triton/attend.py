@@ -81,32 +81,38 @@ def _tile(
     pages, rows = locate(table_ptr, offs_n, keep, PAGE, MASKED)
     k_rows = k_ptr + pages * stride_kp + rows * stride_kn
     z_rows = z_ptr + pages * stride_zp + rows * stride_zn
-    k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, MASKED)
-    scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    offs_h = tl.arange(0, BLOCK_D // 2)
+    keep_h = offs_h < D // 2
     if K_RANK > 0:
-        # RoPE at start + i is RoPE at start after RoPE at i, and q . R u = (R^T q) . u: the queries
-        # are turned back to the start of the tile, so the term needs the same BLOCK_N angles in
-        # every tile, which stay in registers, and the base keys go to the product untouched.
-        # In fp32 the second rounding would show, so there each token is turned by its own angle.
         low, high = low_rank_key(
             z_rows + V_RANK, keep_z, kb_ptr, stride_kbr, D, BLOCK_D // 2, K_RANK, BLOCK_KR, q.dtype
         )
-        offs_h = tl.arange(0, BLOCK_D // 2)
-        keep_h = offs_h < D // 2
-        back_low = q_low
-        back_high = q_high
-        if EXACT:
-            at = offs_n[:, None] * stride_rot + offs_h[None, :]
-            turn_cos = tl.load(cos_ptr + at, mask=keep[:, None] & keep_h[None, :], other=0.0)
-            turn_sin = tl.load(sin_ptr + at, mask=keep[:, None] & keep_h[None, :], other=0.0)
-        else:
-            at_start = start * stride_rot + offs_h
-            cos = tl.load(cos_ptr + at_start, mask=keep_h, other=0.0)[None, :]
-            sin = tl.load(sin_ptr + at_start, mask=keep_h, other=0.0)[None, :]
-            back_low = (q_low * cos + q_high * sin).to(q.dtype)
-            back_high = (q_high * cos - q_low * sin).to(q.dtype)
         low = low.to(q.dtype)
         high = high.to(q.dtype)
+    if K_RANK > 0 and EXACT:
+        # fp32: complete the keys first. Each other order of the sums rounds more than PyTorch.
+        at = offs_n[:, None] * stride_rot + offs_h[None, :]
+        cos = tl.load(cos_ptr + at, mask=keep[:, None] & keep_h[None, :], other=0.0)
+        sin = tl.load(sin_ptr + at, mask=keep[:, None] & keep_h[None, :], other=0.0)
+        k_ptrs = k_rows[:, None] + offs_h[None, :]
+        k_low = load_block(k_ptrs, keep, offs_h, D // 2, BLOCK_D // 2, MASKED)
+        k_high = load_block(k_ptrs + D // 2, keep, offs_h, D // 2, BLOCK_D // 2, MASKED)
+        k_low += low * cos - high * sin
+        k_high += high * cos + low * sin
+        scores = tl.dot(q_low, tl.trans(k_low), input_precision="ieee")
+        scores = tl.dot(q_high, tl.trans(k_high), scores, input_precision="ieee")
+    else:
+        k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, MASKED)
+        scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+    if K_RANK > 0 and not EXACT:
+        # RoPE at start + i is RoPE at start after RoPE at i, and q . R u = (R^T q) . u: the queries
+        # are turned back to the start of the tile, so the term needs the same BLOCK_N angles in
+        # every tile, which stay in registers, and the base keys go to the product untouched.
+        at_start = start * stride_rot + offs_h
+        cos = tl.load(cos_ptr + at_start, mask=keep_h, other=0.0)[None, :]
+        sin = tl.load(sin_ptr + at_start, mask=keep_h, other=0.0)[None, :]
+        back_low = (q_low * cos + q_high * sin).to(q.dtype)
+        back_high = (q_high * cos - q_low * sin).to(q.dtype)
         term_low = low * turn_cos - high * turn_sin
         term_high = high * turn_cos + low * turn_sin
         scores = tl.dot(back_low, tl.trans(term_low), scores, input_precision="ieee")

@@ -31,9 +31,12 @@ FA3_RATE = 700e12
 TRITON_RATE = 490e12
 """FLOP/s of `dense_kernel`."""
 
-_TILES_RATE, _TILES_RATE_KEY_LORA = 360e12, 200e12
+_TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-_LAUNCH = 6e-6
+_LAUNCH = 15e-6
+
+_FEW_ROWS = 128 * 132
+"""Queries times heads below which the tiles of one sequence cannot fill an H100."""
 
 
 class Run(NamedTuple):
@@ -92,7 +95,8 @@ def expanding_wins(shape: Shape, queries: int, context: int) -> bool:
         seen = min(seen, shape.window)
     work = 4.0 * shape.heads * shape.head_dim * queries * seen
     moved = 2.0 * shape.expanded_token * context
-    tiles_rate, gather_rate = _TILES_RATE, _GATHER_RATE
+    few = queries * shape.heads < _FEW_ROWS
+    tiles_rate, gather_rate = _TILES_RATE_FEW if few else _TILES_RATE, _GATHER_RATE
     if shape.key_lora:
         tiles_rate, gather_rate = _TILES_RATE_KEY_LORA, _GATHER_RATE_KEY_LORA
     return moved / gather_rate + work / shape.dense_rate + _LAUNCH < work / tiles_rate

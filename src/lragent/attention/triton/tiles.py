@@ -144,7 +144,7 @@ def fitting_tile(kind: str, dtype: torch.dtype, head_dim: int, v_rank: int, k_ra
         return Tile(32, 32, 4, 2 if width <= 128 else 1, 2)
     rows = 64 if width > 128 or lora > 64 or kind == "few" else 128
     block_n = 64 if width <= 128 and lora <= 64 else 32
-    return Tile(rows, block_n, 4 if rows == 64 else 8, 2, 1)
+    return Tile(rows, block_n, 4 if rows == 64 else 8, 2, 2 if rows == 64 else 1)
 
 
 def expand_chunk(rank: int, head_dim: int, dtype: torch.dtype) -> int:

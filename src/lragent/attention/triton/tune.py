@@ -42,7 +42,7 @@ _CANDIDATES = {
         Tile(64, 64, 4, 3, 1),
         Tile(64, 64, 4, 2, 1),
     ],
-    "few": [Tile(64, 64, 4, 3, 1), Tile(64, 64, 4, 2, 1), Tile(64, 32, 4, 3, 2)],
+    "few": [Tile(64, 64, 4, 3, 2), Tile(64, 64, 4, 2, 2), Tile(64, 32, 4, 3, 2)],
 }
 _CANDIDATES["dense"] = [*_CANDIDATES["many"], Tile(64, 128, 4, 3, 1)]
 _CANDIDATES["dense-few"] = _CANDIDATES["dense"]
