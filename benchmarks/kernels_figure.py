@@ -46,6 +46,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         places = range(len(rows))
         axis.barh(places, [row["ratio"] for row in rows], color="#4878a8")
         axis.set_yticks(places, [label(row) for row in rows], fontsize=7)
+        axis.margins(y=0.02)
         axis.invert_yaxis()
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_title(title, fontsize=9, loc="left")
