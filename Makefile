@@ -16,8 +16,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch that is there already stays, and so does what a machine with a GPU gets by default.
 TORCH ?= torch==2.13.0
 
-# Threads that wait by spinning take the cores from each other on a busy machine.
-export OMP_WAIT_POLICY ?= PASSIVE
+# On two cores one thread decodes as fast as two, and something else that runs there does it no
+# harm: two threads that wait for each other by spinning get several times slower then.
+CORES := $(shell nproc 2>/dev/null || echo 1)
+demo: export OMP_NUM_THREADS ?= $(if $(filter 1 2,$(CORES)),1,$(CORES))
+unit: export OMP_WAIT_POLICY ?= PASSIVE
+
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 

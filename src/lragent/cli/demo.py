@@ -13,7 +13,7 @@ from lragent.cache.policies import Policy
 def demo(
     questions: Annotated[
         int, typer.Option(min=1, help="How many of the bundled questions to answer.")
-    ] = 3,
+    ] = 2,
     model: Annotated[
         str | None,
         typer.Option(help="Base model: folder or hub name; SmolLM2-135M-Instruct when not given."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -14,10 +13,6 @@ from lragent.cli.inspect import inspect
 from lragent.cli.run import run
 from lragent.cli.train import train
 from lragent.cli.train_data import train_data
-
-# Two torch threads that wait by spinning take the cores from each other on a busy machine: decoding
-# was measured 5 times slower there. OpenMP reads this when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(
     cls=ErrorGroup,
