@@ -39,7 +39,7 @@ def answer(
     return out
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 128])
+@pytest.mark.parametrize("head_dim", [80, 128])
 @pytest.mark.parametrize("window", [0, 20])
 @pytest.mark.parametrize("heads", [(4, 2), (3, 1)], ids=str)
 def test_matches_float64(head_dim: int, window: int, heads: tuple[int, int]):

@@ -10,7 +10,7 @@ from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
 
 
-@pytest.mark.parametrize("tokens", [1, 5, 150, 300])
+@pytest.mark.parametrize("tokens", [5, 150, 300])
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("width", [8, 24])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
