@@ -68,7 +68,8 @@ class DemoReport:
             row = [Text(shown.question.question), Text(shown.question.answer)]
             for outcome in self.outcomes:
                 answer = outcome.answers[i]
-                text = answer.result.answer or f"none ({answer.result.status})"
+                reason = answer.result.status.replace("_", " ")
+                text = answer.result.answer or f"none ({reason})"
                 row.append(Text(text, style="green" if answer.right else "red"))
             table.add_row(*row)
         return table

@@ -31,7 +31,7 @@ def summary(result: AgentResult) -> Group:
     answer.append(result.answer or "none", style="green" if result.answer else "red")
     if result.verdict is not None:
         answer.append(f"  (reflect says {result.verdict})", style="dim")
-    time = Text(f"{result.steps} steps in {result.seconds:.1f} s", style="dim")
+    time = Text(f"steps: {result.steps}, seconds: {result.seconds:.1f}", style="dim")
     return Group(Text(), answer, table, time)
 
 
