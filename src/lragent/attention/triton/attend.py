@@ -100,7 +100,9 @@ def _tile(
         k_low += low * cos - high * sin
         k_high += high * cos + low * sin
         scores = tl.dot(q_low, tl.trans(k_low), input_precision="ieee")
-        scores = tl.dot(q_high, tl.trans(k_high), scores, input_precision="ieee")
+        other = tl.dot(q_high, tl.trans(k_high), input_precision="ieee")
+        # Two short chains of sums instead of a long one; the compiler would make a plus one again.
+        scores = tl.fma(other, 1.0, scores)
     else:
         k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, MASKED)
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
