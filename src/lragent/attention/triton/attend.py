@@ -13,7 +13,7 @@ each share leaves a normalised partial result and the base-2 logarithm of its su
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
 # pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportIndexIssue=false
-# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportPossiblyUnboundVariable=false
 
 from __future__ import annotations
 
