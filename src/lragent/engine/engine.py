@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, overload
+from typing import Literal, Self, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,6 +22,7 @@ from lragent.cache.keys import KeyScope
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
 from lragent.cache.policies import Policy
+from lragent.engine import smollm
 from lragent.engine.bindings import Binding
 from lragent.engine.errors import BudgetError, EngineClosedError, PromptTooLongError
 from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
@@ -53,8 +54,9 @@ class Engine:
         sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all `adapters`,
             or the sharing groups themselves. Nothing is shared by default.
         page_size: tokens in a page.
-        kv_bytes: budget of the cache in bytes; default a quarter of the memory (80 % of what is
-            free on a GPU).
+        kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
+            (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
+            longest requests fill.
         dtype: of weights and cache; default float32 on a CPU, bfloat16 on a GPU.
         device: default the GPU where there is one.
         max_batch_tokens: most tokens in one forward pass; longer prompts run in chunks.
@@ -96,8 +98,7 @@ class Engine:
             loaded = loaded.to(device=where, dtype=kind)  # pyright: ignore[reportCallIssue]
         else:
             loaded, self.tokenizer = load_model(str(model), dtype=kind, device=where)
-        name = str(loaded.config._name_or_path or "") if isinstance(model, tuple) else str(model)
-        self.shape = read_shape(loaded, name)
+        self.shape = read_shape(loaded, _model_name(model))
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256
         checked = {n: self._read(n, path) for n, path in (adapters or {}).items()}
@@ -118,7 +119,9 @@ class Engine:
             itemsize=kind.itemsize,
         )
         self._registry.check_fits(self.layout)
-        budget = default_kv_bytes(where) if kv_bytes is None else kv_bytes
+        longest = -(-self.shape.max_positions // page_size) * self.layout.page_bytes
+        most = longest * self.shape.layers * max_batch_size
+        budget = default_kv_bytes(where, most) if kv_bytes is None else kv_bytes
         pages = pages_in(budget, self.layout, self.shape.layers)
         self._cache = CacheManager(
             num_pages=pages,
@@ -352,7 +355,7 @@ class Engine:
             self._closed = True
             self._cache.check_integrity()
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -516,6 +519,13 @@ class Engine:
             slot=binding.slot,
             group_slots=tuple(slot for slot, _ in binding.fills),
         )
+
+
+def _model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
+    """The name that adapters state as their base model."""
+    if isinstance(model, tuple):
+        return str(model[0].config._name_or_path or "")
+    return smollm.HUB_NAME if str(model) == smollm.ALIAS else str(model)
 
 
 def _groups(

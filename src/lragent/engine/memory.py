@@ -13,12 +13,15 @@ CPU_SHARE, CPU_MOST = 0.25, 4 << 30
 GPU_SHARE = 0.8
 
 
-def default_kv_bytes(device: torch.device) -> int:
-    """A quarter of this machine's memory, 4 GiB at most; on a GPU 80 % of what is free."""
+def default_kv_bytes(device: torch.device, most: int) -> int:
+    """A quarter of this machine's memory, 4 GiB at most; on a GPU 80 % of what is free.
+
+    Never more than `most`, the bytes of as many of the longest requests as run at once.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+        return min(most, int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE))
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(CPU_MOST, int(total * CPU_SHARE))
+    return min(most, CPU_MOST, int(total * CPU_SHARE))
 
 
 def pages_in(kv_bytes: int, layout: PageLayout, layers: int) -> int:

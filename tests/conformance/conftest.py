@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lragent.agents import demo
+from lragent.agents.demo import demo_adapters
+from lragent.engine import Engine
+from lragent.engine.loader import load_model
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.fixture(scope="session")
+def adapters() -> dict[str, Path]:
+    return demo_adapters()
+
+
+@pytest.fixture(scope="session")
+def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as transformers runs it, in fp32."""
+    return load_model(MODEL)
+
+
+@pytest.fixture(scope="session")
+def text_ids(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> Callable[[int], list[int]]:
+    """Token ids of that many tokens of running text, the project's own demo documents."""
+    folder = Path(demo.__file__).parent / "documents"
+    text = "\n".join(path.read_text() for path in sorted(folder.iterdir()))
+    ids = loaded[1](text)["input_ids"]
+    assert isinstance(ids, list)
+
+    def cut(length: int) -> list[int]:
+        assert len(ids) >= length
+        return ids[:length]
+
+    return cut
+
+
+@pytest.fixture
+def engine_with(adapters: dict[str, Path]) -> Callable[..., Engine]:
+    """Starts an engine on its own copy of the model, with the bundled adapters."""
+
+    def start(sharing: str = "isolated", **options: object) -> Engine:
+        return Engine(MODEL, adapters, sharing, **options)  # pyright: ignore[reportArgumentType]
+
+    return start
