@@ -13,7 +13,7 @@ from lragent.cache.policies import Policy
 def demo(
     questions: Annotated[
         int, typer.Option(min=1, help="How many of the bundled questions to answer.")
-    ] = 2,
+    ] = 1,
     model: Annotated[
         str | None,
         typer.Option(help="Base model: folder or hub name; SmolLM2-135M-Instruct when not given."),
@@ -22,7 +22,7 @@ def demo(
         Path | None,
         typer.Option(help="Folder with adapters plan, act and reflect, instead of the bundled."),
     ] = None,
-    max_steps: Annotated[int, typer.Option(min=1, help="Most steps a question.")] = 10,
+    max_steps: Annotated[int, typer.Option(min=1, help="Most steps a question.")] = 6,
     kv_mib: Annotated[int, typer.Option(min=1, help="Budget of each KV cache in MiB.")] = 1024,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON; steps go to stderr.")
