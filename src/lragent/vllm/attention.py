@@ -1,0 +1,250 @@
+"""The attention backend: Flash-LoRA-Attention over vLLM's pages."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from vllm.config import get_current_vllm_config
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionMetadataBuilder,
+    AttentionType,
+    MultipleOf,
+)
+from vllm.v1.kv_cache_interface import KVCacheLayout
+
+from lragent.attention import (
+    AttentionBatch,
+    LoraTables,
+    PageViews,
+    flash_lora_attention,
+    write_pages,
+)
+from lragent.vllm.config import Options, options_of
+from lragent.vllm.errors import PluginError
+from lragent.vllm.page_layout import token_elements, views_of
+from lragent.vllm.worker_state import WorkerState, make_state, state_of
+
+
+@dataclass
+class LRMetadata:
+    """One step's batch, for all layers.
+
+    Attributes:
+        num_actual_tokens: tokens without padding.
+        batch: the sequences.
+    """
+
+    num_actual_tokens: int
+    batch: AttentionBatch
+
+
+class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
+    """Builds the batch from vLLM's lengths and block tables, and the worker's slots."""
+
+    def __init__(
+        self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
+    ):
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
+    ) -> LRMetadata:
+        """See vLLM."""
+        common = common_attn_metadata
+        starts = common.query_start_loc_cpu.tolist()
+        lens = common.seq_lens.tolist()
+        size = self.kv_cache_spec.block_size
+        count = common.num_reqs
+        tables = common.block_table_tensor[:count].tolist()
+        adapters, slots = _readers(state_of(self.vllm_config), starts, count)
+        batch = AttentionBatch.build(
+            [table[: -(-length // size)] for table, length in zip(tables, lens, strict=False)],
+            [starts[i + 1] - starts[i] for i in range(count)],
+            lens[:count],
+            adapters,
+            slots,
+        )
+        return LRMetadata(common.num_actual_tokens, batch)
+
+
+def _readers(
+    state: WorkerState | None, starts: list[int], count: int
+) -> tuple[list[int], list[int]]:
+    """Adapter's place and LR slot of each request, -1 for none."""
+    if state is None or len(state.host_slots) != count:
+        return [-1] * count, [-1] * count  # a run without requests
+    state.resolve()
+    places = state.punica._token_lora_indices
+    return places[torch.tensor(starts[:count])].tolist(), state.host_slots
+
+
+class LRAttentionImpl(AttentionImpl[LRMetadata]):
+    """Attention of one layer. See vLLM for the arguments."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        **extra: Any,
+    ):
+        refused = {
+            "ALiBi": alibi_slopes,
+            "a sliding window": sliding_window,
+            "a soft cap of the logits": logits_soft_cap,
+            "KV sharing between layers": kv_sharing_target_layer_name,
+            **{name: value for name, value in extra.items() if value},
+        }
+        for what, value in refused.items():
+            if value:
+                raise PluginError(f"lragent cannot serve a model with {what}; serve it without")
+        if attn_type != AttentionType.DECODER:
+            raise PluginError(f"lragent cannot serve {attn_type} attention; serve it without")
+        config = get_current_vllm_config()
+        options = options_of(config)
+        assert options is not None, "the backend was chosen because the option is there"
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_kv_heads or num_heads
+        self.kv_cache_dtype = kv_cache_dtype
+        self.state = make_state(config, options, config.device_config.device)
+        self._views: tuple[int, PageViews] | None = None
+        self._tables: LoraTables | None = None
+
+    def do_kv_cache_update(
+        self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """Write K and V_base where they are this request's, and the LR slots it fills."""
+        state, tokens = self.state, slot_mapping.shape[0]
+        write_pages(
+            key[:tokens],
+            value[:tokens],
+            state.lr[:tokens],
+            self._pages(kv_cache),
+            slot_mapping,
+            state.write_base[:tokens],
+            state.slots[:tokens],
+        )
+
+    def forward(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: Tensor,
+        attn_metadata: LRMetadata | None,
+        output: Tensor,
+        output_scale: Tensor | None = None,
+        output_block_scale: Tensor | None = None,
+    ) -> Tensor:
+        """Attention of ``query [T, Hq, D]`` over the pages, into ``output``."""
+        if attn_metadata is None:
+            return output.zero_()  # vLLM measures memory
+        tokens = attn_metadata.num_actual_tokens
+        flash_lora_attention(
+            query[:tokens].view(tokens, self.num_heads, self.head_size),
+            self._pages(kv_cache),
+            attn_metadata.batch,
+            self._lora_tables(layer.layer_name),
+            scale=self.scale,
+            out=output[:tokens].view(tokens, self.num_heads, self.head_size),
+        )
+        return output
+
+    def _pages(self, kv_cache: Tensor) -> PageViews:
+        if self._views is None or self._views[0] != kv_cache.data_ptr():
+            views = views_of(
+                kv_cache,
+                self.num_kv_heads,
+                self.head_size,
+                self.state.options.num_slots,
+                self.state.sizes.rank,
+            )
+            self._views = (kv_cache.data_ptr(), views)
+        return self._views[1]
+
+    def _lora_tables(self, layer_name: str) -> LoraTables:
+        if self._tables is None:
+            path = layer_name.rpartition(".")[0]
+            lora = self.state.layers.get(path)
+            if lora is None:
+                raise PluginError(
+                    f"no LoRA layer of lragent belongs to {layer_name}; remove target_modules "
+                    "from vLLM's LoRA options"
+                )
+            self._tables = LoraTables(v_b=lora.lora_b_stacked[2][:, 0].transpose(1, 2))
+        return self._tables
+
+
+class LRAttentionBackend(AttentionBackend):
+    """What vLLM needs to know of the above; `backend_for` adds the width of the LR slots."""
+
+    forward_includes_kv_cache_update: bool = False
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
+    supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "bfloat16", "float16"]
+    platform_name: ClassVar[str] = "CPU_ATTN"
+    slots: ClassVar[int] = 1
+    rank: ClassVar[int] = 8
+
+    @classmethod
+    def get_name(cls) -> str:
+        """A name that vLLM knows."""
+        return cls.platform_name
+
+    @staticmethod
+    def get_impl_cls() -> type[LRAttentionImpl]:
+        """See vLLM."""
+        return LRAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[LRMetadataBuilder]:
+        """See vLLM."""
+        return LRMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes() -> list[Any]:
+        """Any multiple of 16, so that vLLM never splits a page."""
+        return [MultipleOf(16)]
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        """Pages that are contiguous; with one head slot this one is."""
+        return (KVCacheLayout.LBHNC,)
+
+    @classmethod
+    def customize_spec(cls, spec: Any) -> Any:
+        """Room for K, V_base and the LR slots in each page."""
+        elements = token_elements(spec.num_kv_heads, spec.head_size, cls.slots, cls.rank)
+        size = torch.empty(0, dtype=spec.dtype).element_size()
+        return replace(spec, num_head_slots=1, state_content_bytes=elements * size)
+
+
+@functools.cache
+def _backend(slots: int, rank: int, name: str) -> type[LRAttentionBackend]:
+    return type("LRAttentionBackend", (LRAttentionBackend,), {
+        "slots": slots, "rank": rank, "platform_name": name, "__module__": __name__,
+    })  # fmt: skip
+
+
+def backend_for(vllm_config: Any, options: Options) -> type[LRAttentionBackend]:
+    """The backend for an engine's slots and rank."""
+    rank = vllm_config.lora_config.max_lora_rank
+    on_cpu = torch.device(vllm_config.device_config.device).type == "cpu"
+    return _backend(options.num_slots, rank, "CPU_ATTN" if on_cpu else "CUSTOM")

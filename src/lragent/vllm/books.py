@@ -1,0 +1,180 @@
+"""Validity bits, base hits and LR hits on top of vLLM's KV cache manager.
+
+vLLM knows one kind of hit: a page is there, and its tokens need no computation. Here a page is
+there *and* the request's LR slot in it is valid, or only the former: then the request holds the
+page, runs its tokens again and writes nothing but its slot. vLLM allows a request more pages than
+computed tokens, so this needs nothing of it but the calls below.
+
+Bits are set at the moment at which vLLM publishes a page's hash (when its tokens are scheduled), so
+a request of the same step may use both; within a layer all rows are written before any is read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lragent.vllm.bindings import BASE_MODEL, Binding
+from lragent.vllm.counters import Counters
+from lragent.vllm.orders import Admission, FillOrder
+
+
+@dataclass
+class _Progress:
+    """How far an admitted request has filled the slots of its pages."""
+
+    fills: tuple[FillOrder, ...]
+    pages_done: int
+
+
+class PageBooks:
+    """Wraps one engine's KV cache manager, in place.
+
+    Args:
+        manager: vLLM's ``KVCacheManager``.
+        block_size: tokens a page.
+
+    The attribute ``valid`` holds the validity bits of every page by its id; ``owner`` the sharer of
+    every page that was published.
+    """
+
+    def __init__(self, manager: Any, block_size: int):
+        self._manager = manager
+        self._pool = manager.block_pool
+        self._size = block_size
+        self.valid: dict[int, int] = defaultdict(int)
+        self.owner: dict[int, str] = {}
+        self.counters = Counters(block_size)
+        self._found: dict[str, tuple[int, tuple[FillOrder, ...], int]] = {}
+        self._progress: dict[str, _Progress] = {}
+        self._admissions: dict[str, Admission] = {}
+        self._three = hasattr(manager, "record_prefix_cache_stats")
+        self._stock_lookup = manager.get_computed_blocks
+        self._stock_allocate = manager.allocate_slots
+        self._stock_free = manager.free
+        self._stock_pop = getattr(manager, "pop_blocks_for_free", None)
+        self._stock_new = self._pool.get_new_blocks
+        manager.get_computed_blocks = self.get_computed_blocks
+        manager.allocate_slots = self.allocate_slots
+        manager.free = self.free
+        if self._stock_pop is not None:
+            manager.pop_blocks_for_free = self.pop_blocks_for_free
+        self._pool.get_new_blocks = self.get_new_blocks
+
+    def take_admissions(self) -> dict[str, Admission]:
+        """Admissions since the last call, for the workers."""
+        taken, self._admissions = self._admissions, {}
+        return taken
+
+    def get_computed_blocks(self, request: Any) -> tuple[Any, ...]:
+        """All pages of the longest cached prefix, and the leading tokens that need no computation.
+
+        The last token is always computed, since its output is wanted; its page is found all the
+        same, and not written again.
+        """
+        binding: Binding = request.lragent
+        if not self._manager.prefix_cache_lookup_enabled(request):
+            self._found[request.request_id] = (0, self._fills(binding, ()), 0)
+            return self._stock_lookup(request)
+        found = self._manager.coordinator.find_longest_cache_hit(
+            request.block_hashes, request.num_tokens
+        )
+        pages: Sequence[Any] = found[0][0]
+        fills = self._fills(binding, pages)
+        lr_pages = self._leading(pages, binding.client.needed_mask)
+        last = (request.num_tokens - 1) // self._size
+        computed = min(len(pages), lr_pages, last) * self._size
+        self._found[request.request_id] = (len(pages) * self._size, fills, lr_pages * self._size)
+        blocks = self._manager.create_kv_cache_blocks(found[0])
+        return (blocks, computed, 0) if self._three else (blocks, computed)
+
+    def allocate_slots(
+        self, request: Any, num_new_tokens: int, *args: Any, **kwargs: Any
+    ) -> Any | None:
+        """As vLLM's own; on success the bits of pages that this step fills are set."""
+        result = self._stock_allocate(request, num_new_tokens, *args, **kwargs)
+        if result is None:
+            return None
+        computed = request.num_computed_tokens
+        if kwargs.get("new_computed_blocks") is not None:
+            computed += kwargs.get("num_new_computed_tokens", 0)
+            self._admit(request, computed)
+        self._set_bits(request, min(computed + num_new_tokens, request.num_tokens))
+        return result
+
+    def free(self, request: Any) -> None:
+        """As vLLM's own. The bits stay with the pages."""
+        self._end(request)
+        self._stock_free(request)
+
+    def pop_blocks_for_free(self, request: Any) -> list[Any]:
+        """As vLLM's own, which frees the pages a few steps later."""
+        self._end(request)
+        assert self._stock_pop is not None
+        return self._stock_pop(request)
+
+    def get_new_blocks(self, num_blocks: int) -> list[Any]:
+        """As vLLM's own; what a page held before is no longer valid."""
+        blocks = self._stock_new(num_blocks)
+        for block in blocks:
+            self.valid.pop(block.block_id, None)
+            self.owner.pop(block.block_id, None)
+        return blocks
+
+    def forget(self, sharers: Sequence[str]) -> int:
+        """Take the pages of sharers out of the prefix cache; returns how many.
+
+        Pages that requests still hold are free when those end.
+        """
+        doomed = {page for page, sharer in self.owner.items() if sharer in sharers}
+        self._pool.evict_blocks(doomed)
+        for page in doomed:
+            self.owner.pop(page, None)
+        return len(doomed)
+
+    def _end(self, request: Any) -> None:
+        self._progress.pop(request.request_id, None)
+        self._found.pop(request.request_id, None)
+
+    def _admit(self, request: Any, computed: int) -> None:
+        binding: Binding = request.lragent
+        base, fills, lr = self._found.pop(request.request_id, (0, self._fills(binding, ()), 0))
+        slot = -1 if binding.client.needed_mask == 0 or binding.slot is None else binding.slot
+        self._admissions[request.request_id] = Admission(base, slot, fills, binding.folds)
+        self._progress[request.request_id] = _Progress(fills, computed // self._size)
+        self.counters.admitted(request, base, lr, computed)
+
+    def _set_bits(self, request: Any, tokens: int) -> None:
+        progress = self._progress.get(request.request_id)
+        if progress is None or not self._manager.enable_caching:
+            return
+        end = tokens // self._size
+        if end <= progress.pages_done:
+            return
+        binding: Binding = request.lragent
+        pages = self._manager.get_blocks(request.request_id).blocks[0]
+        for index in range(progress.pages_done, end):
+            page = pages[index].block_id
+            for fill in progress.fills:
+                if index * self._size >= fill.start:
+                    self.valid[page] |= 1 << fill.slot
+            if binding.sharer != BASE_MODEL:
+                self.owner[page] = binding.sharer
+            if index == 0:
+                self.counters.published(request)
+        progress.pages_done = end
+
+    def _fills(self, binding: Binding, pages: Sequence[Any]) -> tuple[FillOrder, ...]:
+        return tuple(
+            FillOrder(fill.slot, fill.row, self._leading(pages, 1 << fill.slot) * self._size)
+            for fill in binding.fills
+        )
+
+    def _leading(self, pages: Sequence[Any], mask: int) -> int:
+        """How many leading pages have all bits of ``mask``."""
+        for index, page in enumerate(pages):
+            if self.valid.get(page.block_id, 0) & mask != mask:
+                return index
+        return len(pages)

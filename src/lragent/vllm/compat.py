@@ -1,0 +1,142 @@
+"""Which vLLM the plugin knows, and whether the installed one is still what it knows."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+VERSIONS = ("0.29.0",)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """Something of vLLM that the plugin uses.
+
+    Attributes:
+        module: where it lives.
+        name: attribute path in the module.
+        parameters: names of parameters that it must take; None when it is no function.
+    """
+
+    module: str
+    name: str
+    parameters: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+SYMBOLS: tuple[Symbol, ...] = (
+    Symbol("vllm.config", "VllmConfig.__post_init__", ("self",)),
+    Symbol("vllm.config", "get_current_vllm_config", ()),
+    Symbol("vllm.v1.core.kv_cache_utils", "_gen_lora_extra_hash_keys", ("request",)),
+    Symbol("vllm.v1.core.kv_cache_utils", "generate_block_hash_extra_keys", ("request",)),
+    Symbol(
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.allocate_slots",
+        ("request", "num_new_tokens", "num_new_computed_tokens", "new_computed_blocks"),
+    ),
+    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_computed_blocks", ("request",)),
+    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.create_kv_cache_blocks", ("blocks",)),
+    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_blocks", ("request_id",)),
+    Symbol(
+        "vllm.v1.core.kv_cache_manager", "KVCacheManager.prefix_cache_lookup_enabled", ("request",)
+    ),
+    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.free", ("request",)),
+    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.pop_blocks_for_free", ("request",)),
+    Symbol(
+        "vllm.v1.core.kv_cache_coordinator",
+        "KVCacheCoordinator.find_longest_cache_hit",
+        ("block_hashes", "max_cache_hit_length"),
+    ),
+    Symbol("vllm.v1.core.block_pool", "BlockPool.get_new_blocks", ("num_blocks",)),
+    Symbol("vllm.v1.core.block_pool", "BlockPool.evict_blocks", ("block_ids",)),
+    Symbol("vllm.v1.core.sched.scheduler", "Scheduler.__init__", ("vllm_config",)),
+    Symbol("vllm.v1.core.sched.scheduler", "Scheduler.schedule", ()),
+    Symbol("vllm.v1.engine.core", "EngineCore.preprocess_add_request", ("request",)),
+    Symbol("vllm.v1.engine.core", "EngineCore.add_lora", ("lora_request",)),
+    Symbol("vllm.v1.engine.core", "EngineCore.remove_lora", ("lora_id",)),
+    Symbol("vllm.v1.engine.core", "EngineCore.list_loras", ()),
+    Symbol("vllm.v1.engine.core", "EngineCore.pin_lora", ("lora_id",)),
+    Symbol("vllm.v1.engine.core", "EngineCore.shutdown", ()),
+    Symbol("vllm.lora.utils", "_all_lora_classes"),
+    Symbol("vllm.lora.request", "LoRARequest"),
+    Symbol(
+        "vllm.lora.layers",
+        "MergedQKVParallelLinearWithLoRA.create_lora_weights",
+        ("max_loras", "lora_config", "model_config"),
+    ),
+    Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA.apply", ("x", "bias")),
+    Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA._get_quant_method", ()),
+    Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA.set_mapping", ("punica_wrapper",)),
+    Symbol("vllm.lora.peft_helper", "PEFTHelper.from_local_dir", ("lora_path",)),
+    Symbol("vllm.lora.peft_helper", "PEFTHelper.validate_legal", ("lora_config",)),
+    Symbol(
+        "vllm.lora.punica_wrapper.punica_base",
+        "PunicaWrapperBase.add_shrink",
+        ("y", "x", "lora_a_stacked", "scale"),
+    ),
+    Symbol(
+        "vllm.lora.punica_wrapper.punica_base",
+        "PunicaWrapperBase.add_expand",
+        ("y", "x", "lora_b_stacked", "output_slices"),
+    ),
+    Symbol("vllm.model_executor.layers.attention.attention", "get_attn_backend"),
+    Symbol("vllm.v1.attention.backend", "AttentionBackend.customize_spec", ("spec",)),
+    Symbol("vllm.v1.attention.backend", "AttentionMetadataBuilder.build", ("common_prefix_len",)),
+    Symbol("vllm.v1.attention.backend", "MultipleOf"),
+    Symbol("vllm.v1.kv_cache_interface", "KVCacheLayout"),
+    Symbol(
+        "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.execute_model", ("scheduler_output",)
+    ),
+    Symbol(
+        "vllm.v1.worker.gpu_input_batch", "InputBatch.make_lora_inputs", ("num_scheduled_tokens",)
+    ),
+)
+
+
+def missing(symbols: Sequence[Symbol] = SYMBOLS) -> list[str]:
+    """What has changed: one line for each symbol that is gone or takes other parameters."""
+    return [f"{symbol} {why}" for symbol in symbols if (why := _why(symbol)) is not None]
+
+
+def drift() -> str | None:
+    """Why the plugin cannot work with the installed vLLM; None when it can."""
+    version = _version()
+    if version not in VERSIONS:
+        return (
+            f"lragent knows vLLM {', '.join(VERSIONS)}, and this is vLLM {version}; install a "
+            "known one, another lragent, or leave the option out"
+        )
+    changed = missing()
+    if changed:
+        return (
+            f"this vLLM {version} is not the one that lragent knows: {'; '.join(changed)}; install "
+            f"vLLM {' or '.join(VERSIONS)}"
+        )
+    return None
+
+
+def _version() -> str:
+    from vllm.version import __version__  # pyright: ignore[reportMissingImports]
+
+    return str(__version__).partition("+")[0]
+
+
+def _why(symbol: Symbol) -> str | None:
+    try:
+        found: Any = importlib.import_module(symbol.module)
+        for part in symbol.name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        return "is gone"
+    if symbol.parameters is None:
+        return None
+    known = inspect.signature(found).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
+        return None
+    lost = [name for name in symbol.parameters if name not in known]
+    return f"takes no {', '.join(lost)}" if lost else None

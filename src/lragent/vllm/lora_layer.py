@@ -1,0 +1,93 @@
+"""vLLM's LoRA layer of ``qkv_proj``, with V left free of the adapter."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import get_current_vllm_config
+from vllm.lora.layers import MergedQKVParallelLinearWithLoRA
+
+from lragent.vllm.config import options_of
+from lragent.vllm.ops import define_ops
+from lragent.vllm.worker_state import make_state
+
+
+class LRMergedQKVWithLoRA(MergedQKVParallelLinearWithLoRA):
+    """The adapter's terms of q and k are added as ever; the one of v is not.
+
+    ``x A`` of v goes to the worker's buffer, from where the layer's attention writes it to the
+    pages. Only for requests of policy ``full`` the term of v is folded in.
+
+    ``down``: ``[max_loras + groups' rows, rank, hidden]``; its first rows are what vLLM calls
+    ``lora_a_stacked[2]``.
+    """
+
+    @classmethod
+    def can_replace_layer(cls, *args: Any, **kwargs: Any) -> bool:
+        """As vLLM's own, in engines where the plugin is switched on."""
+        if options_of(get_current_vllm_config()) is None:
+            return False
+        return super().can_replace_layer(*args, **kwargs)
+
+    def create_lora_weights(
+        self, max_loras: int, lora_config: Any, model_config: Any = None
+    ) -> None:
+        """As vLLM's own, with more rows for the A of v."""
+        super().create_lora_weights(max_loras, lora_config, model_config)
+        config = get_current_vllm_config()
+        options = options_of(config)
+        assert options is not None
+        define_ops()
+        self.state = make_state(config, options, self.device)
+        q, k, v = self.lora_a_stacked
+        down = v.new_zeros(self.state.down_rows, *v.shape[1:])
+        self.lora_a_stacked = (q, k, down[:max_loras])
+        self.down: Tensor = down[:, 0]
+        self.state.layers[self.base_layer.prefix.rpartition(".")[0]] = self
+
+    def set_mapping(self, punica_wrapper: Any) -> None:
+        """As vLLM's own."""
+        super().set_mapping(punica_wrapper)
+        self.state.punica = punica_wrapper
+        if self.device.type == "cpu":
+            leave_base_requests_alone(punica_wrapper)
+
+    def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """``[T, hidden]`` to ``[T, q + k + v]``: base, and the adapter's terms of q and k."""
+        state = self.state
+        out = self._get_quant_method().apply(self.base_layer, x, bias)
+        tokens, folds = x.shape[0], state.options.folds
+        slices = 3 if folds else 2
+        shrunk = torch.zeros(
+            (slices, tokens, state.sizes.rank), dtype=torch.float32, device=x.device
+        )
+        self.punica_wrapper.add_shrink(shrunk, x, self.lora_a_stacked[:slices], 1.0)
+        if folds:
+            shrunk[2].mul_(state.fold[:tokens])
+        self.punica_wrapper.add_expand(
+            out, shrunk, self.lora_b_stacked[:slices], self.output_slices[:slices]
+        )
+        torch.ops.lragent.store_lr(state.lr, x, self.down, state.rows)
+        return out
+
+
+def leave_base_requests_alone(punica: Any) -> None:
+    """Correct vLLM's LoRA on CPUs, where a request without adapter gets that of the last place.
+
+    Its products are set to zero between the two steps.
+    """
+    if "_apply_shrink" in vars(punica):
+        return
+    stock = punica._apply_shrink
+
+    def shrink(self: Any, y: Tensor, x: Tensor, weights: Tensor, scale: float) -> None:
+        stock(y, x, weights, scale)
+        rows = y.view(-1, y.shape[-1])
+        rows[self._token_lora_indices[: rows.shape[0]] < 0] = 0
+
+    punica._apply_shrink = types.MethodType(shrink, punica)

@@ -1,0 +1,41 @@
+"""vLLM's pages as `lragent.cache.PageLayout`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lragent.attention import PageViews, page_views
+from lragent.cache.layout import PageLayout
+from lragent.vllm.errors import PluginError
+
+
+def token_elements(kv_heads: int, head_dim: int, slots: int, rank: int) -> int:
+    """Elements of one token in one layer: K, V_base and all LR slots."""
+    return 2 * kv_heads * head_dim + slots * rank
+
+
+def views_of(kv_cache: Tensor, kv_heads: int, head_dim: int, slots: int, rank: int) -> PageViews:
+    """The blocks of one layer's pages.
+
+    Args:
+        kv_cache: ``[pages, 1, tokens, elements]`` as vLLM hands it out; each page contiguous.
+        kv_heads: KV heads on this rank.
+        head_dim: size of a head.
+        slots: LR slots of a page.
+        rank: width of a slot.
+
+    Raises:
+        PluginError: vLLM's tensor is no row of such pages.
+    """
+    pages, heads, tokens, elements = kv_cache.shape
+    layout = PageLayout(tokens, kv_heads, head_dim, slots, rank, 0, kv_cache.element_size())
+    stride = kv_cache.stride()
+    fits = layout.page_elements == tokens * elements
+    if heads != 1 or not fits or stride[2:] != (elements, 1):
+        raise PluginError(
+            f"vLLM's KV cache has shape {tuple(kv_cache.shape)} and strides {stride}, where pages "
+            f"of {layout.page_elements} elements were asked for; another plugin or a KV cache "
+            "layout (VLLM_KV_CACHE_LAYOUT) stands in the way"
+        )
+    flat = kv_cache.as_strided((pages, layout.page_elements), (stride[0], 1))
+    return page_views(flat, layout)
