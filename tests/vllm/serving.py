@@ -100,12 +100,16 @@ class Served:
     def plugin(self) -> Any:
         return self.core.scheduler.lragent
 
-    def lora(self, name: str | None) -> Any:
+    def lora(self, name: str | None, in_place: bool = False) -> Any:
         from vllm.lora.request import LoRARequest
 
-        return None if name is None else LoRARequest(name, self.ids[name], self.paths[name])
+        if name is None:
+            return None
+        return LoRARequest(name, self.ids[name], self.paths[name], load_inplace=in_place)
 
-    def ask(self, *asks: Ask, tokens: int = 8) -> list[Answer]:
+    def ask(
+        self, *asks: Ask, tokens: int = 8, in_place: bool = False, lora: list[Any] | None = None
+    ) -> list[Answer]:
         """Answers to requests that come at the same time."""
         from vllm import SamplingParams
 
@@ -116,9 +120,8 @@ class Served:
             if ask.salt is not None:
                 prompt["cache_salt"] = ask.salt
             prompts.append(prompt)
-        outputs = self.llm.generate(
-            prompts, params, lora_request=[self.lora(ask.name) for ask in asks], use_tqdm=False
-        )
+        requests = lora or [self.lora(ask.name, in_place) for ask in asks]
+        outputs = self.llm.generate(prompts, params, lora_request=requests, use_tqdm=False)
         return [Answer(tuple(o.outputs[0].token_ids), o.num_cached_tokens) for o in outputs]
 
     def reset(self) -> None:
