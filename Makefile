@@ -20,7 +20,6 @@ TORCH ?= torch==2.13.0
 # harm: two threads that wait for each other by spinning get several times slower then.
 CORES := $(shell nproc 2>/dev/null || echo 1)
 demo: export OMP_NUM_THREADS ?= $(if $(filter 1 2,$(CORES)),1,$(CORES))
-unit: export OMP_WAIT_POLICY ?= PASSIVE
 
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1

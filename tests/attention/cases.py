@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lragent.attention import AttentionBatch, KeyRotation, LoraTables, PageViews, page_views
+from lragent.attention import (
+    AttentionBatch,
+    KeyRotation,
+    LoraTables,
+    PageViews,
+    head_major_pages,
+    page_views,
+)
 from lragent.cache.layout import PageLayout
+
+Memory = Literal["page", "separate", "head-major"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,17 @@ class Case:
     window: int | None = None
     dtype: torch.dtype = torch.float32
     scattered: bool = True
-    separate: bool = False
+    memory: Memory = "page"
 
     def __str__(self) -> str:
         lens = ",".join(f"{q}of{n}" for q, n in self.lens)
         name = str(self.dtype).removeprefix("torch.")
+        memory = "" if self.memory == "page" else f"-{self.memory}"
         adapters = "".join("n" if a < 0 else str(a) for a in self.adapters)
         return (
             f"{name}-L{lens}-A{adapters}-H{self.kv_heads}x{self.group}-D{self.head_dim}"
             f"-N{self.page_size}-R{self.v_rank}+{self.k_rank}-M{self.slots}-W{self.window or 0}"
-            f"{'-run' if not self.scattered else ''}{'-separate' if self.separate else ''}"
+            f"{'-run' if not self.scattered else ''}{memory}"
         )
 
 
@@ -65,6 +76,21 @@ def nan_pages(layout: PageLayout, count: int, dtype: torch.dtype) -> Tensor:
     return torch.full((count, layout.page_elements), float("nan"), dtype=dtype)
 
 
+def nan_memory(layout: PageLayout, count: int, dtype: torch.dtype, memory: Memory) -> PageViews:
+    """NaN-filled pages in one of the orders that pages may have."""
+    if memory == "head-major":
+        pages = head_major_pages(count, layout, dtype)
+        for block in (pages.k, pages.v, pages.lr):
+            if block is not None:
+                block.fill_(float("nan"))
+        return pages
+    pages = page_views(nan_pages(layout, count, dtype), layout)
+    if memory == "page":
+        return pages
+    lr = None if pages.lr is None else pages.lr.contiguous()
+    return PageViews(pages.k.contiguous(), pages.v.contiguous(), lr)
+
+
 def make(case: Case, seed: int = 0) -> Problem:
     gen = torch.Generator().manual_seed(seed)
 
@@ -85,10 +111,7 @@ def make(case: Case, seed: int = 0) -> Problem:
     if case.scattered:
         random.Random(seed).shuffle(ids)
     tables = [[ids.pop(0) for _ in range(count)] for count in needed]
-    pages = page_views(nan_pages(layout, sum(needed) + 2, case.dtype), layout)
-    if case.separate:
-        lr = None if pages.lr is None else pages.lr.contiguous()
-        pages = PageViews(pages.k.contiguous(), pages.v.contiguous(), lr)
+    pages = nan_memory(layout, sum(needed) + 2, case.dtype, case.memory)
     k = [randn(n, case.kv_heads, case.head_dim) for _, n in case.lens]
     v = [randn(n, case.kv_heads, case.head_dim) for _, n in case.lens]
     z = [randn(n, case.v_rank + case.k_rank) for _, n in case.lens]

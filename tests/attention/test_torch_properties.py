@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.cases import Case, Problem, make
+from tests.attention.cases import Case, Memory, Problem, make
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lragent.attention import AttentionBatch, flash_lora_attention
@@ -64,19 +64,22 @@ def test_repeats_are_bitwise_equal(k_rank: int) -> None:
         assert torch.equal(run(problem), first)
 
 
+@pytest.mark.parametrize("memory", ["page", "head-major"])
 @pytest.mark.parametrize("k_rank", [0, 4], ids=["v", "kv"])
 @pytest.mark.parametrize("scattered", [False, True], ids=["run", "scattered"])
-def test_neighbours_do_not_change_a_sequence(k_rank: int, scattered: bool) -> None:
-    problem = make(replace(MIXED, k_rank=k_rank, scattered=scattered))
+def test_neighbours_do_not_change_a_sequence(k_rank: int, scattered: bool, memory: Memory) -> None:
+    problem = make(replace(MIXED, k_rank=k_rank, scattered=scattered, memory=memory))
     together = run(problem).split([new for new, _ in MIXED.lens])
     for index, part in enumerate(together):
         table = problem.batch.host_block_tables[index]
         assert torch.equal(alone(problem, index, table), part)
 
 
+@pytest.mark.parametrize("memory", ["page", "head-major"])
 @pytest.mark.parametrize("index", range(4), ids=["300", "2500", "40of90", "64"])
-def test_the_pages_do_not_change_a_sequence(index: int) -> None:
-    run_of_pages, scattered = make(MIXED), make(replace(MIXED, scattered=True))
+def test_the_pages_do_not_change_a_sequence(index: int, memory: Memory) -> None:
+    case = replace(MIXED, memory=memory)
+    run_of_pages, scattered = make(case), make(replace(case, scattered=True))
     assert run_of_pages.batch.host_block_tables != scattered.batch.host_block_tables
     parts = [run(p).split([new for new, _ in MIXED.lens])[index] for p in (run_of_pages, scattered)]
     assert torch.equal(*parts)

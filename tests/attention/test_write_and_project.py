@@ -4,11 +4,18 @@ import pytest
 import torch
 from tests.attention.cases import nan_pages
 
+import lragent.attention.write as write_module
 from lragent.attention import Implementation, PageViews, page_views, project_lr, write_pages
 from lragent.cache.layout import PageLayout
 
 IMPLEMENTATIONS: list[Implementation] = ["reference", "torch"]
 LAYOUT = PageLayout(page_size=4, kv_heads=2, head_dim=8, slots=3, v_rank=2, k_rank=1, itemsize=4)
+
+
+@pytest.fixture(autouse=True, params=[0, write_module.FEW_TOKENS], ids=["indexed", "few"])
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tokens are stored one by one, many by indices: each test runs on both."""
+    monkeypatch.setattr(write_module, "FEW_TOKENS", request.param)
 
 
 def write(

@@ -15,6 +15,7 @@ from lragent.attention.dispatch import (
     project_lr,
     write_pages,
 )
+from lragent.attention.head_major import head_major_pages
 
 __all__ = [
     "AttentionBatch",
@@ -25,6 +26,7 @@ __all__ = [
     "UnsupportedError",
     "choose",
     "flash_lora_attention",
+    "head_major_pages",
     "page_views",
     "project_lr",
     "write_pages",

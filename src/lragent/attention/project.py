@@ -17,7 +17,14 @@ def project_lr_reference(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
 
 
 def project_lr_torch(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
-    """`lragent.attention.project_lr`, one matrix product for each A that occurs."""
+    """`lragent.attention.project_lr`, one matrix product for each A that occurs.
+
+    Mostly all tokens of a step need the same A; then nothing has to be picked out.
+    """
+    rows = index[0].tolist() if len(index) else []
+    if rows and min(rows) >= 0 and (len(index) == 1 or bool((index == index[:1]).all())):
+        parts = [torch.nn.functional.linear(x, a[row].to(x.dtype)) for row in rows]
+        return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, dim=1)
     out = x.new_zeros(*index.shape, a.shape[1])
     for row in index.unique().tolist():
         if row < 0:

@@ -88,9 +88,8 @@ def _gather(block: Tensor, plan: SequencePlan, out: Tensor) -> None:
     size = block.shape[2]
     for part in plan.segments:
         if part.full:
-            filled = part.take(block).narrow(0, 0, part.full).transpose(0, 1)
-            rows = out.narrow(1, part.start * size, part.full * size)
-            rows.unflatten(1, (part.full, size)).copy_(filled)
+            count = part.full * size
+            out.narrow(1, part.start * size, count).copy_(part.rows(block).narrow(1, 0, count))
     if plan.tail:
         out[:, (plan.pages - 1) * size :] = block[plan.last_page, :, : plan.tail]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, PageViews
 from lragent.attention.torch_chunk import attend
-from lragent.attention.torch_decode import Decoder, flat_pages
+from lragent.attention.torch_decode import Decoder
 from lragent.attention.torch_plan import SequencePlan, plan_batch
 
 
@@ -27,16 +27,16 @@ def flash_lora_attention(
 ) -> Tensor:
     """See `lragent.attention.flash_lora_attention`."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
-    flat = flat_pages(pages) if q.dtype == torch.float32 else None
+    in_fp32 = q.dtype == pages.k.dtype == torch.float32
     v_table, k_table = _by_head(tables.v_b, pages), _by_head(tables.k_b, pages)
     for plan in plan_batch(batch, pages.page_size, sliding_window):
         adapter, slot = batch.host_adapter_index[plan.index], batch.host_lr_slot[plan.index]
         v_b = v_table[adapter] if plan.lora and v_table is not None else None
         k_b = k_table[adapter] if plan.lora and k_table is not None else None
-        if plan.queries == 1 and flat is not None and k_b is None:
+        if plan.queries == 1 and in_fp32 and k_b is None:
             decoder = _decoder(batch, plan, pages, q.shape[1] // pages.kv_heads, sliding_window)
             query = plan.first_query
-            decoder(q[query], pages, flat, slot, v_b, scale, out[query])
+            decoder(q[query], pages, slot, v_b, scale, out[query])
         else:
             span = slice(plan.first_query, plan.first_query + plan.queries)
             attend(q[span], pages, plan, slot, v_b, k_b, rotation, scale, out[span])

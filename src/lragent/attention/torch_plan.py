@@ -1,8 +1,9 @@
 """Where a sequence's tokens lie, worked out once a batch and reused by every layer.
 
-A sequence is cut into segments at fixed token counts. A segment whose pages have consecutive ids is
-read as a strided view, any other is gathered. The cut depends on the length alone, so a result
-does not change, not by one bit, with the pages that a sequence happens to get.
+A sequence is cut into segments. One whose pages have consecutive ids is read where it lies, any
+other is gathered. The newest tokens are a short segment of their own: they often lie elsewhere than
+the prefix that was found in the cache. The cut depends on the length alone, so a result does not
+change, not by one bit, with the pages that a sequence happens to get.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 from lragent.attention.base import AttentionBatch
 
 SEGMENT_TOKENS = 2048
+NEWEST_TOKENS = 256
+WHOLE_TOKENS = 1024
+"""Up to so many tokens are one segment: a call more would cost as much as gathering them."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,17 @@ class Segment:
     first: int | None
     ids: Tensor | None
 
-    def take(self, block: Tensor) -> Tensor:
-        """The segment's pages of ``block [P, ...]``: a view of a run, else a copy."""
+    def rows(self, block: Tensor) -> Tensor:
+        """The segment's rows of ``block [P, H, N, C]``, head by head: ``[H, pages*N, C]``.
+
+        A view where the pages are a run and the rows of a head adjoin from page to page.
+        """
         if self.first is not None:
-            return block.narrow(0, self.first, self.pages)
-        assert self.ids is not None
-        return block.index_select(0, self.ids)
+            pages = block.narrow(0, self.first, self.pages).transpose(0, 1)
+        else:
+            assert self.ids is not None
+            pages = block.transpose(0, 1).index_select(1, self.ids)
+        return pages.flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -120,10 +129,17 @@ def _plan(batch: AttentionBatch, index: int, size: int, window: int | None) -> S
 
 
 def _cuts(pages: int, size: int) -> list[int]:
-    """Where segments begin and end; the last is up to half longer, so that none is tiny."""
+    """The pages where segments begin and end.
+
+    The last segment has one to two times `NEWEST_TOKENS`, the one before it up to half more than
+    `SEGMENT_TOKENS`, so that none is tiny.
+    """
+    if pages * size <= WHOLE_TOKENS:
+        return [0, pages]
+    newest = -(-NEWEST_TOKENS // size)
+    last = (pages // newest - 1) * newest
     step = max(1, SEGMENT_TOKENS // size)
-    starts = range(0, max(1, pages - step // 2), step)
-    return [*starts, pages]
+    return [*range(0, max(1, last - step // 2), step), last, pages]
 
 
 def _segment(

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from lragent.attention.base import PageViews
 
+FEW_TOKENS = 4
+"""Up to so many tokens, plain stores cost less than working out indices."""
+
 
 def write_pages_reference(
     k: Tensor,
@@ -42,6 +45,9 @@ def write_pages_torch(
     lr_slots: Tensor,
 ) -> None:
     """`lragent.attention.write_pages` by indexed stores."""
+    if slot_mapping.numel() <= FEW_TOKENS:
+        write_pages_reference(k, v, lr, pages, slot_mapping, write_base, lr_slots)
+        return
     size = pages.page_size
     written = slot_mapping >= 0
     tokens = (written & write_base).nonzero().squeeze(1)

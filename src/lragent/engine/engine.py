@@ -130,10 +130,10 @@ class Engine:
             lr_bytes_per_slot=self.layout.lr_slot_bytes * self.shape.layers,
             slots=self.layout.slots,
         )
+        self._weight_bytes = bytes_of_weights(loaded)
         self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
         self._scheduler = Scheduler(self._cache, max_batch_tokens, max_batch_size)
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
-        self._weight_bytes = bytes_of_weights(loaded)
         self._progress: dict[int, Progress] = {}
         self._recorder = StatsRecorder()
         self._lock = threading.RLock()

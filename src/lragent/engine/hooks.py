@@ -18,6 +18,7 @@ from lragent.attention.base import KeyRotation, LoraTables
 from lragent.engine.families import ModelShape
 from lragent.engine.kv_storage import KVStorage
 from lragent.engine.lora_layers import CachedLinear, LoraLinear
+from lragent.engine.packed_linear import pack, pack_head
 from lragent.engine.step_context import StepContext
 
 ATTENTION_NAME = "lragent"
@@ -141,8 +142,9 @@ def install(
     for path in shape.linears:
         if ".layers." not in path:
             continue
-        base = model.get_submodule(path)
-        assert isinstance(base, nn.Linear)
+        linear = model.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        base = pack(linear)
         kind = CACHED.get(path.rpartition(".")[2])
         if kind == "k" or kind == "v":
             layer: LoraLinear = CachedLinear(base, context, kind)
@@ -150,4 +152,5 @@ def install(
             layer = LoraLinear(base, context)
         model.set_submodule(path, layer)
         exchanged[path] = layer
+    pack_head(model)
     return exchanged

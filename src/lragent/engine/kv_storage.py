@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from lragent.attention.base import PageViews, page_views
+from lragent.attention import PageViews, head_major_pages, page_views
 from lragent.cache.layout import PageLayout
 
 
 class KVStorage:
-    """One tensor `[num_pages, page_elements]` a layer, and the views that attention reads.
+    """The pages of every layer, as attention reads and writes them.
 
-    Memory is not cleared: a row is read only after it was written.
+    On a GPU one tensor `[num_pages, page_elements]` a layer; on a CPU K, V_base and LR of all pages
+    lie in tensors of their own, head by head. Memory is not cleared: a row is read only after it
+    was written.
     """
 
     def __init__(
@@ -25,13 +27,15 @@ class KVStorage:
         self.layout = layout
         self.num_pages = num_pages
         self.layers = layers
-        self.tensors = [
-            torch.empty(num_pages, layout.page_elements, dtype=dtype, device=device)
-            for _ in range(layers)
-        ]
-        self.views: list[PageViews] = [page_views(tensor, layout) for tensor in self.tensors]
+        self.views: list[PageViews]
+        if device.type == "cpu":
+            self.views = [head_major_pages(num_pages, layout, dtype, device) for _ in range(layers)]
+        else:
+            shape = (num_pages, layout.page_elements)
+            tensors = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+            self.views = [page_views(tensor, layout) for tensor in tensors]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all pages of all layers."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors)
+        """Bytes of all pages of all layers, their padding included."""
+        return self.num_pages * self.layout.page_bytes * self.layers

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lragent.attention import project_lr
+from lragent.engine.packed_linear import PackedLinear
 from lragent.engine.step_context import StepContext
 
 
@@ -21,7 +22,7 @@ class LoraLinear(nn.Module):
     this layer.
     """
 
-    def __init__(self, base: nn.Linear, context: StepContext):
+    def __init__(self, base: nn.Linear | PackedLinear, context: StepContext):
         super().__init__()
         self.base = base
         self.context = context
@@ -47,7 +48,9 @@ class CachedLinear(LoraLinear):
     term is folded in, since that policy caches full values.
     """
 
-    def __init__(self, base: nn.Linear, context: StepContext, kind: Literal["k", "v"]):
+    def __init__(
+        self, base: nn.Linear | PackedLinear, context: StepContext, kind: Literal["k", "v"]
+    ):
         super().__init__(base, context)
         self.kind = kind
         self.slot_a: Tensor | None = None
