@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,6 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lragent.adapters.checks import check_against_model
-from lragent.adapters.groups import SharingGroup
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_folder import read_adapter
 from lragent.attention import Implementation
@@ -22,24 +20,21 @@ from lragent.cache.keys import KeyScope
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
 from lragent.cache.policies import Policy
-from lragent.engine import smollm
 from lragent.engine.bindings import Binding
 from lragent.engine.errors import BudgetError, EngineClosedError, PromptTooLongError
 from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
 from lragent.engine.loader import load_model
+from lragent.engine.loop import StepLoop
 from lragent.engine.memory import default_kv_bytes, pages_in
 from lragent.engine.params import SamplingParams
 from lragent.engine.progress import Progress
+from lragent.engine.prompts import Message, encode, render
 from lragent.engine.registry import AdapterRegistry
-from lragent.engine.request import Completion, FinishReason, Request
+from lragent.engine.request import Completion, Request
 from lragent.engine.runner import ModelRunner
-from lragent.engine.sampler import sample
-from lragent.engine.scheduler import Scheduled, Scheduler
-from lragent.engine.stats import AdapterStats, EngineStats, StatsRecorder
-from lragent.engine.step_builder import build_step
-
-Message = Mapping[str, str]
-Sharing = str | Policy | Sequence[SharingGroup]
+from lragent.engine.scheduler import Scheduler
+from lragent.engine.settings import Sharing, model_name, sharing_groups
+from lragent.engine.stats import AdapterStats, EngineStats
 
 DEFAULT_RANK = 16
 """Width of the LR slot when an engine starts without adapters, so that some can be loaded."""
@@ -98,11 +93,13 @@ class Engine:
             loaded = loaded.to(device=where, dtype=kind)  # pyright: ignore[reportCallIssue]
         else:
             loaded, self.tokenizer = load_model(str(model), dtype=kind, device=where)
-        self.shape = read_shape(loaded, _model_name(model))
+        self.shape = read_shape(loaded, model_name(model))
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256
         checked = {n: self._read(n, path) for n, path in (adapters or {}).items()}
-        self._registry = AdapterRegistry(checked, _groups(sharing, checked, include_base_model))
+        self._registry = AdapterRegistry(
+            checked, sharing_groups(sharing, checked, include_base_model)
+        )
         slots, v_rank, k_rank = self._registry.needs()
         if not checked:
             slots, v_rank = 1, DEFAULT_RANK
@@ -132,13 +129,17 @@ class Engine:
         )
         self._weight_bytes = bytes_of_weights(loaded)
         self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
-        self._scheduler = Scheduler(self._cache, max_batch_tokens, max_batch_size)
+        self._loop = StepLoop(
+            self._cache,
+            self._runner,
+            Scheduler(self._cache, max_batch_tokens, max_batch_size),
+            page_size,
+            self._all_bindings,
+            self._ended,
+        )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
-        self._progress: dict[int, Progress] = {}
-        self._recorder = StatsRecorder()
         self._lock = threading.RLock()
         self._next_id = 0
-        self._peak_pages = 0
         self._closed = False
         self._hold_weights()
 
@@ -164,10 +165,9 @@ class Engine:
             UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, ValueError.
         """
         params = params or SamplingParams()
-        tokens = self._tokens(prompt)
+        tokens = encode(prompt, self.tokenizer, self._runner.model.config.vocab_size)
         with self._lock:
-            if self._closed:
-                raise EngineClosedError("this engine is closed; start another one")
+            self._check_open()
             binding = self._registry.binding(adapter)
             self._check_length(tokens, params)
             client = self._client(binding, cache_salt)
@@ -175,11 +175,15 @@ class Engine:
                 self._next_id, tokens, params, binding, client, self._pump, self._cancel
             )
             self._next_id += 1
-            self._progress[request.id] = Progress(
-                request, self.tokenizer, self._eos, self.shape.max_positions, self._runner.device
+            self._loop.add(
+                Progress(
+                    request,
+                    self.tokenizer,
+                    self._eos,
+                    self.shape.max_positions,
+                    self._runner.device,
+                )
             )
-            self._recorder.submitted(request)
-            self._scheduler.add(request)
         return request
 
     @overload
@@ -250,18 +254,7 @@ class Engine:
         self, messages: Sequence[Message], continue_final_message: bool = False
     ) -> list[int]:
         """The token ids of a conversation in the model's chat template."""
-        if self.tokenizer is None:
-            raise ValueError("this engine has no tokenizer; give token ids to generate()")
-        text = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            tokenize=False,
-            add_generation_prompt=not continue_final_message,
-            continue_final_message=continue_final_message,
-        )
-        assert isinstance(text, str)
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert isinstance(ids, list)
-        return ids
+        return render(messages, self.tokenizer, continue_final_message)
 
     # ---- adapters
 
@@ -308,13 +301,14 @@ class Engine:
     def step(self) -> bool:
         """Run one forward pass; False when there is nothing to do."""
         with self._lock:
-            return self._step()
+            self._check_open()
+            return self._loop.step()
 
     def stats(self) -> EngineStats:
         """Counts and bytes as of now."""
         with self._lock:
             by_adapter = {
-                name: sums + AdapterStats() for name, sums in self._recorder.by_adapter.items()
+                name: sums + AdapterStats() for name, sums in self._loop.recorder.by_adapter.items()
             }
             cache = self._cache.stats()
             return EngineStats(
@@ -323,7 +317,7 @@ class Engine:
                 kv_base_bytes=cache.base_bytes,
                 kv_lr_bytes=cache.lr_bytes,
                 kv_budget_bytes=self._runner.storage.nbytes,
-                peak_kv_bytes=self._peak_pages * cache.page_bytes,
+                peak_kv_bytes=self._loop.peak_pages * cache.page_bytes,
                 weight_bytes=self._weight_bytes,
                 adapter_bytes=self._runner.bank.nbytes,
                 pages={
@@ -332,8 +326,8 @@ class Engine:
                     "idle": cache.pages_idle,
                 },
                 evictions=cache.evictions,
-                preemptions=self._scheduler.preemptions,
-                steps=self._recorder.steps,
+                preemptions=self._loop.preemptions,
+                steps=self._loop.recorder.steps,
             )
 
     def check_integrity(self) -> None:
@@ -350,8 +344,8 @@ class Engine:
         with self._lock:
             if self._closed:
                 return
-            for progress in list(self._progress.values()):
-                self._end(progress.request, "cancelled")
+            for request in self._loop.running:
+                self._loop.end(request, "cancelled")
             self._closed = True
             self._cache.check_integrity()
 
@@ -368,72 +362,25 @@ class Engine:
 
     # ---- inside
 
-    def _step(self) -> bool:
+    def _check_open(self) -> None:
         if self._closed:
             raise EngineClosedError("this engine is closed; start another one")
-        waiting = set(self._scheduler.waiting)
-        plan = self._scheduler.schedule()
-        if not plan:
-            return False
-        for item in plan:
-            if item.request in waiting and not self._progress[item.request.id].admitted:
-                self._progress[item.request.id].admitted = True
-                self._recorder.admitted(item)
-        try:
-            self._run(plan)
-        except Exception as error:  # one bad step must not take the engine down
-            for item in plan:
-                if not item.request.done:
-                    item.request.error = f"{type(error).__name__}: {error}"
-                    self._end(item.request, "error")
-            return True
-        finally:
-            if not self._progress:
-                self._cache.check_integrity()
-        return True
-
-    def _run(self, plan: list[Scheduled]) -> None:
-        runner = self._runner
-        started = time.perf_counter()
-        step = build_step(plan, runner.bank, self.layout.page_size, runner.dtype, runner.device)
-        logits = runner.run(step, self._all_bindings())
-        sampling = [item for item in plan if item.samples]
-        samplers = [self._progress[item.request.id].sampler for item in sampling]
-        chosen = sample(logits, samplers, [item.request.tokens for item in sampling])
-        now = time.perf_counter()
-        self._recorder.ran(plan, now - started)
-        for item in plan:
-            request = item.request
-            request.computed = item.start + item.count
-            assert request.lease is not None
-            self._cache.commit(request.lease, request.tokens, request.computed)
-        self._peak_pages = max(self._peak_pages, self._cache.used_pages)
-        for item, choice in zip(sampling, chosen, strict=True):
-            if item.request.first_token is None:
-                item.request.first_token = now
-                self._recorder.first_token(item.request, now - item.request.submitted)
-            reason = self._progress[item.request.id].push(choice)
-            if reason is not None:
-                self._end(item.request, reason)
 
     def _pump(self, request: Request) -> None:
         """Do a step for whoever waits, unless another caller's step brought something meanwhile."""
         with self._lock:
             if request.chunks or request.done:
                 return
-            if not self._step():
+            self._check_open()
+            if not self._loop.step():
                 raise RuntimeError(f"request {request.id} waits although nothing can run")
 
     def _cancel(self, request: Request) -> None:
         with self._lock:
             if not request.done:
-                self._end(request, "cancelled")
+                self._loop.end(request, "cancelled")
 
-    def _end(self, request: Request, reason: FinishReason) -> None:
-        self._scheduler.remove(request)
-        progress = self._progress.pop(request.id)
-        progress.finish(reason)
-        self._recorder.ended(request)
+    def _ended(self, request: Request) -> None:
         if request.binding not in self._registry.bindings:
             self._hold_weights()
             self._forget_unused(request.binding)
@@ -444,7 +391,7 @@ class Engine:
 
     def _all_bindings(self) -> list[Binding]:
         """The current bindings, and those that running requests started with."""
-        running = [progress.request.binding for progress in self._progress.values()]
+        running = (request.binding for request in self._loop.running)
         return [*self._registry.bindings, *running]
 
     def _forget_unused(self, gone: Binding) -> Freed:
@@ -473,21 +420,6 @@ class Engine:
             allow_other_base=self._allow_other_base,
         )
         return adapter
-
-    def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise ValueError("this engine has no tokenizer; give token ids")
-            ids = self.tokenizer(prompt)["input_ids"]
-            assert isinstance(ids, list)
-        else:
-            ids = list(prompt)
-        if not ids:
-            raise ValueError("the prompt is empty; give at least one token")
-        vocabulary = self._runner.model.config.vocab_size
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            raise ValueError(f"token ids must lie between 0 and {vocabulary - 1}")
-        return ids
 
     def _check_length(self, tokens: Sequence[int], params: SamplingParams) -> None:
         limit = self.shape.max_positions
@@ -519,25 +451,3 @@ class Engine:
             slot=binding.slot,
             group_slots=tuple(slot for slot, _ in binding.fills),
         )
-
-
-def _model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
-    """The name that adapters state as their base model."""
-    if isinstance(model, tuple):
-        return str(model[0].config._name_or_path or "")
-    return smollm.HUB_NAME if str(model) == smollm.ALIAS else str(model)
-
-
-def _groups(
-    sharing: Sharing, adapters: Mapping[str, Adapter], include_base_model: bool
-) -> Sequence[SharingGroup]:
-    if not isinstance(sharing, str):
-        return list(sharing)
-    try:
-        policy = Policy(sharing)
-    except ValueError:
-        known = ", ".join(p.value for p in Policy)
-        raise ValueError(f"sharing={sharing!r} is none of {known}") from None
-    if policy is Policy.ISOLATED or not adapters:
-        return []
-    return [SharingGroup("default", tuple(adapters), policy, include_base_model)]
