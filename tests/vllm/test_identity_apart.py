@@ -1,5 +1,7 @@
 """Identity of adapters outside of groups: contents decide, whatever happens to names and files."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import shutil

@@ -133,6 +133,8 @@ def _why(symbol: Symbol) -> str | None:
             found = getattr(found, part)
     except (ImportError, AttributeError):
         return "is gone"
+    if found is getattr(object, symbol.name.rpartition(".")[2], None):
+        return "is gone"  # what every class has
     if symbol.parameters is None:
         return None
     known = inspect.signature(found).parameters

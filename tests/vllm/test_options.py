@@ -1,0 +1,83 @@
+"""The option is checked before the engine starts; every refusal says why."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lragent.vllm.config import parse_options
+from lragent.vllm.errors import PluginError
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"polcy": "base"}, r"lragent.polcy: .*did you mean 'policy'"),
+        ({"policy": "shared"}, r"lragent.policy: Input should be 'isolated', 'full', 'base'"),
+        ({"groups": [[]]}, r"lragent.groups.0.members: .*at least 1"),
+        ({"groups": "plan"}, r"lragent.groups: "),
+        ({"groups": [["a", "b"], ["b"]]}, r"'b' is named 2 times"),
+        ({"groups": [{"members": ["a"], "slot": 1}]}, r"lragent.groups.0.slot: "),
+        ({"policy": "base", "groups": [["a", "b"]], "slots": 1}, r"policy base needs 2"),
+        ({"slots": 65}, r"lragent.slots: .*less than or equal to 64"),
+        ({"groups": [["plan"]], "adapters": {"plann": "x"}}, r"'plann', which is in no group"),
+        ([], r"lragent: .*valid dictionary"),
+        (
+            {
+                "groups": [
+                    {"members": ["a"], "include_base_model": True},
+                    {"members": ["b"], "include_base_model": True},
+                ]
+            },
+            r"one group only",
+        ),
+    ],
+)
+def test_wrong_options(option: Any, message: str):
+    with pytest.raises(PluginError, match=message):
+        parse_options(option)
+
+
+def test_slots_follow_from_the_groups():
+    assert parse_options({}).num_slots == 1
+    assert parse_options({"policy": "base+lr", "groups": [["a", "b", "c"]]}).num_slots == 1
+    assert parse_options({"policy": "base", "groups": [["a", "b"], ["c"]]}).num_slots == 2
+    assert parse_options({"policy": "base", "groups": [["a"]], "slots": 5}).num_slots == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"enable_lora": False}, "add --enable-lora"),
+        ({"max_lora_rank": 1}, "--max-lora-rank below 8"),
+        ({"fully_sharded_loras": True}, "--fully-sharded-loras"),
+        ({"scheduling_policy": "priority"}, "priority scheduling"),
+        ({"kv_cache_dtype": "fp8"}, "quantised KV cache"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2,
+                                    "prompt_lookup_max": 3}},
+            "speculative decoding",
+        ),
+        (
+            {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both",
+                                    "kv_connector_extra_config": {"shared_storage_path": "/x"}}},
+            "KV connector",
+        ),
+        ({"kv_events_config": {"enable_kv_cache_events": True}}, "KV cache events"),
+        ({"block_size": 24}, "multiple of 16"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_engines_that_are_refused(settings: dict[str, Any], message: str, root: Path):
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    args: dict[str, Any] = {"model": str(root / "llama"), "enable_lora": True, "max_lora_rank": 8}
+    EngineArgs(**args).create_engine_config()
+    with pytest.raises(ValueError, match=message):
+        EngineArgs(**(args | settings), additional_config={"lragent": {}}).create_engine_config()
