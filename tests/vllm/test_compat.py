@@ -61,7 +61,9 @@ def test_an_unknown_version_is_named(monkeypatch: pytest.MonkeyPatch):
 def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if ``register`` had found a vLLM that it does not know."""
     from vllm.config import VllmConfig
+    from vllm.plugins import load_general_plugins
 
+    load_general_plugins()
     key = (id(VllmConfig), "__post_init__")
     stock = patching._done.pop(key)
     monkeypatch.setattr(VllmConfig, "__post_init__", stock)
