@@ -62,6 +62,12 @@ SYMBOLS: tuple[Symbol, ...] = (
     Symbol("vllm.v1.engine.core", "EngineCore.list_loras", ()),
     Symbol("vllm.v1.engine.core", "EngineCore.pin_lora", ("lora_id",)),
     Symbol("vllm.v1.engine.core", "EngineCore.shutdown", ()),
+    Symbol("vllm.entrypoints.openai.models.serving", "OpenAIServingModels.init_static_loras", ()),
+    Symbol(
+        "vllm.entrypoints.openai.models.serving",
+        "OpenAIServingModels.unload_lora_adapter",
+        ("request",),
+    ),
     Symbol("vllm.lora.utils", "_all_lora_classes"),
     Symbol("vllm.lora.request", "LoRARequest"),
     Symbol(

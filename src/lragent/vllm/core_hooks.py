@@ -33,6 +33,7 @@ def install() -> None:
     wrap(EngineCore, "pin_lora", _pin_lora)
     wrap(EngineCore, "shutdown", _shutdown)
     EngineCore.lragent_report = _report
+    EngineCore.lragent_unload = _unload
 
 
 def plugin_of(core: Any) -> CorePlugin | None:
@@ -102,12 +103,20 @@ def _remove_lora(stock: Any) -> Any:
         if plugin is None:
             return stock(self, lora_id)
         known = plugin.directory.content_of(lora_id) is not None
-        content, _ = plugin.unload(lora_id)
-        if content is not None:
-            stock(self, content.int_id)
+        _take_away(self, plugin, lora_id, functools.partial(stock, self))
         return known
 
     return remove_lora
+
+
+def _take_away(core: Any, plugin: CorePlugin, lora_id: int, remove: Any) -> int:
+    """Unload an id. Workers keep the weights while a request uses them, and drop them later."""
+    content, freed = plugin.unload(lora_id)
+    if content is not None and not any(
+        request.lragent.content is content for request in core.scheduler.requests.values()
+    ):
+        remove(content.int_id)
+    return freed
 
 
 def _list_loras(stock: Any) -> Any:
@@ -145,3 +154,11 @@ def _report(self: Any) -> Report | None:
     """The plugin's numbers, for vLLM's utility calls; None when it is not switched on."""
     plugin = plugin_of(self)
     return None if plugin is None else plugin.report()
+
+
+def _unload(self: Any, lora_id: int) -> int:
+    """As ``remove_lora``; returns the bytes of KV cache that it freed."""
+    plugin = plugin_of(self)
+    if plugin is None:
+        return 0
+    return _take_away(self, plugin, lora_id, self.model_executor.remove_lora)

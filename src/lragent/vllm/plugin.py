@@ -15,7 +15,8 @@ def register() -> None:
     problem = drift()
     install_config(problem)
     if problem is None:
-        from lragent.vllm import core_hooks, worker_hooks
+        from lragent.vllm import core_hooks, frontend_hooks, worker_hooks
 
+        frontend_hooks.install()
         core_hooks.install()
         worker_hooks.install()

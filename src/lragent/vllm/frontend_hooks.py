@@ -1,0 +1,74 @@
+"""Where the plugin enters vLLM's HTTP server. Every hook is stock where the option is missing."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+
+from lragent.adapters.names import near_misses
+from lragent.vllm.config import Options, options_of
+from lragent.vllm.errors import PluginError
+from lragent.vllm.patching import wrap
+from vllm import envs
+
+logger = logging.getLogger("vllm.lragent")
+
+
+def install() -> None:
+    """Patch the server's book of adapters."""
+    wrap(OpenAIServingModels, "init_static_loras", _init_static_loras)
+    wrap(OpenAIServingModels, "unload_lora_adapter", _unload)
+
+
+def _options(models: Any) -> Options | None:
+    return options_of(getattr(models.engine_client, "vllm_config", None))
+
+
+def _init_static_loras(stock: Any) -> Any:
+    @functools.wraps(stock)
+    async def init_static_loras(self: Any) -> None:
+        await stock(self)
+        options = _options(self)
+        if options is not None:
+            check_members(options, self.lora_requests, bool(envs.VLLM_ALLOW_RUNTIME_LORA_UPDATING))
+
+    return init_static_loras
+
+
+def check_members(options: Options, served: Any, may_come_later: bool) -> None:
+    """Look for members of groups that the server does not serve.
+
+    Raises:
+        PluginError: there are some, and adapters cannot be loaded later.
+    """
+    for group in options.groups:
+        for name in group.members:
+            if name in served:
+                continue
+            problem = (
+                f"lragent.groups names the adapter {name!r}, which is not among --lora-modules"
+            )
+            if not may_come_later:
+                raise PluginError(problem + near_misses(name, served))
+            logger.warning("%s; it can join when it is loaded", problem)
+
+
+def _unload(stock: Any) -> Any:
+    @functools.wraps(stock)
+    async def unload_lora_adapter(self: Any, request: Any) -> Any:
+        options = _options(self)
+        known = self.lora_requests.get(request.lora_name)
+        result = await stock(self, request)
+        if options is None or known is None or not isinstance(result, str):
+            return result
+        freed = await self.engine_client.engine_core.call_utility_async(
+            "lragent_unload", known.lora_int_id
+        )
+        return f"{result} {freed} bytes of KV cache were freed."
+
+    return unload_lora_adapter
