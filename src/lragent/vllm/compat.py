@@ -68,6 +68,8 @@ SYMBOLS: tuple[Symbol, ...] = (
         "OpenAIServingModels.unload_lora_adapter",
         ("request",),
     ),
+    Symbol("vllm.v1.engine.llm_engine", "LLMEngine.add_request", ("request_id",)),
+    Symbol("vllm.v1.engine.llm_engine", "LLMEngine.abort_request", ("request_ids",)),
     Symbol("vllm.lora.utils", "_all_lora_classes"),
     Symbol("vllm.lora.request", "LoRARequest"),
     Symbol(

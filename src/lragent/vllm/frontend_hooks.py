@@ -9,7 +9,9 @@ import logging
 from typing import Any
 
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+from vllm.v1.engine.llm_engine import LLMEngine
 
+from lragent.adapters.errors import AdapterError
 from lragent.adapters.names import near_misses
 from lragent.vllm.config import Options, options_of
 from lragent.vllm.errors import PluginError
@@ -23,6 +25,21 @@ def install() -> None:
     """Patch the server's book of adapters."""
     wrap(OpenAIServingModels, "init_static_loras", _init_static_loras)
     wrap(OpenAIServingModels, "unload_lora_adapter", _unload)
+    wrap(LLMEngine, "add_request", _add_request)
+
+
+def _add_request(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def add_request(self: Any, request_id: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return stock(self, request_id, *args, **kwargs)
+        except AdapterError:
+            # With the engine core in this process the request is known to the output side by now,
+            # which would wait for it for ever.
+            self.abort_request([request_id])
+            raise
+
+    return add_request
 
 
 def _options(models: Any) -> Options | None:

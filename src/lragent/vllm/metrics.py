@@ -1,5 +1,7 @@
 """The report as Prometheus metrics."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from collections.abc import Iterator
