@@ -1,0 +1,62 @@
+"""Runs one job: ``python -m serving_parts.engine_process job.json answer.json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import gate, parts
+from .jobs import HANDOVER, OPEN, STOCK, TIGHT, TRACE, WORKFLOW, Job, sizes_of
+from .parts import Row, Sizes
+from .policies import uses_one_adapter
+
+PARTS: dict[str, Callable[[Any, str, Sizes], list[Row]]] = {
+    HANDOVER: lambda engine, policy, sizes: parts.handover(engine, policy, sizes, policy == STOCK),
+    WORKFLOW: parts.workflows,
+    OPEN: parts.open_loop,
+    TRACE: parts.traces,
+    TIGHT: parts.tight_traces,
+}
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Start the engine, compare and measure."""
+    from .vllm_engine import VllmEngine
+
+    begin = time.perf_counter()
+    engine = VllmEngine(job.engine, job.model, job.adapters, job.settings)
+    sizes = sizes_of(job.sizes)
+    answer: dict[str, Any] = {
+        "engine": {**engine.facts(), "start_s": round(time.perf_counter() - begin, 1)},
+        "rows": [],
+    }
+    if job.gate is not None:
+        if job.chains is None:
+            chains = gate.make_chains(engine, sizes.vocab, *job.gate)
+            answer["chains"] = gate.to_json(chains)
+        else:
+            answer["tokens"] = gate.answer(engine, gate.from_json(job.chains))
+    for part in job.parts:
+        for policy in job.policies:
+            engine.one_adapter = uses_one_adapter(policy)
+            rows = PARTS[part](engine, policy, sizes)
+            for row in rows:
+                print(json.dumps(row), flush=True)
+            answer["rows"] += rows
+    answer["seconds"] = round(time.perf_counter() - begin, 1)
+    return answer
+
+
+def main() -> None:
+    """Read the job, run it, write the answer."""
+    source, target = map(Path, sys.argv[1:])
+    answer = run(Job(**json.loads(source.read_text())))
+    target.write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

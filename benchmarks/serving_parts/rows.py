@@ -1,0 +1,72 @@
+"""Rows of the result: what a part measured, with medians and quantiles over its repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The quantile by linear interpolation; `values` may be in any order.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no quantile of no values")
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def row(
+    part: str,
+    case: str,
+    policy: str,
+    *,
+    ttft_s: Sequence[float] = (),
+    tokens_per_s: Sequence[float] = (),
+    kv_bytes: Sequence[int] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """A row; each measure is the median over its values, with p20 and p80 beside it.
+
+    Args:
+        part: part of the benchmark.
+        case: what was measured in it.
+        policy: name from `policies`.
+        ttft_s: time to the first token, in seconds, one a repeat.
+        tokens_per_s: throughput, one a repeat.
+        kv_bytes: peak bytes of the KV cache, one a repeat; the largest counts.
+        more: further fields.
+    """
+    found: dict[str, Any] = {"part": part, "case": case, "policy": policy}
+    for name, values in (
+        ("ttft_ms", [1000 * value for value in ttft_s]),
+        ("tokens_per_s", list(tokens_per_s)),
+    ):
+        found[name] = _round(quantile(values, 0.5)) if values else None
+        if values:
+            found[f"{name}_p20_p80"] = [_round(quantile(values, q)) for q in (0.2, 0.8)]
+    found["kv_bytes"] = max(kv_bytes) if kv_bytes else None
+    found["repeats"] = max(len(ttft_s), len(tokens_per_s))
+    return found | more
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def open_row(
+    case: str, policy: str, ttft_s: Sequence[float], trajectory_s: Sequence[float], **more: Any
+) -> dict[str, Any]:
+    """A row of the open loop: p50, p90 and p99 over requests and over whole trajectories."""
+    found: dict[str, Any] = {"part": "open", "case": case, "policy": policy}
+    found["ttft_ms"] = _round(1000 * quantile(ttft_s, 0.5))
+    for share in (90, 99):
+        found[f"ttft_p{share}_ms"] = _round(1000 * quantile(ttft_s, share / 100))
+    for share in (50, 90, 99):
+        found[f"trajectory_p{share}_s"] = _round(quantile(trajectory_s, share / 100))
+    return found | {"requests": len(ttft_s), "trajectories": len(trajectory_s)} | more

@@ -1,0 +1,85 @@
+"""Sizes of a run: the full ones, and tiny ones that a CPU gets through in a minute or two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .jobs import AGENT_RANK, HANDOVER, OPEN, TIGHT, TRACE, TRACE_RANK, WORKFLOW, Setup
+from .parts import Sizes
+from .shapes import LLAMA_8B, TINY, Shape
+from .workload import trace_length
+
+FULL = Sizes(
+    vocab=LLAMA_8B.vocab,
+    repeats=3,
+    contexts=(1024, 4096, 16384, 32768),
+    workflows=((8, 2048), (16, 8192)),
+    workflow_new=(64, 200),
+    chunks=(256, 512, 1024, 2048, 4096, 8192, 16384),
+    tight=(8, 4096),
+    rates=(0.5, 1, 2, 4, 8, 16, 32),
+    open_seconds=20,
+    open_limit=60,
+    longest=32768,
+)
+SMALL = Sizes(
+    vocab=TINY.vocab,
+    repeats=2,
+    contexts=(64, 256),
+    workflows=((2, 96),),
+    workflow_new=(6, 20),
+    chunks=(16, 64),
+    tight=(3, 64),
+    rates=(1, 4),
+    open_seconds=3,
+    open_limit=20,
+    longest=700,
+)
+GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
+# The base pages of all tight sessions fit with a margin; two copies of them do not.
+TIGHT_SHARE = 1.3
+
+
+def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
+    """KV bytes that hold the base pages of all tight sessions but no second copy."""
+    sessions, chunk = sizes.tight
+    tokens = sessions * trace_length(chunk)
+    return int(TIGHT_SHARE * tokens * shape.base_elements * item_bytes)
+
+
+def setups_of(
+    parts: Sequence[str], shape: Shape, sizes: Sizes, common: dict[str, Any], item_bytes: int
+) -> list[Setup]:
+    """The engines that the parts need: one setting for all parts with rank 16, two for the traces.
+
+    Args:
+        parts: names of parts.
+        shape: of the model.
+        sizes: what is run.
+        common: arguments of ``vllm.LLM`` for all engines.
+        item_bytes: size of an element of the cache.
+    """
+
+    def setup(name: str, rank: int, names: Sequence[str], longest: int, **more: Any) -> list[Setup]:
+        wanted = tuple(part for part in names if part in parts)
+        length = -(-(longest + 1) // 512) * 512
+        settings = {**common, "max_model_len": length, "max_lora_rank": rank, **more}
+        return [Setup(name, rank, wanted, settings)] if wanted else []
+
+    generate, new = sizes.workflow_new
+    grown = max(length for _, length in sizes.workflows) + 9 * (generate + new)
+    longest = max(*sizes.contexts, grown, sizes.longest)
+    budget = {"kv_cache_memory_bytes": kv_budget(shape, sizes, item_bytes)}
+    trace = trace_length(max(sizes.chunks))
+    return [
+        *setup("agents", AGENT_RANK, (HANDOVER, WORKFLOW, OPEN), longest),
+        *setup("trace", TRACE_RANK, (TRACE,), trace),
+        *setup("tight", TRACE_RANK, (TIGHT,), trace_length(sizes.tight[1]), **budget),
+    ]
+
+
+def with_options(sizes: Sizes, **given: Any) -> Sizes:
+    """The sizes with the options that were given; those that are None stay."""
+    return replace(sizes, **{name: value for name, value in given.items() if value is not None})

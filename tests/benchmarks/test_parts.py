@@ -1,0 +1,61 @@
+"""The parts on an engine whose steps last a second: rows have the numbers that follow from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from benchmarks.serving_parts import drive as drive_module
+from benchmarks.serving_parts import parts
+from benchmarks.serving_parts.sizes import SMALL, with_options
+from tests.benchmarks.fake_engine import FakeEngine
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """Its clock is the one that the parts read."""
+    engine = FakeEngine(prefill=100)
+
+    def drive(found: Any, sessions: Any, give_up: float | None = None) -> Any:
+        return drive_module.drive(found, sessions, give_up, engine.clock, engine.sleep)
+
+    monkeypatch.setattr(parts, "drive", drive)
+    return engine
+
+
+def test_handover(engine: FakeEngine):
+    rows = parts.handover(engine, "stock", SMALL, bare_model=True)
+    found = {row["case"]: row["ttft_ms"] for row in rows}
+    assert found["cold, 64"] == found["other, 64"] == 1000
+    assert found["cold, 256"] == found["cold, no adapter, 256"] == 3000
+    assert {ask.agent for ask in engine.log} == {0, 1, None}
+    assert all(row["repeats"] == SMALL.repeats for row in rows)
+    # Cold prompts are new each time.
+    firsts = [tuple(ask.prompt) for ask in engine.log[::4]]
+    assert len(set(firsts)) == len(firsts)
+
+
+def test_workflow(engine: FakeEngine):
+    (row,) = parts.workflows(engine, "base", with_options(SMALL, repeats=1))
+    assert row["case"] == "2 x 96"
+    assert row["kv_bytes"] == 7
+    measured = engine.log[6:]  # after the warm-up
+    assert len(measured) == 2 * 9
+    assert sum(ask.new_tokens for ask in measured) == 2 * 9 * 6
+    assert row["tokens_per_s"] > 1
+
+
+def test_trace(engine: FakeEngine):
+    short, long = parts.traces(engine, "base", with_options(SMALL, repeats=1))
+    assert (short["case"], long["case"]) == ("976", "1168")
+    # Every prompt is prefilled whole, 100 tokens a second, and its last step gives a token.
+    sums = sum(-(-len(ask.prompt) // 100) for ask in engine.log[-17:])
+    assert long["ttft_ms"] == 1000 * sums
+    assert long["tokens_per_s"] == pytest.approx(1168 / (sums + 280 - 17), rel=1e-4)
+
+
+def test_tight(engine: FakeEngine):
+    (row,) = parts.tight_traces(engine, "base", with_options(SMALL, repeats=1))
+    assert row["case"] == "3 x 1168"
+    assert len(engine.log) == 17 * 4
+    assert row["repeats"] == 3 * 17

@@ -1,0 +1,106 @@
+"""Which engines are started with what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.serving_parts.adapters import AGENTS, write_adapters
+from benchmarks.serving_parts.dummy_weights import fill
+from benchmarks.serving_parts.jobs import make_plan, sizes_of
+from benchmarks.serving_parts.policies import engines_of, plugin_option, uses_one_adapter
+from benchmarks.serving_parts.shapes import LLAMA_8B, TINY, shape_at, write_config
+from benchmarks.serving_parts.sizes import FULL, SMALL, kv_budget, setups_of
+from benchmarks.serving_parts.workload import trace_length
+from safetensors.numpy import load_file
+
+from lragent.vllm.config import parse_options
+
+
+def test_stock_and_its_bound_share_an_engine():
+    names = ["base+lr", "isolated-one", "bound", "stock", "isolated"]
+    assert engines_of(names) == {
+        "stock": ["stock", "bound"],
+        "isolated": ["isolated", "isolated-one"],
+        "base+lr": ["base+lr"],
+    }
+    assert [name for name in names if uses_one_adapter(name)] == ["isolated-one", "bound"]
+
+
+def test_the_gate_comes_first_and_once():
+    setups = setups_of(["handover", "trace"], TINY, SMALL, {}, 4)
+    plan = make_plan(setups, ["base+lr"], gate=True)
+    assert [(s.name, engine, names) for s, engine, names in plan.steps] == [
+        ("agents", "stock", []),
+        ("agents", "isolated", []),
+        ("agents", "base+lr", ["base+lr"]),
+        ("trace", "base+lr", ["base+lr"]),
+    ]
+    later = make_plan(setups, ["base+lr"], gate=False)
+    assert [engine for _, engine, _ in later.steps] == ["base+lr", "base+lr"]
+
+
+def test_settings_leave_room_for_the_longest_prompt():
+    parts = ["handover", "workflow", "open", "trace", "tight"]
+    agents, trace, tight = setups_of(parts, LLAMA_8B, FULL, {"dtype": "bfloat16"}, 2)
+    assert agents.parts == ("handover", "workflow", "open")
+    assert 32768 < agents.settings["max_model_len"] <= 32768 + 512
+    assert agents.settings["max_lora_rank"] == 16
+    assert 66448 < trace.settings["max_model_len"] <= 66448 + 512
+    assert trace.settings["max_lora_rank"] == tight.settings["max_lora_rank"] == 8
+
+
+def test_the_tight_budget_holds_one_copy_but_not_two():
+    one = 8 * trace_length(4096) * 131072  # bytes of a token of Llama-3.1-8B in bf16
+    assert one < kv_budget(LLAMA_8B, FULL, 2) < 2 * one
+
+
+def test_sizes_survive_the_way_between_processes():
+    assert sizes_of(json.loads(json.dumps(asdict(FULL)))) == FULL
+
+
+@pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
+def test_the_plugin_takes_the_option(policy: str):
+    option = plugin_option(policy, {agent: f"/adapters/{agent}" for agent in AGENTS})
+    parsed = parse_options(option)
+    assert parsed.num_slots == (3 if policy == "base" else 1)
+    assert plugin_option("stock", {}) is None
+
+
+def test_adapters_share_the_a_of_v_proj_alone(tmp_path: Path):
+    folders = write_adapters(tmp_path, TINY, 8)
+    weights = {
+        agent: load_file(path / "adapter_model.safetensors") for agent, path in folders.items()
+    }
+    for name, values in weights["plan"].items():
+        shared = "v_proj.lora_A" in name
+        for other in ("act", "reflect"):
+            assert np.array_equal(values, weights[other][name]) == shared, name
+    place = "base_model.model.model.layers.1.self_attn"
+    assert weights["act"][f"{place}.q_proj.lora_A.weight"].shape == (8, 128)
+    assert weights["act"][f"{place}.v_proj.lora_B.weight"].shape == (64, 8)
+
+
+def test_a_written_config_gives_its_shape_back(tmp_path: Path):
+    folder = write_config(tmp_path / LLAMA_8B.name, LLAMA_8B)
+    assert shape_at(folder) == LLAMA_8B
+    with pytest.raises(ValueError, match="no config"):
+        shape_at(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match="gpt2"):
+        shape_at(tmp_path)
+
+
+def test_dummy_weights_keep_the_size_of_activations():
+    weight, norm, again = torch.empty(256, 512), torch.empty(512), torch.empty(256, 512)
+    fill("model.layers.0.mlp.down_proj.weight", weight, 3)
+    fill("model.norm.weight", norm, 4)
+    fill("model.layers.0.mlp.down_proj.weight", again, 3)
+    assert torch.equal(weight, again)
+    assert torch.equal(norm, torch.ones(512))
+    out = torch.nn.functional.linear(torch.randn(64, 512), weight)
+    assert 1.0 < out.std() < 1.6
