@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -89,6 +89,9 @@ def _readers(
 class LRAttentionImpl(AttentionImpl[LRMetadata]):
     """Attention of one layer. See vLLM for the arguments."""
 
+    attend: Callable[..., Tensor] = staticmethod(flash_lora_attention)
+    write: Callable[..., None] = staticmethod(write_pages)
+
     def __init__(
         self,
         num_heads: int,
@@ -132,7 +135,7 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
     ) -> None:
         """Write K and V_base where they are this request's, and the LR slots it fills."""
         state, tokens = self.state, slot_mapping.shape[0]
-        write_pages(
+        self.write(
             key[:tokens],
             value[:tokens],
             state.lr[:tokens],
@@ -158,7 +161,7 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         if attn_metadata is None:
             return output.zero_()  # vLLM measures memory
         tokens = attn_metadata.num_actual_tokens
-        flash_lora_attention(
+        self.attend(
             query[:tokens].view(tokens, self.num_heads, self.head_size),
             self._pages(kv_cache),
             attn_metadata.batch,
@@ -189,7 +192,7 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
                     f"no LoRA layer of lragent belongs to {layer_name}; remove target_modules "
                     "from vLLM's LoRA options"
                 )
-            self._tables = LoraTables(v_b=lora.lora_b_stacked[2][:, 0].transpose(1, 2))
+            self._tables = LoraTables(v_b=lora.up)
         return self._tables
 
 
@@ -236,15 +239,26 @@ class LRAttentionBackend(AttentionBackend):
         return replace(spec, num_head_slots=1, state_content_bytes=elements * size)
 
 
-@functools.cache
-def _backend(slots: int, rank: int, name: str) -> type[LRAttentionBackend]:
-    return type("LRAttentionBackend", (LRAttentionBackend,), {
-        "slots": slots, "rank": rank, "platform_name": name, "__module__": __name__,
-    })  # fmt: skip
+_sized: dict[tuple[Any, ...], type[LRAttentionBackend]] = {}
+
+
+def sized_backend(
+    base: type[LRAttentionBackend], slots: int, rank: int, name: str
+) -> type[LRAttentionBackend]:
+    """A backend for pages of that many LR slots of that rank, under a name that vLLM knows."""
+    key = (base, slots, rank, name)
+    if key not in _sized:
+        _sized[key] = type(base.__name__, (base,), {
+            "slots": slots, "rank": rank, "platform_name": name, "__module__": base.__module__,
+        })  # fmt: skip
+    return _sized[key]
 
 
 def backend_for(vllm_config: Any, options: Options) -> type[LRAttentionBackend]:
-    """The backend for an engine's slots and rank."""
+    """The backend for an engine's device, slots and rank."""
     rank = vllm_config.lora_config.max_lora_rank
-    on_cpu = torch.device(vllm_config.device_config.device).type == "cpu"
-    return _backend(options.num_slots, rank, "CPU_ATTN" if on_cpu else "CUSTOM")
+    if torch.device(vllm_config.device_config.device).type == "cpu":
+        return sized_backend(LRAttentionBackend, options.num_slots, rank, "CPU_ATTN")
+    from lragent.vllm.attention_gpu import LRDeviceBackend
+
+    return sized_backend(LRDeviceBackend, options.num_slots, rank, "CUSTOM")

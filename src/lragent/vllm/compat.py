@@ -101,6 +101,13 @@ SYMBOLS: tuple[Symbol, ...] = (
         "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.execute_model", ("scheduler_output",)
     ),
     Symbol(
+        "vllm.v1.worker.gpu.model_runner",
+        "GPUModelRunner.execute_model",
+        ("scheduler_output",),
+    ),
+    Symbol("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.prepare_attn", ("input_batch",)),
+    Symbol("vllm.v1.attention.backend", "AttentionCGSupport"),
+    Symbol(
         "vllm.v1.worker.gpu_input_batch", "InputBatch.make_lora_inputs", ("num_scheduled_tokens",)
     ),
 )

@@ -24,7 +24,7 @@ class LRMergedQKVWithLoRA(MergedQKVParallelLinearWithLoRA):
     pages. Only for requests of policy ``full`` the term of v is folded in.
 
     ``down``: ``[max_loras + groups' rows, rank, hidden]``; its first rows are what vLLM calls
-    ``lora_a_stacked[2]``.
+    ``lora_a_stacked[2]``. ``up``: ``[max_loras, rank, KV heads * head size]``, the B of v.
     """
 
     @classmethod
@@ -48,7 +48,19 @@ class LRMergedQKVWithLoRA(MergedQKVParallelLinearWithLoRA):
         down = v.new_zeros(self.state.down_rows, *v.shape[1:])
         self.lora_a_stacked = (q, k, down[:max_loras])
         self.down: Tensor = down[:, 0]
+        b = self.lora_b_stacked[2]
+        self.up = b.new_zeros(b.shape[0], b.shape[3], b.shape[2])
         self.state.layers[self.base_layer.prefix.rpartition(".")[0]] = self
+
+    def reset_lora(self, index: int) -> None:
+        """As vLLM's own."""
+        super().reset_lora(index)
+        self.up[index].zero_()
+
+    def set_lora(self, index: int, lora_a: Any, lora_b: Any) -> None:
+        """As vLLM's own; attention reads the B of v with its rows in another order."""
+        super().set_lora(index, lora_a, lora_b)
+        self.up[index].copy_(self.lora_b_stacked[2][index, 0].T)
 
     def set_mapping(self, punica_wrapper: Any) -> None:
         """As vLLM's own."""

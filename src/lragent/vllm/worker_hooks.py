@@ -10,6 +10,7 @@ from typing import Any
 import vllm.lora.utils as lora_utils
 from vllm.config import get_current_vllm_config
 from vllm.model_executor.layers.attention import attention as attention_layer
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner as SecondRunner
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -24,6 +25,8 @@ def install() -> None:
     wrap(attention_layer, "get_attn_backend", _get_attn_backend)
     wrap(GPUModelRunner, "execute_model", _execute_model)
     wrap(InputBatch, "make_lora_inputs", _make_lora_inputs)
+    wrap(SecondRunner, "execute_model", _second_execute_model)
+    wrap(SecondRunner, "prepare_attn", _second_prepare_attn)
 
 
 def _lora_classes(stock: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -74,3 +77,31 @@ def _make_lora_inputs(stock: Any) -> Any:
         return stock(self, num_scheduled_tokens, *args, **kwargs)
 
     return make_lora_inputs
+
+
+def _second_execute_model(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        state = state_of(self.vllm_config)
+        orders = getattr(scheduler_output, "lragent", None)
+        if state is not None and orders is not None:  # a dummy run has no orders
+            state.begin_step(orders, scheduler_output.finished_req_ids)
+        return stock(self, scheduler_output, *args, **kwargs)
+
+    return execute_model
+
+
+def _second_prepare_attn(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def prepare_attn(self: Any, input_batch: Any) -> Any:
+        state = state_of(self.vllm_config)
+        if state is not None:
+            count = input_batch.num_reqs
+            state.fill(
+                input_batch.req_ids[:count],
+                input_batch.num_computed_tokens_np[:count].tolist(),
+                input_batch.num_scheduled_tokens[:count].tolist(),
+            )
+        return stock(self, input_batch)
+
+    return prepare_attn

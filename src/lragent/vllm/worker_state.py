@@ -8,15 +8,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from lragent.vllm.config import Options
 from lragent.vllm.orders import OWN_ROW, Admission, StepOrders
 from lragent.vllm.row_loading import load_rows
 
-_NOBODY = Admission(0, -1, (), False)
 _OWN = -2  # in `rows` until the adapters' places in vLLM's stacks are known
 
 
@@ -37,6 +37,13 @@ class WorkerSizes:
     rank: int
 
 
+class _Plan(NamedTuple):
+    """An admission, and its fills as slots, rows and first tokens ``[3, F]``."""
+
+    admission: Admission
+    table: np.ndarray
+
+
 class WorkerState:
     """Per-token and per-request orders of the current step.
 
@@ -54,6 +61,8 @@ class WorkerState:
         slots: ``[T, F]`` int32, the slot that each product goes to, -1 for none.
         lr: ``[T, F, rank]``, the products of the layer that runs.
         slot_of_request: ``[R]`` int32, slot that each request reads, -1 for none.
+        place_of_request: ``[R]`` int32, place of its adapter in vLLM's stacks, -1 for none; for
+            backends that must not wait for the device.
         host_slots: the same as a list, for the requests of the step.
         layers: the LoRA layers by the path of their attention module.
     """
@@ -72,11 +81,27 @@ class WorkerState:
         self.slot_of_request = torch.full(
             (sizes.max_requests,), -1, dtype=torch.int32, device=device
         )
+        self.place_of_request = torch.full_like(self.slot_of_request, -1)
         self.host_slots: list[int] = []
         self.layers: dict[str, Any] = {}
         self.punica: Any = None
         self._tokens = 0
-        self._admitted: dict[str, Admission] = {}
+        self._admitted: dict[str, _Plan] = {}
+        self._nobody = self._plan(Admission(0, -1, (), False))
+
+    def _plan(self, admission: Admission) -> _Plan:
+        table = np.zeros((3, self.options.columns), dtype=np.int32)
+        table[:2] = -1
+        for column, order in enumerate(admission.fills):
+            own = order.row == OWN_ROW
+            row = _OWN if own else self.sizes.max_loras + order.row
+            table[:, column] = order.slot, row, order.start
+        return _Plan(admission, table)
+
+    @staticmethod
+    def _put(buffer: torch.Tensor, values: np.ndarray) -> None:
+        source = torch.from_numpy(values)
+        buffer[: source.shape[0]].copy_(source, non_blocking=True)
 
     @property
     def down_rows(self) -> int:
@@ -93,7 +118,8 @@ class WorkerState:
         for request in ended:
             self._admitted.pop(request, None)
         if orders is not None:
-            self._admitted.update(orders.admissions)
+            for request, admission in orders.admissions.items():
+                self._admitted[request] = self._plan(admission)
             if orders.loads:
                 load_rows(self.layers, orders.loads, self.sizes)
 
@@ -101,34 +127,27 @@ class WorkerState:
         self, requests: Sequence[str], computed: Sequence[int], scheduled: Sequence[int]
     ) -> None:
         """Lay out the step's tokens: ``scheduled[i]`` of request i, from ``computed[i]`` on."""
-        total = int(sum(scheduled))
-        columns = self.options.columns
-        write_base = torch.ones(total, dtype=torch.bool)
-        fold = torch.zeros(total, 1)
-        rows = torch.full((total, columns), -1, dtype=torch.int32)
-        slots = torch.full((total, columns), -1, dtype=torch.int32)
-        self.host_slots = []
-        start = 0
-        for request, first, count in zip(requests, computed, scheduled, strict=True):
-            admission = self._admitted.get(request, _NOBODY)
-            self.host_slots.append(admission.slot)
-            first, end = int(first), start + int(count)
-            cached = min(end, start + max(0, admission.base_tokens - first))
-            write_base[start:cached] = False
-            if admission.folds:
-                fold[start:end] = 1
-            for column, order in enumerate(admission.fills):
-                valid = min(end, start + max(0, order.start - first))
-                slots[valid:end, column] = order.slot
-                own = order.row == OWN_ROW
-                rows[valid:end, column] = _OWN if own else self.sizes.max_loras + order.row
-            start = end
-        self.write_base[:total].copy_(write_base)
-        self.fold[:total].copy_(fold)
-        self.rows[:total].copy_(rows)
-        self.slots[:total].copy_(slots)
-        count = len(self.host_slots)
-        self.slot_of_request[:count].copy_(torch.tensor(self.host_slots, dtype=torch.int32))
+        plans = [self._admitted.get(request, self._nobody) for request in requests]
+        self.host_slots = [plan.admission.slot for plan in plans]
+        if not plans:
+            return
+        table = np.stack([plan.table for plan in plans])
+        counts, firsts = np.asarray(scheduled), np.asarray(computed)
+        total = int(counts.sum())
+        request = np.repeat(np.arange(len(plans)), counts)
+        position = np.arange(total) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
+        slots, rows, starts = (table[request, part] for part in range(3))
+        filled = position[:, None] >= starts
+        self._put(self.slots, np.where(filled, slots, -1))
+        self._put(self.rows, np.where(filled, rows, -1))
+        base = np.array([plan.admission.base_tokens for plan in plans])
+        self._put(self.write_base, position >= base[request])
+        if self.options.folds:
+            folds = np.array([plan.admission.folds for plan in plans])
+            self._put(self.fold, folds[request, None])
+        padded = np.full(self.sizes.max_requests, -1, dtype=np.int32)
+        padded[: len(plans)] = self.host_slots
+        self._put(self.slot_of_request, padded)
         self._tokens = total
 
     def resolve(self) -> None:

@@ -1,0 +1,137 @@
+"""The attention backend for GPUs: the same pages, and nothing that waits for the device.
+
+The batch is built from vLLM's device tensors, whose addresses stay the same, so that a CUDA graph
+that was captured with one batch can be replayed with another. The host knows the number of queries
+exactly, and of the contexts' lengths a bound, which is enough to choose kernels.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from vllm.v1.attention.backend import AttentionCGSupport
+
+from lragent.attention import AttentionBatch, LoraTables, PageViews
+from lragent.attention import triton as kernels
+from lragent.vllm.attention import (
+    LRAttentionBackend,
+    LRAttentionImpl,
+    LRMetadata,
+    LRMetadataBuilder,
+)
+from lragent.vllm.worker_state import WorkerState, state_of
+
+
+class LRDeviceMetadataBuilder(LRMetadataBuilder):
+    """Builds the batch from device tensors."""
+
+    _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.ALWAYS
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
+    ) -> LRMetadata:
+        """See vLLM."""
+        common = common_attn_metadata
+        count = common.num_reqs
+        bound = common.seq_lens_cpu_upper_bound
+        lens = (common.seq_lens_cpu if bound is None else bound)[:count].tolist()
+        adapters, slots = self._readers(common.query_start_loc[:count])
+        batch = AttentionBatch(
+            block_tables=common.block_table_tensor[:count],
+            cu_seqlens_q=common.query_start_loc[: count + 1],
+            seq_lens=common.seq_lens[:count],
+            adapter_index=adapters,
+            lr_slot=slots,
+            max_query=common.max_query_len,
+            max_seq=common.max_seq_len,
+            host_block_tables=[],
+            host_cu_seqlens_q=common.query_start_loc_cpu[: count + 1].tolist(),
+            host_seq_lens=lens,
+            host_adapter_index=[],
+            host_lr_slot=[],
+        )
+        return LRMetadata(common.num_actual_tokens, batch)
+
+    def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> LRMetadata:
+        """See vLLM. Kernels are compiled and shared buffers grown before the capture begins."""
+        metadata = self.build(0, common_attn_metadata)
+        metadata.batch.seq_lens.fill_(1)
+        state = state_of(self.vllm_config)
+        assert state is not None, "layers were made before graphs are captured"
+        self._rehearse(metadata, state)
+        return metadata
+
+    def _readers(self, first_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adapter's place and LR slot of each request, in buffers that stay where they are."""
+        state = state_of(self.vllm_config)
+        assert state is not None, "layers are made before steps are run"
+        count = first_tokens.shape[0]
+        places, slots = state.place_of_request[:count], state.slot_of_request[:count]
+        state.resolve()
+        if state.punica is not None:
+            known = state.punica._token_lora_indices
+            # A padded request begins behind the last token, whatever lies there; it reads nothing.
+            places.copy_(known[first_tokens.long().clamp_(max=known.shape[0] - 1)])
+        return places, slots
+
+    def _rehearse(self, metadata: LRMetadata, state: WorkerState) -> None:
+        """Run the graph's attention once, on a page of zeros."""
+        spec = self.kv_cache_spec
+        heads = self.vllm_config.model_config.get_num_attention_heads(
+            self.vllm_config.parallel_config
+        )
+        rows, size = metadata.num_actual_tokens, spec.block_size
+        device, dtype = metadata.batch.seq_lens.device, spec.dtype
+        page = torch.zeros(1, spec.num_kv_heads, size, spec.head_size, dtype=dtype, device=device)
+        lr = torch.zeros(
+            1, size, state.options.num_slots, state.sizes.rank, dtype=dtype, device=device
+        )
+        batch = metadata.batch
+        rehearsal = AttentionBatch(
+            block_tables=torch.zeros_like(batch.block_tables),
+            cu_seqlens_q=batch.cu_seqlens_q,
+            seq_lens=batch.seq_lens,
+            adapter_index=torch.full_like(batch.adapter_index, -1),
+            lr_slot=torch.full_like(batch.lr_slot, -1),
+            max_query=batch.max_query,
+            max_seq=batch.max_seq,
+            host_block_tables=[],
+            host_cu_seqlens_q=batch.host_cu_seqlens_q,
+            host_seq_lens=batch.host_seq_lens,
+            host_adapter_index=[],
+            host_lr_slot=[],
+        )
+        query = torch.zeros(rows, heads, spec.head_size, dtype=dtype, device=device)
+        layer = next(iter(state.layers.values()))
+        with kernels.graph_safe():
+            kernels.flash_lora_attention(
+                query,
+                PageViews(page, page, lr),
+                rehearsal,
+                LoraTables(v_b=layer.up),
+                scale=spec.head_size**-0.5,
+            )
+
+
+class LRDeviceImpl(LRAttentionImpl):
+    """The kernels themselves, without the checks of host lists, which are not there."""
+
+    attend = staticmethod(kernels.flash_lora_attention)
+    write = staticmethod(kernels.write_pages)
+
+
+class LRDeviceBackend(LRAttentionBackend):
+    """What vLLM needs to know of the above."""
+
+    @staticmethod
+    def get_impl_cls() -> type[LRDeviceImpl]:
+        """See vLLM."""
+        return LRDeviceImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[LRDeviceMetadataBuilder]:
+        """See vLLM."""
+        return LRDeviceMetadataBuilder
