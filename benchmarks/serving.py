@@ -25,6 +25,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def arguments() -> argparse.Namespace:
     add("--open-seconds", type=float, help="for how long they arrive")
     add("--data", type=Path, help="trace_step_lengths.jsonl.gz, for the open loop")
     add("--set", nargs="+", default=[], metavar="NAME=JSON", help="arguments of vllm.LLM")
+    add("--set-plugin", nargs="+", default=[], metavar="NAME=JSON", help="where the plugin is on")
     add("--commit", help="written into the result; default: the checkout's")
     add("--out", type=Path, help="result file; default: benchmarks/results/serving-<gpu>.json")
     add("--limit", type=float, help="seconds for the whole call; what is done by then is kept")
@@ -85,18 +87,24 @@ def settings_of(options: argparse.Namespace, on_gpu: bool, has_weights: bool) ->
     settings: dict[str, Any] = {} if has_weights else {"load_format": LOAD_FORMAT}
     settings |= {"dtype": "bfloat16" if on_gpu else "float32"}
     if options.tiny:
-        settings |= {"block_size": PAGE, "max_num_seqs": 16, "kv_cache_memory_bytes": 64 << 20}
+        settings |= {"block_size": PAGE, "max_num_seqs": 16, "kv_cache_memory_bytes": 8 << 20}
         settings |= {"enforce_eager": not on_gpu}
     else:
         settings |= {"max_num_seqs": 128, "max_num_batched_tokens": 8192}
         settings |= {"gpu_memory_utilization": 0.9}
-    for text in options.set:
+    return settings | parsed(options.set)
+
+
+def parsed(texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=JSON`` as a dictionary."""
+    found = {}
+    for text in texts:
         name, _, value = text.partition("=")
         try:
-            settings[name] = json.loads(value)
+            found[name] = json.loads(value)
         except json.JSONDecodeError:
             sys.exit(f"--set {text!r}: what follows = has to be JSON; strings need quotes")
-    return settings
+    return found
 
 
 def model_of(options: argparse.Namespace, folder: Path) -> tuple[shapes.Shape, Path]:
@@ -170,6 +178,7 @@ def main() -> None:
             gate=sizes.GATE_SMALL if options.tiny else sizes.GATE_FULL,
             folder=folder,
             limit=options.limit,
+            plugin_settings=parsed(options.set_plugin),
         )
         try:
             earlier = campaign.earlier()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Campaign:
         gate: prompt tokens and generated tokens of the comparison with stock.
         folder: for files between processes.
         limit: seconds for the whole call; None for no limit.
+        plugin_settings: further arguments of ``vllm.LLM`` where the plugin is on.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Campaign:
     gate: tuple[int, int]
     folder: Path
     limit: float | None
+    plugin_settings: Mapping[str, Any] = field(default_factory=dict)
 
     def earlier(self) -> Result | None:
         """The result of earlier calls.
@@ -78,7 +80,7 @@ class Campaign:
                 assert chains is not None
                 passed = judged(chains, answer["tokens"])
             rows = [{**row, "call": call} for row in answer["rows"]]
-            engines = {f"{setup.name}, {engine}": {**answer["engine"], **setup.settings}}
+            engines = {f"{setup.name}, {engine}": {**answer["engine"], **job.settings}}
             result = merge(result, {**self.identity, "engines": engines, "rows": rows})
             print(f"{setup.name}, {engine}: {answer['seconds']} s", flush=True)
             if passed is not None:
@@ -100,7 +102,7 @@ class Campaign:
             parts=list(setup.parts) if policies else [],
             model=self.model,
             adapters={agent: str(path) for agent, path in self.adapters[setup.rank].items()},
-            settings=setup.settings,
+            settings={**setup.settings, **({} if engine == STOCK else self.plugin_settings)},
             sizes=dict(self.sizes),
             gate=list(self.gate) if compare else None,
             chains=chains if compare and engine != STOCK else None,

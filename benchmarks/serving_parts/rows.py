@@ -60,10 +60,16 @@ def _round(value: float) -> float:
 
 
 def open_row(
-    case: str, policy: str, ttft_s: Sequence[float], trajectory_s: Sequence[float], **more: Any
+    case: str,
+    policy: str,
+    ttft_s: Sequence[float],
+    trajectory_s: Sequence[float],
+    tokens_per_s: float,
+    **more: Any,
 ) -> dict[str, Any]:
     """A row of the open loop: p50, p90 and p99 over requests and over whole trajectories."""
     found: dict[str, Any] = {"part": "open", "case": case, "policy": policy}
+    found["tokens_per_s"] = _round(tokens_per_s)
     found["ttft_ms"] = _round(1000 * quantile(ttft_s, 0.5))
     for share in (90, 99):
         found[f"ttft_p{share}_ms"] = _round(1000 * quantile(ttft_s, share / 100))
