@@ -50,7 +50,12 @@ class Segment:
             pages = block.narrow(0, self.first, self.pages).transpose(0, 1)
         else:
             assert self.ids is not None
-            pages = block.transpose(0, 1).index_select(1, self.ids)
+            by_head = block.transpose(0, 1)
+            # picking out of a view whose memory has another order would copy the whole pool first
+            if by_head.is_contiguous():
+                pages = by_head.index_select(1, self.ids)
+            else:
+                pages = block.index_select(0, self.ids).transpose(0, 1)
         return pages.flatten(1, 2)
 
 
