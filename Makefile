@@ -17,8 +17,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch that is there already stays, and so does what a machine with a GPU gets by default.
 TORCH ?= torch==2.13.0
 
-# On two cores one thread decodes as fast as two, and something else that runs there does it no
-# harm: two threads that wait for each other by spinning get several times slower then.
+# On two cores the demo takes one thread: two are somewhat faster on a quiet machine, but several
+# times slower where something else runs, since they wait for each other by spinning.
 CORES := $(shell nproc 2>/dev/null || echo 1)
 demo: export OMP_NUM_THREADS ?= $(if $(filter 1 2,$(CORES)),1,$(CORES))
 

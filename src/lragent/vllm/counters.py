@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from lragent.cache.keys import pack_tokens
@@ -61,8 +62,6 @@ class Counters:
 
 def _client(request: Any) -> Any:
     """The request's client with its tenant, which vLLM hashes on its own."""
-    from dataclasses import replace
-
     client = request.lragent.client
     if not request.cache_salt:
         return client
