@@ -245,3 +245,15 @@ def test_full_disk_says_so_and_the_run_can_go_on(
     report = train(config, show_progress=False)
     assert all((config.out / role / "lragent.json").is_file() for role in ROLES)
     assert report.roles[0].result.steps == 2
+
+
+def test_same_run_gives_the_same_bits_and_leaves_torch_as_it_was(
+    make_config: Make, tmp_path: Path
+) -> None:
+    runs = [make_config(max_steps=3, out=tmp_path / name) for name in ("first", "second")]
+    for config in runs:
+        train(config, show_progress=False)
+        assert not torch.are_deterministic_algorithms_enabled()
+    for role in ROLES:
+        weights = [(c.out / role / "adapter_model.safetensors").read_bytes() for c in runs]
+        assert weights[0] == weights[1]

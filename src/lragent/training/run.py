@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from lragent.adapters import read_adapter
 from lragent.training.config import Mode, TrainConfig
+from lragent.training.determinism import deterministic
 from lragent.training.errors import TrainingError
 from lragent.training.record import CHECKPOINTS, open_record
 from lragent.training.report import TrainedRole, TrainReport
@@ -19,7 +20,8 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> TrainReport:
     """Train the roles' adapters and write each to `config.out / role`.
 
     Run again after an interruption, it keeps the finished roles and continues the unfinished one
-    from its last checkpoint, which gives the adapters that an uninterrupted run gives.
+    from its last checkpoint, which gives the adapters that an uninterrupted run gives. The same
+    run on the same kind of device with the same releases gives the same adapters, to the bit.
 
     Raises:
         TrainingError: bad samples, settings that fit neither model nor folder, a full disk.
@@ -33,7 +35,8 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> TrainReport:
         kept = set(record.finished)
         for roles in _rounds(config):
             if not kept.issuperset(roles):
-                Session(config, roles, record, files).run(samples, held_out, show_progress)
+                with deterministic():
+                    Session(config, roles, record, files).run(samples, held_out, show_progress)
         shutil.rmtree(config.out / CHECKPOINTS, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_failed_write(error):
