@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,13 @@ class Answer:
 
     tokens: tuple[int, ...]
     cached: int
+
+
+def search_path() -> str:
+    """``PYTHONPATH`` for processes of their own: this checkout, then what this process has."""
+    return os.pathsep.join(
+        [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
 
 
 def folders(root: Path, kind: str) -> dict[str, Path]:

@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 
 from lragent.vllm import compat, config_hook, patching
-from lragent.vllm.compat import SYMBOLS, Symbol, drift, missing
+from lragent.vllm.compat import SYMBOLS, VERSIONS, Symbol, drift, missing, used
 from lragent.vllm.errors import PluginError
 
 
 def test_this_vllm_is_known():
     assert drift() is None
+
+
+def test_each_symbol_belongs_to_known_versions():
+    assert {version for symbol in SYMBOLS for version in symbol.versions} == set(VERSIONS)
+    assert all(symbol.versions for symbol in SYMBOLS)
+    assert len(used()) < len(SYMBOLS), "each version was meant to have symbols of its own"
 
 
 def owners(symbol: Symbol) -> tuple[list[Any], str]:
@@ -28,7 +34,7 @@ def owners(symbol: Symbol) -> tuple[list[Any], str]:
     return [o for o in getattr(owner, "__mro__", (owner,)) if last in vars(o)], last
 
 
-@pytest.mark.parametrize("symbol", SYMBOLS, ids=str)
+@pytest.mark.parametrize("symbol", used(), ids=str)
 def test_each_lost_symbol_is_named(symbol: Symbol, monkeypatch: pytest.MonkeyPatch):
     found, name = owners(symbol)
     for owner in found:
@@ -38,7 +44,7 @@ def test_each_lost_symbol_is_named(symbol: Symbol, monkeypatch: pytest.MonkeyPat
     assert str(symbol) in (drift() or "")
 
 
-@pytest.mark.parametrize("symbol", [s for s in SYMBOLS if s.parameters], ids=str)
+@pytest.mark.parametrize("symbol", [s for s in used() if s.parameters], ids=str)
 def test_each_lost_parameter_is_named(symbol: Symbol, monkeypatch: pytest.MonkeyPatch):
     found, name = owners(symbol)
     monkeypatch.setattr(found[0], name, lambda: None)

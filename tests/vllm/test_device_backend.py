@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.engine.models import prompt_of
-from tests.vllm.serving import Ask, Embedded, folders
+from tests.vllm.serving import Ask, Embedded, folders, search_path
 
 CODE = """
 import json, sys
@@ -69,7 +69,7 @@ def test_same_tokens_as_the_embedded_engine(policy: str, root: Path, tmp_path: P
         [sys.executable, str(script), str(root), policy,
          json.dumps([[(a.name, a.prompt) for a in batch] for batch in batches])],
         capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_INTERPRET": "1"},
+        env={**os.environ, "PYTHONPATH": search_path(), "TRITON_INTERPRET": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]

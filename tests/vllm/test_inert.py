@@ -13,6 +13,7 @@ import pytest
 import torch
 from tests.adapters.factory import make_adapter
 from tests.engine.tokenizer import byte_tokenizer
+from tests.vllm.serving import search_path
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SYMBOLS = """
@@ -71,7 +72,7 @@ def run(code: str, *args: str, **env: str) -> Any:
         timeout=300,
         check=False,
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **env},
+        env={**os.environ, "PYTHONPATH": search_path(), **env},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -81,6 +81,19 @@ def test_two_agents_on_one_prompt_ordinary(root: Path):
     assert here.memory.wrong == []
 
 
+@pytest.mark.parametrize(("policy", "reused"), [("base+lr", 48), ("base", 0)])
+def test_vllms_statistics_count_tokens_that_need_no_computation(
+    policy: str, reused: int, root: Path
+):
+    """Not base hits, whose tokens are run again; and no lookup more than once."""
+    here = world(root, policy, "own")
+    for name in ("plan", "act"):
+        here.submit(name, CONTEXT, new=2)
+        here.finish()
+    assert hits(here)[0] == 48
+    assert (here.queried, here.hit) == (2 * len(CONTEXT), reused)
+
+
 def test_a_page_aligned_prompt_takes_no_page_of_its_own(root: Path):
     """The last page is found too; its tokens are run again and nothing is written."""
     here = world(root, "base+lr", "shared", slots=1)

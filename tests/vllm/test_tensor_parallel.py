@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.engine.models import prompt_of
-from tests.vllm.serving import Ask, Embedded, folders
+from tests.vllm.serving import Ask, Embedded, folders, search_path
 
 CODE = """
 import json, sys
@@ -46,7 +46,7 @@ def test_two_ranks(policy: str, root: Path, tmp_path: Path):
         [sys.executable, str(script), str(root), policy,
          json.dumps([[(a.name, a.prompt) for a in batch] for batch in batches])],
         capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]),
+        env={**os.environ, "PYTHONPATH": search_path(),
              "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

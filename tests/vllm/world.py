@@ -43,6 +43,8 @@ class World:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
+        from lragent.vllm.page_spec import page_spec
+
         load_general_plugins()
         defaults: dict[str, Any] = {
             "enable_lora": True, "max_loras": 4, "max_lora_rank": 8, "dtype": "float32",
@@ -53,17 +55,16 @@ class World:
             model=str(model), additional_config={"lragent": option}, **(defaults | settings)
         ).create_engine_config()
         config.cache_config.num_gpu_blocks = pages + 1
-        spec = FullAttentionSpec(
-            block_size=PAGE, num_kv_heads=2, head_size=8, dtype=torch.float32,
-            num_head_slots=1, state_content_bytes=4 * (32 + 8 * option["slots"]),
-        )  # fmt: skip
+        spec = FullAttentionSpec(block_size=PAGE, num_kv_heads=2, head_size=8, dtype=torch.float32)
+        spec = page_spec(spec, option["slots"], rank=8)
+        assert spec.page_size_bytes == PAGE * 4 * (32 + 8 * option["slots"])
         self.scheduler = Scheduler(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(pages + 1, [], [KVCacheGroupSpec(["layer"], spec)]),
             structured_output_manager=StructuredOutputManager(config),
             block_size=PAGE,
             hash_block_size=PAGE,
-            log_stats=False,
+            log_stats=True,
         )
         init_none_hash(hash)
         self.core = SimpleNamespace(
@@ -82,6 +83,7 @@ class World:
         self.ids = {name: i for i, name in enumerate(adapters, start=1)}
         self.bindings: dict[str, Binding] = {}
         self.preempted = 0
+        self.queried = self.hit = 0  # tokens, in vLLM's own statistics
         self._requests: dict[str, Any] = {}
         self._running: dict[str, _Sequence] = {}
         self._rows: dict[int, str] = {}
@@ -136,9 +138,13 @@ class World:
             token = choice.randrange(3, 90) if choice else 7
             sampled.append([token] if done else [])
             sequence.tokens += sampled[-1]
-        self.scheduler.update_from_output(
+        results = self.scheduler.update_from_output(
             output, ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
         )
+        for result in results.values():
+            if result.scheduler_stats is not None:
+                self.queried += result.scheduler_stats.prefix_cache_stats.queries
+                self.hit += result.scheduler_stats.prefix_cache_stats.hits
         return output
 
     def finish(self, choice: random.Random | None = None) -> None:

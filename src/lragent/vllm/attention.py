@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,6 @@ from vllm.v1.attention.backend import (
     AttentionType,
     MultipleOf,
 )
-from vllm.v1.kv_cache_interface import KVCacheLayout
 
 from lragent.attention import (
     AttentionBatch,
@@ -30,6 +29,7 @@ from lragent.attention import (
 from lragent.vllm.config import Options, options_of
 from lragent.vllm.errors import PluginError
 from lragent.vllm.page_layout import token_elements, views_of
+from lragent.vllm.page_spec import page_spec
 from lragent.vllm.worker_state import WorkerState, make_state, state_of
 
 
@@ -227,16 +227,29 @@ class LRAttentionBackend(AttentionBackend):
         return [MultipleOf(16)]
 
     @classmethod
-    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
-        """Pages that are contiguous; with one head slot this one is."""
+    def supported_kv_cache_layouts(cls) -> tuple[Any, ...]:
+        """Pages that are contiguous; with one head slot this one is. vLLM 0.26 does not ask."""
+        from vllm.v1.kv_cache_interface import KVCacheLayout
+
         return (KVCacheLayout.LBHNC,)
 
     @classmethod
     def customize_spec(cls, spec: Any) -> Any:
         """Room for K, V_base and the LR slots in each page."""
-        elements = token_elements(spec.num_kv_heads, spec.head_size, cls.slots, cls.rank)
-        size = torch.empty(0, dtype=spec.dtype).element_size()
-        return replace(spec, num_head_slots=1, state_content_bytes=elements * size)
+        return page_spec(spec, cls.slots, cls.rank)
+
+    @classmethod
+    def get_kv_cache_shape(
+        cls,
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_size: int,
+        cache_dtype_str: str = "auto",
+    ) -> tuple[int, ...]:
+        """``[pages, 1, tokens, elements]``. vLLM 0.29 has it from the spec and does not ask."""
+        elements = token_elements(num_kv_heads, head_size, cls.slots, cls.rank)
+        return (num_blocks, 1, block_size, elements)
 
 
 _sized: dict[tuple[Any, ...], type[LRAttentionBackend]] = {}

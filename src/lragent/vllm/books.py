@@ -50,7 +50,8 @@ class PageBooks:
         self._found: dict[str, tuple[int, tuple[FillOrder, ...], int]] = {}
         self._progress: dict[str, _Progress] = {}
         self._admissions: dict[str, Admission] = {}
-        self._three = hasattr(manager, "record_prefix_cache_stats")
+        # vLLM 0.29 records the hit once the request is admitted, vLLM 0.26 where it looks it up.
+        self._record = not hasattr(manager, "record_prefix_cache_stats")
         self._stock_lookup = manager.get_computed_blocks
         self._stock_allocate = manager.allocate_slots
         self._stock_free = manager.free
@@ -75,7 +76,7 @@ class PageBooks:
         same, and not written again.
         """
         binding: Binding = request.lragent
-        if not self._manager.prefix_cache_lookup_enabled(request):
+        if not self._manager.enable_caching or request.skip_reading_prefix_cache:
             self._found[request.request_id] = (0, self._fills(binding, ()), 0)
             return self._stock_lookup(request)
         found = self._manager.coordinator.find_longest_cache_hit(
@@ -87,8 +88,13 @@ class PageBooks:
         last = (request.num_tokens - 1) // self._size
         computed = min(len(pages), lr_pages, last) * self._size
         self._found[request.request_id] = (len(pages) * self._size, fills, lr_pages * self._size)
-        blocks = self._manager.create_kv_cache_blocks(found[0])
-        return (blocks, computed, 0) if self._three else (blocks, computed)
+        if self._record and self._manager.log_stats:
+            self._manager.prefix_cache_stats.record(
+                num_tokens=request.num_tokens,
+                num_hits=computed,
+                preempted=request.num_preemptions > 0,
+            )
+        return self._manager.create_kv_cache_blocks(found[0]), computed, 0
 
     def allocate_slots(
         self, request: Any, num_new_tokens: int, *args: Any, **kwargs: Any

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-VERSIONS = ("0.29.0",)
+VERSIONS = ("0.26.0", "0.29.0")
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class Symbol:
         module: where it lives.
         name: attribute path in the module.
         parameters: names of parameters that it must take; None when it is no function.
+        versions: versions of vLLM in which it is used.
     """
 
     module: str
     name: str
     parameters: tuple[str, ...] | None = None
+    versions: tuple[str, ...] = VERSIONS
 
     def __str__(self) -> str:
         return f"{self.module}.{self.name}"
@@ -43,8 +45,18 @@ SYMBOLS: tuple[Symbol, ...] = (
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.create_kv_cache_blocks", ("blocks",)),
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_blocks", ("request_id",)),
     Symbol(
-        "vllm.v1.core.kv_cache_manager", "KVCacheManager.prefix_cache_lookup_enabled", ("request",)
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.record_prefix_cache_stats",
+        ("request", "num_hits"),
+        ("0.29.0",),
     ),
+    Symbol(
+        "vllm.v1.metrics.stats",
+        "PrefixCacheStats.record",
+        ("num_tokens", "num_hits", "preempted"),
+        ("0.26.0",),
+    ),
+    Symbol("vllm.v1.request", "Request.get_skip_reading_prefix_cache", ("self",)),
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.free", ("request",)),
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.pop_blocks_for_free", ("request",)),
     Symbol(
@@ -93,10 +105,26 @@ SYMBOLS: tuple[Symbol, ...] = (
         ("y", "x", "lora_b_stacked", "output_slices"),
     ),
     Symbol("vllm.model_executor.layers.attention.attention", "get_attn_backend"),
-    Symbol("vllm.v1.attention.backend", "AttentionBackend.customize_spec", ("spec",)),
+    Symbol("vllm.v1.attention.backend", "AttentionBackend.customize_spec", ("spec",), ("0.29.0",)),
+    Symbol(
+        "vllm.v1.attention.backend",
+        "AttentionBackend.get_kv_cache_shape",
+        ("num_blocks", "block_size", "num_kv_heads", "head_size", "cache_dtype_str"),
+        ("0.26.0",),
+    ),
+    Symbol(
+        "vllm.model_executor.layers.attention.attention",
+        "Attention.get_kv_cache_spec",
+        ("vllm_config",),
+        ("0.26.0",),
+    ),
+    Symbol("vllm.v1.kv_cache_interface", "FullAttentionSpec.merge", ("specs",)),
+    Symbol(
+        "vllm.v1.kv_cache_interface", "FullAttentionSpec.real_page_size_bytes", None, ("0.26.0",)
+    ),
     Symbol("vllm.v1.attention.backend", "AttentionMetadataBuilder.build", ("common_prefix_len",)),
     Symbol("vllm.v1.attention.backend", "MultipleOf"),
-    Symbol("vllm.v1.kv_cache_interface", "KVCacheLayout"),
+    Symbol("vllm.v1.kv_cache_interface", "KVCacheLayout", None, ("0.29.0",)),
     Symbol(
         "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.execute_model", ("scheduler_output",)
     ),
@@ -113,8 +141,18 @@ SYMBOLS: tuple[Symbol, ...] = (
 )
 
 
-def missing(symbols: Sequence[Symbol] = SYMBOLS) -> list[str]:
-    """What has changed: one line for each symbol that is gone or takes other parameters."""
+def used() -> tuple[Symbol, ...]:
+    """The symbols that the plugin uses in the installed vLLM."""
+    return tuple(symbol for symbol in SYMBOLS if _version() in symbol.versions)
+
+
+def missing(symbols: Sequence[Symbol] | None = None) -> list[str]:
+    """What has changed: one line for each symbol that is gone or takes other parameters.
+
+    Args:
+        symbols: the symbols to look at; those used in the installed vLLM when left out.
+    """
+    symbols = used() if symbols is None else symbols
     return [f"{symbol} {why}" for symbol in symbols if (why := _why(symbol)) is not None]
 
 

@@ -15,6 +15,7 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from lragent.vllm.config import options_of
+from lragent.vllm.page_spec import BACKENDS_SIZE_PAGES
 from lragent.vllm.patching import wrap
 from lragent.vllm.worker_state import state_of
 
@@ -23,6 +24,10 @@ def install() -> None:
     """Patch the workers' classes."""
     wrap(lora_utils, "_all_lora_classes", _lora_classes)
     wrap(attention_layer, "get_attn_backend", _get_attn_backend)
+    if not BACKENDS_SIZE_PAGES:
+        from lragent.vllm.spec_026 import get_kv_cache_spec
+
+        wrap(attention_layer.Attention, "get_kv_cache_spec", get_kv_cache_spec)
     wrap(GPUModelRunner, "execute_model", _execute_model)
     wrap(InputBatch, "make_lora_inputs", _make_lora_inputs)
     wrap(SecondRunner, "execute_model", _second_execute_model)
