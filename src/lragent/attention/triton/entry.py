@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,9 +23,25 @@ from lragent.attention.triton.plan import FA3_RATE, TRITON_RATE, Run, Shape, pla
 _ALL = 2**31 - 1
 _graph_safe = False
 
-PlannedRun = tuple[Run, Tensor, tuple[Tensor, ...], Tensor | None]
-"""A run, its part of ``cu_seqlens_q`` and of the other batch tensors, and for the expand path where
-each context starts in the scratch buffer."""
+
+class PlannedRun(NamedTuple):
+    """A run and its part of the batch's tensors.
+
+    Attributes:
+        run: which sequences, by which kernel.
+        cu_seqlens_q: of its sequences.
+        sequences: block tables, lengths, adapters and LR slots of its sequences.
+        cu_seqlens_k: for the expand path, where each context starts in the scratch buffer.
+        work: for the expand path, FlashAttention 3's work list, where it takes one.
+    """
+
+    run: Run
+    cu_seqlens_q: Tensor
+    sequences: tuple[Tensor, ...]
+    cu_seqlens_k: Tensor | None
+    work: Tensor | None
+
+
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -89,11 +105,11 @@ def launch_runs(
         None if rotation is None else rotation.cos,
         None if rotation is None else rotation.sin,
     )
-    for run, cu_seqlens_q, sequences, cu_seqlens_k in runs:
+    for run, cu_seqlens_q, sequences, cu_seqlens_k, work in runs:
         if cu_seqlens_k is not None:
             ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
-                cu_seqlens_k, run.max_query, run.max_seq, run.context,
+                cu_seqlens_k, run.max_query, run.max_seq, run.context, work,
             )  # fmt: skip
             continue
         decode = run.path == "decode"
@@ -186,9 +202,9 @@ def plan_batch(
         window=window,
         dense_rate=0.0 if fixed else _dense_rate(q),
     )
-    key: Any = ("triton", shape, fixed)
+    key: Any = ("triton", shape, fixed, q.dtype)
     if key not in batch.plans:
-        batch.plans[key] = _plan(batch, shape, fixed)
+        batch.plans[key] = _plan(batch, shape, fixed, q.dtype)
     return batch.plans[key]
 
 
@@ -199,7 +215,7 @@ def _dense_rate(q: Tensor) -> float:
     return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
 
 
-def _plan(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[PlannedRun]:
+def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) -> list[PlannedRun]:
     count = batch.seq_lens.shape[0]
     if fixed:
         path = "decode" if batch.max_query <= 1 else "tiles"
@@ -209,6 +225,7 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[PlannedRun]:
     plan = []
     for run in runs:
         part = slice(run.first, run.last)
+        starts_q = batch.cu_seqlens_q[run.first : run.last + 1]
         lens = batch.seq_lens[part]
         sequences = (
             batch.block_tables[part],
@@ -216,9 +233,23 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[PlannedRun]:
             batch.adapter_index[part],
             batch.lr_slot[part],
         )
-        starts = None
+        starts_k = work = None
         if run.path == "expand":
-            starts = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
-            torch.cumsum(lens, 0, dtype=torch.int32, out=starts[1:])
-        plan.append((run, batch.cu_seqlens_q[run.first : run.last + 1], sequences, starts))
+            starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
+            torch.cumsum(lens, 0, dtype=torch.int32, out=starts_k[1:])
+            work = _work(run, starts_q, lens, shape, dtype)
+        plan.append(PlannedRun(run, starts_q, sequences, starts_k, work))
     return plan
+
+
+def _work(
+    run: Run, cu_seqlens_q: Tensor, seq_lens: Tensor, shape: Shape, dtype: torch.dtype
+) -> Tensor | None:
+    """FlashAttention 3's work list for an expanded run, made once for all layers."""
+    found = fa3.find(seq_lens.device)
+    if found is None:
+        return None
+    return fa3.schedule(
+        found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,
+        shape.heads, shape.kv_heads, shape.head_dim, dtype, shape.window,
+    )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,45 @@ def find(device: torch.device) -> tuple[str, Varlen] | None:
     return None
 
 
+def schedule(
+    found: tuple[str, Varlen],
+    cu_seqlens_q: Tensor,
+    seq_lens: Tensor,
+    max_query: int,
+    max_seq: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    window: int,
+) -> Tensor | None:
+    """Its work list for a batch, which serves every layer; None where calls make their own.
+
+    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``.
+    """
+    module, _ = found
+    make = getattr(sys.modules[module], "get_scheduler_metadata", None)
+    if make is None or not module.startswith("vllm"):
+        return None
+    return make(
+        batch_size=seq_lens.shape[0],
+        max_seqlen_q=max_query,
+        max_seqlen_k=max_seq,
+        num_heads_q=heads,
+        num_heads_kv=kv_heads,
+        headdim=head_dim,
+        cache_seqlens=seq_lens,
+        qkv_dtype=dtype,
+        cu_seqlens_q=cu_seqlens_q,
+        causal=True,
+        window_size=_sides(window),
+    )
+
+
+def _sides(window: int) -> tuple[int, int]:
+    return (window - 1, 0) if window else (-1, -1)
+
+
 def attend(
     found: tuple[str, Varlen],
     q: Tensor,
@@ -57,13 +97,15 @@ def attend(
     max_seq: int,
     scale: float,
     window: int,
+    work: Tensor | None,
 ) -> None:
     """Causal attention over contiguous keys; the shapes are those of ``flash_attn_varlen_func``.
 
     ``cu_seqlens_q`` may start above 0: rows outside its ranges are neither read nor written.
+    ``work`` is what `schedule` gave for the batch.
     """
     module, function = found
-    sides = (window - 1, 0) if window else (-1, -1)
+    sides = _sides(window)
     if module.startswith("vllm"):
         function(
             q,
@@ -77,6 +119,7 @@ def attend(
             causal=True,
             window_size=list(sides),
             out=out,
+            scheduler_metadata=work,
             fa_version=3,
         )
         return

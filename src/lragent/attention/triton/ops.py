@@ -31,7 +31,8 @@ _library.define(
 )
 _library.define(
     f"attend_expanded(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale,"
-    " SymInt window, Tensor cu_seqlens_k, SymInt max_query, SymInt max_seq, SymInt context) -> ()"
+    " SymInt window, Tensor cu_seqlens_k, SymInt max_query, SymInt max_seq, SymInt context,"
+    " Tensor? work) -> ()"
 )
 _library.define(
     "write_pages(Tensor k, Tensor v, Tensor? lr, Tensor(a!) k_pages, Tensor(b!) v_pages,"
@@ -89,6 +90,7 @@ def _attend_expanded(
     max_query: int,
     max_seq: int,
     context: int,
+    work: Tensor | None,
 ) -> None:
     layer = Cache(
         k, v, lr, v_b, k_b, cos, sin, block_tables, seq_lens, adapter_index, lr_slot
@@ -102,8 +104,9 @@ def _attend_expanded(
         launch_dense(q, out, full_k, full_v, cu_seqlens_q, cu_seqlens_k, scale, window)
         return
     fa3.attend(
-        found, q, full_k, full_v, out, cu_seqlens_q, cu_seqlens_k, max_query, max_seq, scale, window
-    )
+        found, q, full_k, full_v, out, cu_seqlens_q, cu_seqlens_k, max_query, max_seq, scale,
+        window, work,
+    )  # fmt: skip
 
 
 def _project(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
