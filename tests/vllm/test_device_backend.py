@@ -18,8 +18,9 @@ from tests.vllm.serving import Ask, Embedded, folders, search_path
 CODE = """
 import json, sys
 from pathlib import Path
+import torch
 from tests.vllm.serving import Ask, Served, folders, sharing
-from lragent.vllm import attention, attention_gpu
+from lragent.vllm import attention, attention_gpu, ops
 
 builds = []
 
@@ -49,6 +50,17 @@ with Served(root / "llama", adapters, sharing(policy, adapters)) as served:
     assert len({b.lr_slot.data_ptr() for b in batches}) == 1, "addresses change"
     assert len({b.adapter_index.data_ptr() for b in batches}) == 1, "addresses change"
     builder, common, _ = builds[-1]
+    layer, state = impl.self_attn.qkv_proj, impl.self_attn.attn.impl.state
+    hidden = torch.randn(7, layer.down.shape[2])
+    state.rows[:7] = torch.arange(7, dtype=torch.int32)[:, None] % 3 - 1
+    stored = []
+    for store in (ops.store_lr_host, ops.store_lr_device):
+        state.lr.fill_(7.0)
+        store(state.lr, hidden, hidden, layer.down, state.rows)
+        stored.append(state.lr.clone())
+    torch.testing.assert_close(*stored, rtol=1e-5, atol=1e-6)
+    assert (stored[1][7:] == 7.0).all(), "rows behind the tokens were written"
+    assert stored[1][1:3].abs().amax(-1).min() > 0
     captured = builder.build_for_cudagraph_capture(common)
     assert captured.batch.seq_lens.tolist() == [1] * captured.batch.num_sequences
     assert captured.batch.cu_seqlens_q.data_ptr() == common.query_start_loc.data_ptr()

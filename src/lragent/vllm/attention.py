@@ -126,6 +126,8 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         self.scale = float(scale)
         self.num_kv_heads = num_kv_heads or num_heads
         self.kv_cache_dtype = kv_cache_dtype
+        scheduler = config.scheduler_config
+        self.max_context = scheduler.max_num_seqs * config.model_config.max_model_len
         self.state = make_state(config, options, config.device_config.device)
         self._views: tuple[int, PageViews] | None = None
         self._tables: LoraTables | None = None
@@ -159,7 +161,8 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
     ) -> Tensor:
         """Attention of ``query [T, Hq, D]`` over the pages, into ``output``."""
         if attn_metadata is None:
-            return output.zero_()  # vLLM measures memory
+            self.measure(query)
+            return output.zero_()
         tokens = attn_metadata.num_actual_tokens
         self.attend(
             query[:tokens].view(tokens, self.num_heads, self.head_size),
@@ -170,6 +173,9 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
             out=output[:tokens].view(tokens, self.num_heads, self.head_size),
         )
         return output
+
+    def measure(self, query: Tensor) -> None:
+        """Called where vLLM measures how much memory a step takes beside the cache."""
 
     def _pages(self, kv_cache: Tensor) -> PageViews:
         if self._views is None or self._views[0] != kv_cache.data_ptr():

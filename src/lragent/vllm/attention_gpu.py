@@ -16,6 +16,8 @@ from vllm.v1.attention.backend import AttentionCGSupport
 
 from lragent.attention import AttentionBatch, LoraTables, PageViews
 from lragent.attention import triton as kernels
+from lragent.attention.triton.plan import SCRATCH_BYTES
+from lragent.attention.triton.workspace import buffer
 from lragent.vllm.attention import (
     LRAttentionBackend,
     LRAttentionImpl,
@@ -37,7 +39,7 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         common = common_attn_metadata
         count = common.num_reqs
         bound = common.seq_lens_cpu_upper_bound
-        lens = (common.seq_lens_cpu if bound is None else bound)[:count].tolist()
+        lens = [common.max_seq_len] * count if bound is None else bound[:count].tolist()
         adapters, slots = self._readers(common.query_start_loc[:count])
         batch = AttentionBatch(
             block_tables=common.block_table_tensor[:count],
@@ -121,6 +123,14 @@ class LRDeviceImpl(LRAttentionImpl):
 
     attend = staticmethod(kernels.flash_lora_attention)
     write = staticmethod(kernels.write_pages)
+
+    def measure(self, query: torch.Tensor) -> None:
+        """Take the memory that long prompts are expanded in now, so that vLLM counts it."""
+        if not query.is_cuda or torch.cuda.get_device_capability(query.device)[0] < 9:
+            return  # nothing is expanded there
+        token = 2 * self.num_kv_heads * self.head_size
+        elements = min(SCRATCH_BYTES // query.element_size(), token * self.max_context)
+        buffer("expanded", elements, query.dtype, query.device)
 
 
 class LRDeviceBackend(LRAttentionBackend):

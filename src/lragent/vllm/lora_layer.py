@@ -44,6 +44,10 @@ class LRMergedQKVWithLoRA(MergedQKVParallelLinearWithLoRA):
         assert options is not None
         define_ops()
         self.state = make_state(config, options, self.device)
+        self.slices = 3 if options.folds else 2
+        # vLLM's kernels for GPUs overwrite the buffer where some request has an adapter, and leave
+        # it alone where none has; then only the factor of v would read it.
+        self.starts_from_zero = options.folds or self.device.type == "cpu"
         q, k, v = self.lora_a_stacked
         down = v.new_zeros(self.state.down_rows, *v.shape[1:])
         self.lora_a_stacked = (q, k, down[:max_loras])
@@ -70,21 +74,24 @@ class LRMergedQKVWithLoRA(MergedQKVParallelLinearWithLoRA):
             leave_base_requests_alone(punica_wrapper)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """``[T, hidden]`` to ``[T, q + k + v]``: base, and the adapter's terms of q and k."""
-        state = self.state
+        """``[T, hidden]`` to ``[T, q + k + v]``: base, and the adapter's terms of q and k.
+
+        It is compiled with the model, so it looks at tensors and plain attributes only.
+        """
+        state, slices = self.state, self.slices
         out = self._get_quant_method().apply(self.base_layer, x, bias)
-        tokens, folds = x.shape[0], state.options.folds
-        slices = 3 if folds else 2
-        shrunk = torch.zeros(
-            (slices, tokens, state.sizes.rank), dtype=torch.float32, device=x.device
-        )
+        size = (slices, x.shape[0], self.up.shape[1])
+        if self.starts_from_zero:
+            shrunk = torch.zeros(size, dtype=torch.float32, device=x.device)
+        else:
+            shrunk = torch.empty(size, dtype=torch.float32, device=x.device)
         self.punica_wrapper.add_shrink(shrunk, x, self.lora_a_stacked[:slices], 1.0)
-        if folds:
-            shrunk[2].mul_(state.fold[:tokens])
+        if slices == 3:
+            shrunk[2].mul_(state.fold[: x.shape[0]])
         self.punica_wrapper.add_expand(
             out, shrunk, self.lora_b_stacked[:slices], self.output_slices[:slices]
         )
-        torch.ops.lragent.store_lr(state.lr, x, self.down, state.rows)
+        torch.ops.lragent.store_lr(state.lr, out, x, self.down, state.rows)
         return out
 
 

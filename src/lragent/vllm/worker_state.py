@@ -100,7 +100,11 @@ class WorkerState:
 
     @staticmethod
     def _put(buffer: torch.Tensor, values: np.ndarray) -> None:
+        """Copy to the device without waiting for it: from ordinary memory, CUDA would first wait
+        for the step that runs. Torch keeps the pinned memory until the copy is done."""
         source = torch.from_numpy(values)
+        if buffer.device.type == "cuda":
+            source = source.pin_memory()
         buffer[: source.shape[0]].copy_(source, non_blocking=True)
 
     @property
@@ -144,7 +148,7 @@ class WorkerState:
         self._put(self.write_base, position >= base[request])
         if self.options.folds:
             folds = np.array([plan.admission.folds for plan in plans])
-            self._put(self.fold, folds[request, None])
+            self._put(self.fold, folds[request, None].astype(np.float32))
         padded = np.full(self.sizes.max_requests, -1, dtype=np.int32)
         padded[: len(plans)] = self.host_slots
         self._put(self.slot_of_request, padded)
