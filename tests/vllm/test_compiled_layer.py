@@ -18,6 +18,8 @@ from torch import Tensor
 
 MOST = 64  # tokens of a step
 
+pytestmark = pytest.mark.every_version
+
 
 class Punica:
     """vLLM's LoRA kernels for GPUs as seen from outside, in operations that trace."""

@@ -13,8 +13,15 @@ CONTEXT = prompt_of(300)
 POLICIES = ("isolated", "full", "base", "base+lr")
 
 
-@pytest.fixture(scope="module", params=[(p, k) for p in POLICIES for k in ("shared", "own")],
-                ids=lambda pair: "-".join(pair))  # fmt: skip
+BOTH = {("full", "own"), ("base", "own"), ("base+lr", "shared")}
+PAIRS = [
+    pytest.param((p, k), marks=[pytest.mark.every_version] if (p, k) in BOTH else [], id=f"{p}-{k}")
+    for p in POLICIES
+    for k in ("shared", "own")
+]
+
+
+@pytest.fixture(scope="module", params=PAIRS)
 def pair(request: pytest.FixtureRequest, root: Path) -> Iterator[tuple[Served, str, str]]:
     policy, kind = request.param
     adapters = folders(root, kind)

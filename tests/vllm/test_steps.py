@@ -11,6 +11,8 @@ from tests.vllm.world import PAGE, World
 
 CONTEXT = [3 + i % 80 for i in range(3 * PAGE + 5)]  # three full pages and five tokens
 
+pytestmark = pytest.mark.every_version
+
 
 def world(root: Path, policy: str, kind: str = "own", pages: int = 40, **option: Any) -> World:
     adapters = folders(root, kind)
