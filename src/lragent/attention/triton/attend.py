@@ -136,13 +136,23 @@ def _tile(
     p = p.to(q.dtype)
     v_ptrs = (v_ptr + pages * stride_vp + rows * stride_vn)[:, None] + offs_d[None, :]
     v = load_block(v_ptrs, keep, offs_d, D, BLOCK_D, MASKED)
-    acc = tl.dot(p, v, acc * shrink[:, None], input_precision="ieee")
+    acc = _accumulate(p, v, acc * shrink[:, None], EXACT)
     if V_RANK > 0:
         offs_r = tl.arange(0, BLOCK_VR)
         z_ptrs = z_rows[:, None] + offs_r[None, :]
         z = load_block(z_ptrs, keep_z, offs_r, V_RANK, BLOCK_VR, True)
-        acc_z = tl.dot(p, z, acc_z * shrink[:, None], input_precision="ieee")
+        acc_z = _accumulate(p, z, acc_z * shrink[:, None], EXACT)
     return acc, acc_z, new_top, total
+
+
+@triton.jit
+def _accumulate(p, v, acc, EXACT: tl.constexpr):
+    """``acc + p v``. In fp32 a tile is summed up by itself: one chain of sums over a long context
+    rounds several times more than PyTorch."""
+    if EXACT:
+        # Not a plus, which the compiler would turn into one chain again.
+        return tl.fma(tl.dot(p, v, input_precision="ieee"), 1.0, acc)
+    return tl.dot(p, v, acc, input_precision="ieee")
 
 
 @triton.jit
