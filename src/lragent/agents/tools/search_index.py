@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-import bm25s
+# Where JAX is installed, bm25s starts it on import, and JAX would take most of a GPU's memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import bm25s  # noqa: E402
 
 
 def fold(text: str) -> str:
