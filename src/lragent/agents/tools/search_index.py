@@ -10,7 +10,7 @@ from typing import Any
 # Where JAX is installed, bm25s starts it on import, and JAX would take most of a GPU's memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import bm25s  # noqa: E402
+import bm25s
 
 
 def fold(text: str) -> str:
