@@ -60,12 +60,13 @@ def project_tile(
     """One token a program for a few; else tiles, the hidden dimension shared to fill ``sms``."""
     if tokens * slots <= 128:
         return ProjectTile(0, 2, min(1 << (width - 1).bit_length(), 4096), 1, 4, 1)
-    block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 128)
-    block_t = 16 if tokens <= 256 else 64
-    block_d = 64 if dtype.itemsize > 2 or (block_t == 16 and block_c == 128) else 128
+    narrow = slots * columns <= 16
+    block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 64 if tokens <= 512 else 128)
+    block_t = 16 if tokens <= 256 else 32 if narrow and tokens <= 1024 else 64
+    block_d = 64 if dtype.itemsize > 2 else 128
     programs = -(-tokens // block_t) * -(-slots * columns // block_c)
     splits = 1
-    while splits < 16 and programs * splits * 2 <= sms and splits * 2 * block_d <= width:
+    while splits < 8 and programs * splits * 2 <= sms and splits * 2 * block_d <= width:
         splits *= 2
     return ProjectTile(block_t, block_c, block_d, splits, 4, 3)
 
