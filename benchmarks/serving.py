@@ -55,7 +55,8 @@ def arguments() -> argparse.Namespace:
     add("--policies", nargs="+", choices=NAMES, default=POLICIES)
     add("--model", type=Path, help="folder of a Llama; random weights where it has none")
     add("--tiny", action="store_true", help="a tiny model and tiny sizes, on a CPU too")
-    add("--repeats", type=int)
+    add("--repeats", type=int, help="of every case but the workflows")
+    add("--workflow-repeats", type=int)
     add("--contexts", nargs="+", type=int, help="prompt tokens of the hand-over")
     add("--workflows", nargs="+", help="sessions x prompt tokens, such as 8x2048")
     add("--chunks", nargs="+", type=int, help="C of the traces: 912 + 4 C tokens")
@@ -124,6 +125,7 @@ def sizes_of(options: argparse.Namespace, shape: shapes.Shape) -> sizes.Sizes:
         sizes.SMALL if options.tiny else sizes.FULL,
         vocab=shape.vocab,
         repeats=options.repeats,
+        workflow_repeats=options.workflow_repeats,
         contexts=options.contexts and tuple(options.contexts),
         workflows=options.workflows and tuple(pair(text) for text in options.workflows),
         chunks=options.chunks and tuple(options.chunks),

@@ -33,7 +33,8 @@ class Sizes:
 
     Attributes:
         vocab: size of the vocabulary.
-        repeats: measured repeats of every case.
+        repeats: measured repeats of every case but the workflows.
+        workflow_repeats: measured repeats of the workflows, which take longest.
         contexts: prompt lengths of the hand-over.
         workflows: sessions and tokens of their prompts.
         workflow_new: tokens generated, and new ones, in a step of the workflow.
@@ -48,6 +49,7 @@ class Sizes:
 
     vocab: int
     repeats: int
+    workflow_repeats: int
     contexts: tuple[int, ...]
     workflows: tuple[tuple[int, int], ...]
     workflow_new: tuple[int, int]
@@ -129,7 +131,7 @@ def workflows(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
     for sessions, length in sizes.workflows:
         run(sessions, length, -1, 1, 4)  # warms up
         speeds, first, held = [], [], []
-        for repeat in range(sizes.repeats):
+        for repeat in range(sizes.workflow_repeats):
             found = run(sessions, length, repeat, 3, generate)
             speeds.append(sum(t.tokens for t in found.timings) / found.seconds)
             first += first_tokens(found)

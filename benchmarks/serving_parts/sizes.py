@@ -14,6 +14,7 @@ from .workload import trace_length
 FULL = Sizes(
     vocab=LLAMA_8B.vocab,
     repeats=3,
+    workflow_repeats=2,
     contexts=(1024, 4096, 16384, 32768),
     workflows=((8, 2048), (16, 8192)),
     workflow_new=(64, 200),
@@ -27,6 +28,7 @@ FULL = Sizes(
 SMALL = Sizes(
     vocab=TINY.vocab,
     repeats=2,
+    workflow_repeats=2,
     contexts=(64, 256),
     workflows=((2, 96),),
     workflow_new=(6, 20),
