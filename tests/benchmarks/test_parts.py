@@ -36,7 +36,7 @@ def test_handover(engine: FakeEngine):
 
 
 def test_workflow(engine: FakeEngine):
-    (row,) = parts.workflows(engine, "base", with_options(SMALL, repeats=1))
+    (row,) = parts.workflows(engine, "base", with_options(SMALL, repeats=1, workflow_repeats=1))
     assert row["case"] == "2 x 96"
     assert row["kv_bytes"] == 7
     measured = engine.log[6:]  # after the warm-up
@@ -46,7 +46,7 @@ def test_workflow(engine: FakeEngine):
 
 
 def test_trace(engine: FakeEngine):
-    short, long = parts.traces(engine, "base", with_options(SMALL, repeats=1))
+    short, long = parts.traces(engine, "base", with_options(SMALL, repeats=1, workflow_repeats=1))
     assert (short["case"], long["case"]) == ("976", "1168")
     # Every prompt is prefilled whole, 100 tokens a second, and its last step gives a token.
     sums = sum(-(-len(ask.prompt) // 100) for ask in engine.log[-17:])
@@ -55,7 +55,7 @@ def test_trace(engine: FakeEngine):
 
 
 def test_tight(engine: FakeEngine):
-    (row,) = parts.tight_traces(engine, "base", with_options(SMALL, repeats=1))
+    (row,) = parts.tight_traces(engine, "base", with_options(SMALL, repeats=1, workflow_repeats=1))
     assert row["case"] == "3 x 1168"
     assert len(engine.log) == 17 * 4
     assert row["repeats"] == 3 * 17
