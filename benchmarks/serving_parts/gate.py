@@ -98,10 +98,11 @@ def generate(engine: Any, asks: Sequence[tuple[int, Sequence[int]]], tokens: int
         lora_request=[engine.lora(agent) for agent, _ in asks],
         use_tqdm=False,
     )
-    return [_choices(output.outputs[0]) for output in outputs]
+    return [choices_of(output.outputs[0]) for output in outputs]
 
 
-def _choices(output: Any) -> list[Choice]:
+def choices_of(output: Any) -> list[Choice]:
+    """What vLLM's output of a greedy request with log-probabilities says of each token."""
     found = []
     for token, row in zip(output.token_ids, output.logprobs, strict=True):
         best = {int(t): float(entry.logprob) for t, entry in row.items()}
@@ -195,6 +196,12 @@ def to_json(chains: Sequence[Chain]) -> list[dict[str, Any]]:
     return [asdict(chain) for chain in chains]
 
 
+def choice_from_json(data: dict[str, Any]) -> Choice:
+    """A choice from plain data."""
+    best = {int(token): value for token, value in data["best"].items()}
+    return Choice(data["token"], data["logprob"], data["lead"], best)
+
+
 def from_json(data: Sequence[dict[str, Any]]) -> list[Chain]:
     """Chains from plain data."""
     return [
@@ -202,13 +209,7 @@ def from_json(data: Sequence[dict[str, Any]]) -> list[Chain]:
             row["agent"],
             row["prompt"],
             *(
-                [
-                    Choice(
-                        c["token"], c["logprob"], c["lead"],
-                        {int(token): value for token, value in c["best"].items()},
-                    )
-                    for c in row[kind]
-                ]
+                [choice_from_json(c) for c in row[kind]]
                 for kind in ("free", "asked")
             ),
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .environment import environment_of
 from .parts import Sizes
 from .policies import STOCK, engines_of
 
 HANDOVER, WORKFLOW, OPEN, TRACE, TIGHT = PARTS = ("handover", "workflow", "open", "trace", "tight")
-FOLDER = Path(__file__).parent.parent
 TRACE_RANK, AGENT_RANK = 8, 16
 
 
@@ -71,18 +70,7 @@ class Job:
         job, answer = folder / "job.json", folder / "answer.json"
         job.write_text(json.dumps(asdict(self)))
         answer.unlink(missing_ok=True)
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(
-                filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])
-            ),
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            # Stock is vLLM without any plugin, though lragent is installed.
-            "VLLM_PLUGINS": "" if self.engine == STOCK else "lragent",
-            "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
+        env = environment_of(self.engine != STOCK, folder)
         command = [sys.executable, "-m", "serving_parts.engine_process", str(job), str(answer)]
         try:
             code = subprocess.run(command, env=env, timeout=timeout, check=False).returncode

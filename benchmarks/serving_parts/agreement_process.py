@@ -1,0 +1,55 @@
+"""Runs one engine: ``python -m serving_parts.agreement_process job.json answer.json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .agreement_engines import Embedded, Vllm
+from .agreement_program import free, replay, rotated, steps_from_json
+
+
+def run_vllm(job: dict[str, Any]) -> dict[str, Any]:
+    """Text after each prompt, then the engine's own tokens."""
+    engine = Vllm(job["base_apart"], job["policy"], job["model"], job["adapters"], job["settings"])
+    forced = replay(engine, steps_from_json(job["forced"]), "forced")
+    steps, answers = free(engine, job["ids"], job["length"])
+    return {
+        "facts": engine.facts(),
+        "forced": asdict(forced),
+        "steps": [asdict(step) for step in steps],
+        "free": asdict(answers),
+    }
+
+
+def run_embedded(job: dict[str, Any]) -> dict[str, Any]:
+    """Text after each prompt, then every vLLM engine's tokens."""
+    engine = Embedded(job["model"], job["adapters"], job["policy"], job["settings"])
+    forced = steps_from_json(job["forced"])
+    answer: dict[str, Any] = {"facts": {}, "forced": asdict(replay(engine, forced, "forced"))}
+    if job["policy"] == "isolated":
+        answer["wide"] = asdict(replay(engine, forced, "wide", wide=True))
+        answer["rotated"] = asdict(replay(engine, rotated(forced), "rotated"))
+    answer["replays"] = {
+        name: asdict(replay(engine, steps_from_json(steps), name))
+        for name, steps in job["replays"].items()
+    }
+    return answer
+
+
+def main() -> None:
+    """Read the job, run it, write the answer."""
+    source, target = map(Path, sys.argv[1:])
+    job = json.loads(source.read_text())
+    begin = time.perf_counter()
+    answer = run_embedded(job) if "replays" in job else run_vllm(job)
+    answer["facts"]["seconds"] = round(time.perf_counter() - begin, 1)
+    target.write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""Rows and verdict from the engines' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Any
+
+from .agreement_cases import Case
+from .agreement_compare import (
+    Pair,
+    Spread,
+    answers_from_json,
+    same_hits,
+    same_places,
+    spread,
+    tolerance,
+    until_they_part,
+)
+from .agreement_program import Answers, Step, steps_from_json
+from .policies import STOCK
+
+Row = dict[str, Any]
+ISOLATED = "isolated"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A vLLM engine's answers: after given text, and after tokens of its own."""
+
+    forced: Answers
+    steps: list[Step]
+    free: Answers
+
+
+def served_from_json(data: Mapping[str, Any]) -> Served:
+    """From a process's answer."""
+    return Served(
+        answers_from_json(data["forced"]),
+        steps_from_json(data["steps"]),
+        answers_from_json(data["free"]),
+    )
+
+
+def rows_of(
+    cases: Sequence[Case],
+    served: Mapping[str, Mapping[str, Any]],
+    embedded: Mapping[str, Mapping[str, Any]],
+    page: int,
+) -> list[Row]:
+    """Yardstick, floors and control first, then every vLLM engine of the plugin.
+
+    Args:
+        cases: engines that were to run.
+        served: answers of those that did, by name.
+        embedded: answers of the embedded engine by policy.
+        page: tokens of a page.
+    """
+    ours = {name: served_from_json(data) for name, data in served.items()}
+    replays = {
+        name: answers_from_json(replay)
+        for data in embedded.values()
+        for name, replay in data["replays"].items()
+    }
+    texts = {policy: answers_from_json(data["forced"]) for policy, data in embedded.items()}
+    stock = [case.name for case in cases if case.policy == STOCK and case.name in ours]
+    rows: list[Row] = []
+
+    def to_embedded(name: str, policy: str) -> dict[str, list[Pair]]:
+        mine = ours[name]
+        return {
+            "text": list(same_places(mine.forced, texts[policy])),
+            "own tokens": list(same_places(mine.free, replays[name])),
+        }
+
+    def to_vllm(name: str, other: str) -> dict[str, list[Pair]]:
+        a, b = ours[name], ours[other]
+        return {
+            "text": list(same_places(a.forced, b.forced)),
+            "own tokens": list(until_they_part(a.steps, a.free, b.steps, b.free)),
+        }
+
+    yardstick, floors = None, []
+    if stock and ISOLATED in texts:
+        pairs = to_embedded(stock[0], ISOLATED)
+        yardstick = spread(chain(*pairs.values()))
+        rows.append(row("yardstick", stock[0], "embedded", pairs))
+        wide = {
+            "text": list(
+                same_places(answers_from_json(embedded[ISOLATED]["wide"]), texts[ISOLATED])
+            )
+        }
+        floors.append(spread(wide["text"]))
+        rows.append(row("floor", "embedded, in larger batches", "embedded", wide))
+    for a, b in combinations(stock, 2):
+        pairs = to_vllm(a, b)
+        floors.append(spread(chain(*pairs.values())))
+        rows.append(row("floor", a, b, pairs))
+    limit = tolerance(yardstick, floors) if yardstick else None
+    if ISOLATED in texts:
+        other = answers_from_json(embedded[ISOLATED]["rotated"])
+        pairs = {"text": list(same_places(other, texts[ISOLATED]))}
+        control = row("control", "embedded, another adapter", "embedded", pairs)
+        seen = limit is not None and control["mean"] > limit[1]
+        rows.append({**control, "tolerance": limit, "holds": seen})
+        rows += [
+            row("contrast", f"embedded, {policy}", "embedded, isolated",
+                {"text": list(same_places(texts[policy], texts[ISOLATED]))})
+            for policy in texts if policy != ISOLATED
+        ]  # fmt: skip
+    plugin = [case for case in cases if case.policy != STOCK and case.name in ours]
+    for case in plugin:
+        name = case.name
+        if case.policy in texts and name in replays:
+            hits = same_hits(ours[name].free, replays[name], page)
+            rows.append(row("embedded", name, f"embedded, {case.policy}",
+                            to_embedded(name, case.policy), limit, hits))  # fmt: skip
+        if case.policy == ISOLATED and stock:
+            rows.append(row("stock", name, stock[0], to_vllm(name, stock[0]), limit))
+        first = next(other for other in plugin if other.policy == case.policy)
+        if first is not case:
+            rows.append(row("mode", name, first.name, to_vllm(name, first.name), limit))
+    return rows
+
+
+def row(
+    kind: str,
+    subject: str,
+    against: str,
+    pairs: Mapping[str, Sequence[Pair]],
+    limit: tuple[float, float] | None = None,
+    hits: bool = True,
+) -> Row:
+    """One comparison; the kinds that have to agree get their tolerance and whether it holds."""
+    total = spread(chain(*pairs.values()))
+    found: Row = {"kind": kind, "subject": subject, "against": against, **plain(total)}
+    found["of"] = {case: plain(spread(part)) for case, part in pairs.items()}
+    if kind in ("embedded", "stock", "mode"):
+        found |= {
+            "same_hits": hits,
+            "tolerance": limit,
+            "holds": limit is not None and total.within(limit) and hits,
+        }
+    return found
+
+
+def plain(found: Spread) -> dict[str, Any]:
+    """A spread as plain data."""
+    return {
+        "positions": found.positions,
+        "max": float(f"{found.max:.4g}"),
+        "mean": float(f"{found.mean:.4g}"),
+        "equal": round(found.equal, 4),
+    }
+
+
+def table(rows: Sequence[Row], failed: Mapping[str, str]) -> list[str]:
+    """Under 40 lines: one for each comparison of rounding, one for each vLLM engine."""
+    head = f"{'':34}{'max':>10}{'mean':>10}{'equal':>7}"
+    lines = [head]
+    lines += [
+        f"{entry['kind'] + ': ' + entry['subject']:34.34}{numbers(entry)}"
+        for entry in rows
+        if "same_hits" not in entry
+    ]
+    limits = [entry["tolerance"] for entry in rows if entry.get("tolerance")]
+    if limits:
+        lines.append(f"{'tolerance':34}{limits[0][0]:10.2g}{limits[0][1]:10.2g}")
+    lines.append(f"{'':26}|{'embedded':^27}|{'stock':^27}|{'first mode':^27}|")
+    subjects = dict.fromkeys(entry["subject"] for entry in rows if "same_hits" in entry)
+    for subject in subjects:
+        mine = {e["kind"]: e for e in rows if e["subject"] == subject and "same_hits" in e}
+        cells = [
+            numbers(mine[kind]) if kind in mine else " " * 27
+            for kind in ("embedded", "stock", "mode")
+        ]
+        bad = [kind for kind, entry in mine.items() if not entry["holds"]]
+        bad += [] if all(entry["same_hits"] for entry in mine.values()) else ["cache hits"]
+        verdict = f" NOT: {', '.join(bad)}" if bad else " ok"
+        lines.append(f"{subject:26.26}|{'|'.join(cells)}|{verdict}")
+    return lines + [f"FAILED {name}: {why.splitlines()[-1][:90]}" for name, why in failed.items()]
+
+
+def numbers(entry: Row) -> str:
+    """Largest and mean difference and the share of equal choices."""
+    return f"{entry['max']:10.2g}{entry['mean']:10.2g}{entry['equal']:7.3f}"
