@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -74,13 +72,11 @@ def run(task: Task, folder: Path, limit: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "serving_parts.agreement_process", str(job), str(answer)]
     env = {**task.env, "VLLM_CACHE_ROOT": str(folder / "cache")}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=env, stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
             raise EngineError(f"not done in {limit:.0f} s; {last_lines(log)}") from None
     if code or not answer.exists():
