@@ -34,6 +34,8 @@ def test_decode_sequences_share_one_launch():
 def test_long_prefill_is_expanded_and_short_is_not():
     assert plan(LLAMA, [8192], [8192]) == [("expand", 0, 1)]
     assert plan(LLAMA, [16], [8192]) == [("tiles", 0, 1)]
+    assert plan(LLAMA, [256], [1024]) == [("expand", 0, 1)]
+    assert plan(LLAMA, [64], [1024]) == [("tiles", 0, 1)]
 
 
 def test_mixed_batch_keeps_each_kind_together():

@@ -10,7 +10,8 @@ A batch is cut into runs of neighbouring sequences:
   smaller.
 
 Estimates, with F the floating-point operations of causal attention and B the bytes that gathering
-reads and writes: ``F / tiles_rate`` against ``B / gather_rate + F / dense_rate + launch``. Key LoRA
+reads and writes: ``F / tiles_rate + start`` against ``B / gather_rate + F / dense_rate + launch``. The
+start is what few tiles take however short the context; many tiles hide it. Key LoRA
 slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense
 kernel. The rates were measured on an H100 (``docs/kernels.md``); only their ratios matter.
 """
@@ -33,7 +34,7 @@ TRITON_RATE = 490e12
 
 _TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-_LAUNCH = 15e-6
+_LAUNCH, _START_FEW = 20e-6, 17e-6
 
 _FEW_ROWS = 128 * 132
 """Queries times heads below which the tiles of one sequence cannot fill an H100."""
@@ -96,10 +97,12 @@ def expanding_wins(shape: Shape, queries: int, context: int) -> bool:
     work = 4.0 * shape.heads * shape.head_dim * queries * seen
     moved = 2.0 * shape.expanded_token * context
     few = queries * shape.heads < _FEW_ROWS
+    start = _START_FEW if few else 0.0
     tiles_rate, gather_rate = _TILES_RATE_FEW if few else _TILES_RATE, _GATHER_RATE
     if shape.key_lora:
         tiles_rate, gather_rate = _TILES_RATE_KEY_LORA, _GATHER_RATE_KEY_LORA
-    return moved / gather_rate + work / shape.dense_rate + _LAUNCH < work / tiles_rate
+    expanded = moved / gather_rate + work / shape.dense_rate + _LAUNCH
+    return expanded < work / tiles_rate + start
 
 
 def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]) -> list[Run]:
