@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import gate
-from .jobs import Job, Plan, Setup
+from .jobs import Job, JobError, Plan, Setup
 from .policies import STOCK
 from .result import Result, check_identity, load, merge, save
 from .summary import summary
@@ -86,6 +86,11 @@ class Campaign:
             if passed is not None:
                 result["gate"] = passed
                 save(self.path, {**result, "summary": summary(result)})
+            if not answer["done"]:
+                kept = (
+                    f"{len(rows)} rows are kept" if passed else "nothing is kept without the gate"
+                )
+                raise JobError(f"{setup.name}, {engine}: cut off; {kept}")
         return result
 
     def _job(

@@ -23,8 +23,8 @@ PARTS: dict[str, Callable[[Any, str, Sizes], list[Row]]] = {
 }
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Start the engine, compare and measure."""
+def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Start the engine, compare and measure; ``keep`` gets all there is after each step."""
     from .vllm_engine import VllmEngine
 
     begin = time.perf_counter()
@@ -40,6 +40,12 @@ def run(job: Job) -> dict[str, Any]:
             answer["chains"] = gate.to_json(chains)
         else:
             answer["tokens"] = gate.answer(engine, gate.from_json(job.chains))
+
+    def keep_all(done: bool) -> None:
+        seconds = round(time.perf_counter() - begin, 1)
+        keep({**answer, "seconds": seconds, "done": done})
+
+    keep_all(False)
     for part in job.parts:
         for policy in job.policies:
             engine.one_adapter = uses_one_adapter(policy)
@@ -47,15 +53,20 @@ def run(job: Job) -> dict[str, Any]:
             for row in rows:
                 print(json.dumps(row), flush=True)
             answer["rows"] += rows
-    answer["seconds"] = round(time.perf_counter() - begin, 1)
-    return answer
+            keep_all(False)
+    keep_all(True)
 
 
 def main() -> None:
-    """Read the job, run it, write the answer."""
+    """Read the job, run it, write the answer, which is whole at any time."""
     source, target = map(Path, sys.argv[1:])
-    answer = run(Job(**json.loads(source.read_text())))
-    target.write_text(json.dumps(answer))
+
+    def keep(answer: dict[str, Any]) -> None:
+        part = target.with_suffix(".part")
+        part.write_text(json.dumps(answer))
+        part.replace(target)
+
+    run(Job(**json.loads(source.read_text())), keep)
 
 
 if __name__ == "__main__":

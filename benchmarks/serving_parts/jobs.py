@@ -64,8 +64,11 @@ class Job:
     def run(self, folder: Path, timeout: float | None) -> dict[str, Any]:
         """Run it in a process of its own, whose messages go to this one's; returns its answer.
 
+        An engine that takes too long is ended. What it had measured by then is its answer, in which
+        ``done`` is false.
+
         Raises:
-            JobError: it failed or took too long.
+            JobError: it failed, or the time was over before it had measured anything.
         """
         job, answer = folder / "job.json", folder / "answer.json"
         job.write_text(json.dumps(asdict(self)))
@@ -75,7 +78,11 @@ class Job:
         try:
             code = subprocess.run(command, env=env, timeout=timeout, check=False).returncode
         except subprocess.TimeoutExpired:
-            raise JobError(f"the {self.engine} engine was not done in {timeout:.0f} s") from None
+            if not answer.exists():
+                raise JobError(
+                    f"the {self.engine} engine had measured nothing after {timeout:.0f} s"
+                ) from None
+            return json.loads(answer.read_text())
         if code or not answer.exists():
             raise JobError(f"the {self.engine} engine ended with code {code}; see above")
         return json.loads(answer.read_text())
