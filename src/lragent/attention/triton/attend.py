@@ -20,8 +20,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from lragent.attention.triton.combine import FILTER
 from lragent.attention.triton.common import (
-    find_row,
     find_tile,
     load_block,
     locate,
@@ -189,8 +189,7 @@ def _expand(
 
 
 # Sizes that change from batch to batch must not compile the kernel anew.
-_FILTER = ("num_sequences", "splits", "min_query", "max_query")
-_BATCH_SIZES = (*_FILTER, "window", "num_positions", "stride_table")
+_BATCH_SIZES = (*FILTER, "window", "num_positions", "stride_table")
 
 
 @triton.jit(do_not_specialize=_BATCH_SIZES)
@@ -382,51 +381,3 @@ def attend_kernel(
         out_rows = out_ptr + row * stride_ot + q_head * stride_oh
         out = acc.to(out_ptr.dtype.element_ty)
         tl.store(out_rows[:, None] + offs_d[None, :], out, mask=keep_out)
-
-
-@triton.jit(do_not_specialize=_FILTER)
-def combine_kernel(
-    out_ptr,
-    partial_ptr,
-    lse_ptr,
-    starts_ptr,
-    num_sequences,
-    splits,
-    min_query,
-    max_query,
-    stride_ot,
-    stride_oh,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    DECODE: tl.constexpr,
-    PDL: tl.constexpr,
-):
-    """Add the shares of each row: grid (rows, query heads), one program each."""
-    if PDL:
-        tl.extra.cuda.gdc_wait()
-    if DECODE:
-        sequence = tl.program_id(0)
-        row = tl.load(starts_ptr + sequence)
-    else:
-        row = tl.program_id(0)
-        sequence = find_row(starts_ptr, row, num_sequences)
-        if sequence < 0:
-            return
-    queries = tl.load(starts_ptr + sequence + 1) - tl.load(starts_ptr + sequence)
-    inside = row < tl.load(starts_ptr + num_sequences)
-    if (queries < min_query) | (queries > max_query) | (not inside):
-        return
-    head = tl.program_id(1)
-    offs_s = tl.arange(0, BLOCK_S)
-    offs_d = tl.arange(0, BLOCK_D)
-    line = tl.program_id(0).to(tl.int64)
-    place = (line * tl.num_programs(1) + head) * splits
-    lse = tl.load(lse_ptr + place + offs_s, mask=offs_s < splits, other=float("-inf"))
-    weight = tl.exp2(lse - tl.max(lse, 0))
-    keep = (weight > 0)[:, None] & (offs_d < D)[None, :]
-    ptrs = partial_ptr + (place + offs_s)[:, None] * D + offs_d[None, :]
-    parts = tl.load(ptrs, mask=keep, other=0.0)
-    result = tl.sum(parts * weight[:, None], 0) / tl.sum(weight, 0)
-    out = out_ptr + row.to(tl.int64) * stride_ot + head * stride_oh + offs_d
-    tl.store(out, result.to(out_ptr.dtype.element_ty), mask=offs_d < D)

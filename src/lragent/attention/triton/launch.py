@@ -15,7 +15,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from lragent.attention.triton.attend import attend_kernel, combine_kernel
+from lragent.attention.triton.attend import attend_kernel
+from lragent.attention.triton.combine import combine_kernel
 from lragent.attention.triton.dense import dense_kernel
 from lragent.attention.triton.expand import expand_kernel
 from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
