@@ -19,7 +19,6 @@ import argparse
 import itertools
 import json
 import platform
-import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from typing import Any
 import torch
 import transformers
 from peft import PeftModel
+from serving_parts.result import file_name
 from transformers import StoppingCriteriaList
 
 from lragent import Engine, SamplingParams
@@ -203,8 +203,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     options.out.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
-    (options.out / f"engine-{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (options.out / file_name(gpu, "engine")).write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

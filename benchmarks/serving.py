@@ -30,8 +30,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serving_parts import machine, result, shapes, sizes
+from serving_parts import result, shapes, sizes
 from serving_parts.adapters import write_adapters
+from serving_parts.call import checked
 from serving_parts.campaign import Campaign, GateError
 from serving_parts.dummy_weights import LOAD_FORMAT
 from serving_parts.jobs import HANDOVER, OPEN, PARTS, WORKFLOW, JobError, make_plan
@@ -150,30 +151,20 @@ def sizes_of(options: argparse.Namespace, shape: shapes.Shape) -> sizes.Sizes:
 def main() -> None:
     """Measure engine after engine, and write after each."""
     options = arguments()
-    hardware = machine.hardware()
-    on_gpu = hardware["driver"] is not None
-    commit = options.commit or machine.checked_out_commit(ROOT)
-    if commit is None:
-        sys.exit("this is no git checkout; name the commit with --commit")
-    if options.out is None and (options.tiny or not on_gpu):
-        sys.exit("a tiny or CPU result is no result of the project; give --out for it")
+    call = checked(options, ROOT)
     with tempfile.TemporaryDirectory(prefix="lragent-serving-") as name:
         folder = Path(name)
         shape, model = model_of(options, folder)
         has_weights = any(model.glob("*.safetensors"))
         chosen = sizes_of(options, shape)
-        common = settings_of(options, on_gpu, has_weights)
+        common = settings_of(options, call.on_gpu, has_weights)
         item_bytes = 4 if common["dtype"] == "float32" else 2
         setups = sizes.setups_of(options.parts, shape, chosen, common, item_bytes)
         campaign = Campaign(
-            path=options.out or RESULTS / result.file_name(hardware["device"]),
-            identity={
-                "hardware": hardware,
-                "versions": machine.versions(),
-                "commit": commit,
-                "model": f"{shape.name}, {'its own' if has_weights else 'random'} weights",
-                "environment": machine.environment(),
-            },
+            path=options.out or RESULTS / result.file_name(call.hardware["device"], "serving"),
+            identity=call.identity(
+                f"{shape.name}, {'its own' if has_weights else 'random'} weights"
+            ),
             model=str(model),
             adapters={
                 rank: write_adapters(folder / f"rank{rank}", shape, rank)

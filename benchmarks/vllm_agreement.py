@@ -33,10 +33,11 @@ from typing import Any
 
 from serving_parts import agreement_cases as plan
 from serving_parts import agreement_report as report
-from serving_parts import machine, result
+from serving_parts import result
 from serving_parts.adapters import AGENTS, write_adapters
 from serving_parts.agreement_pool import EngineError, Task, run_all
 from serving_parts.agreement_program import LENGTH, NEEDED, TINY_LENGTH, forced
+from serving_parts.call import checked
 from serving_parts.dummy_weights import fill
 from serving_parts.environment import environment_of
 from serving_parts.policies import PLUGIN, STOCK
@@ -176,22 +177,13 @@ def merged(old: Json | None, new: Json) -> Json:
 def main() -> int:
     """Run, write, print; 1 when something failed or differs."""
     options = arguments()
-    hardware = machine.hardware()
-    on_gpu = hardware["driver"] is not None
-    commit = options.commit or machine.checked_out_commit(ROOT)
-    if commit is None:
-        sys.exit("this is no git checkout; name the commit with --commit")
-    if options.out is None and (options.tiny or not on_gpu):
-        sys.exit("a tiny or CPU result is no result of the project; give --out for it")
+    call = checked(options, ROOT)
+    on_gpu = call.on_gpu
     results = ROOT / "benchmarks" / "results"
-    path = options.out or results / result.file_name(hardware["device"], "vllm-agreement")
-    identity = {
-        "hardware": hardware,
-        "versions": machine.versions(),
-        "commit": commit,
-        "model": "tiny Llama, random" if options.tiny else "SmolLM2-135M-Instruct, demo adapters",
-        "environment": machine.environment(),
-    }
+    path = options.out or results / result.file_name(call.hardware["device"], "vllm-agreement")
+    identity = call.identity(
+        "tiny Llama, random" if options.tiny else "SmolLM2-135M-Instruct, demo adapters"
+    )
     old = result.load(path)
     if old is not None:
         try:

@@ -92,7 +92,7 @@ def save(path: Path, result: Result) -> None:
     part.replace(path)
 
 
-def file_name(device: str, kind: str = "serving") -> str:
-    """``serving-h100.json`` for an NVIDIA H100."""
+def file_name(device: str, kind: str) -> str:
+    """``serving-h100.json`` for an NVIDIA H100 and the kind ``serving``."""
     words = re.sub(r"[^a-z0-9]+", "-", device.lower().replace("nvidia ", "")).strip("-")
     return f"{kind}-{words.split('-')[0]}.json"

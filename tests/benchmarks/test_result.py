@@ -92,8 +92,8 @@ def test_files(tmp_path: Path):
     save(path, result(speed("a", "stock", 1)))
     assert load(path) == result(speed("a", "stock", 1))
     assert [p.name for p in path.parent.iterdir()] == ["x.json"]
-    assert file_name("NVIDIA H100 80GB HBM3") == "serving-h100.json"
-    assert file_name("NVIDIA H200") == "serving-h200.json"
+    assert file_name("NVIDIA H100 80GB HBM3", "serving") == "serving-h100.json"
+    assert file_name("NVIDIA H200", "engine") == "engine-h200.json"
 
 
 def held(found: list[dict[str, Any]]) -> dict[str, bool]:
