@@ -16,8 +16,6 @@ from vllm.v1.attention.backend import AttentionCGSupport
 
 from lragent.attention import AttentionBatch, LoraTables, PageViews
 from lragent.attention import triton as kernels
-from lragent.attention.triton.plan import SCRATCH_BYTES
-from lragent.attention.triton.workspace import buffer
 from lragent.vllm.attention import (
     LRAttentionBackend,
     LRAttentionImpl,
@@ -126,11 +124,9 @@ class LRDeviceImpl(LRAttentionImpl):
 
     def measure(self, query: torch.Tensor) -> None:
         """Take the memory that long prompts are expanded in now, so that vLLM counts it."""
-        if not query.is_cuda or torch.cuda.get_device_capability(query.device)[0] < 9:
-            return  # nothing is expanded there
-        token = 2 * self.num_kv_heads * self.head_size
-        elements = min(SCRATCH_BYTES // query.element_size(), token * self.max_context)
-        buffer("expanded", elements, query.dtype, query.device)
+        kernels.reserve_scratch(
+            self.max_context, self.num_kv_heads, self.head_size, query.dtype, query.device
+        )
 
 
 class LRDeviceBackend(LRAttentionBackend):

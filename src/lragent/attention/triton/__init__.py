@@ -10,7 +10,14 @@ from lragent.attention.triton.entry import (
     flash_lora_attention,
     graph_safe,
     project_lr,
+    reserve_scratch,
     write_pages,
 )
 
-__all__ = ["flash_lora_attention", "graph_safe", "project_lr", "write_pages"]
+__all__ = [
+    "flash_lora_attention",
+    "graph_safe",
+    "project_lr",
+    "reserve_scratch",
+    "write_pages",
+]

@@ -18,7 +18,14 @@ from lragent.attention.base import (
 )
 from lragent.attention.triton import fa3, ops
 from lragent.attention.triton.launch import interpreting
-from lragent.attention.triton.plan import FA3_RATE, TRITON_RATE, Run, Shape, plan_runs
+from lragent.attention.triton.plan import (
+    FA3_RATE,
+    SCRATCH_BYTES,
+    TRITON_RATE,
+    Run,
+    Shape,
+    plan_runs,
+)
 
 _ALL = 2**31 - 1
 _graph_safe = False
@@ -208,9 +215,35 @@ def plan_batch(
     return batch.plans[key]
 
 
+def reserve_scratch(
+    context: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Take the memory that contexts are expanded in now, for whoever plans a device's memory.
+
+    Takes nothing where contexts are never expanded.
+
+    Args:
+        context: most tokens of a batch's contexts together.
+        kv_heads: KV heads.
+        head_dim: width of a head.
+        dtype: of the cache.
+        device: of the cache.
+    """
+    if _expands(dtype, device):
+        most = min(2 * context * kv_heads * head_dim, SCRATCH_BYTES // dtype.itemsize)
+        ops.scratch(most, dtype, device)
+
+
+def _expands(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether long contexts may be expanded."""
+    if dtype.itemsize > 2 or device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(device)[0] >= 9
+
+
 def _dense_rate(q: Tensor) -> float:
     """FLOP/s of the dense kernel for these queries; 0 where the pages are read as they lie."""
-    if q.dtype.itemsize > 2 or not q.is_cuda or torch.cuda.get_device_capability(q.device)[0] < 9:
+    if not _expands(q.dtype, q.device):
         return 0.0
     return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
 

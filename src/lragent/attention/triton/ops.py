@@ -41,6 +41,11 @@ _library.define(
 _library.define("project_lr(Tensor x, Tensor a, Tensor index) -> Tensor")
 
 
+def scratch(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The shared buffer for expanded K and V; see `workspace.buffer`."""
+    return buffer("expanded", size, dtype, device)
+
+
 def _attend(
     q: Tensor,
     out: Tensor,
@@ -96,8 +101,8 @@ def _attend_expanded(
         k, v, lr, v_b, k_b, cos, sin, block_tables, seq_lens, adapter_index, lr_slot
     )  # fmt: skip
     heads, width = k.shape[1], k.shape[3]
-    scratch = buffer("expanded", 2 * context * heads * width, q.dtype, q.device)
-    full_k, full_v = scratch.view(2, context, heads, width)
+    expanded = scratch(2 * context * heads * width, q.dtype, q.device)
+    full_k, full_v = expanded.view(2, context, heads, width)
     launch_expand(full_k, full_v, cu_seqlens_k, layer)
     found = fa3.find(q.device)
     if found is None:
