@@ -53,6 +53,9 @@ class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
         self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
     ):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        state = state_of(vllm_config)
+        assert state is not None, "layers are made before the builder"
+        self.state = state
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
@@ -64,7 +67,7 @@ class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
         size = self.kv_cache_spec.block_size
         count = common.num_reqs
         tables = common.block_table_tensor[:count].tolist()
-        adapters, slots = _readers(state_of(self.vllm_config), starts, count)
+        adapters, slots = _readers(self.state, starts, count)
         batch = AttentionBatch.build(
             [table[: -(-length // size)] for table, length in zip(tables, lens, strict=False)],
             [starts[i + 1] - starts[i] for i in range(count)],
@@ -75,11 +78,9 @@ class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
         return LRMetadata(common.num_actual_tokens, batch)
 
 
-def _readers(
-    state: WorkerState | None, starts: list[int], count: int
-) -> tuple[list[int], list[int]]:
+def _readers(state: WorkerState, starts: list[int], count: int) -> tuple[list[int], list[int]]:
     """Adapter's place and LR slot of each request, -1 for none."""
-    if state is None or len(state.host_slots) != count:
+    if len(state.host_slots) != count:
         return [-1] * count, [-1] * count  # a run without requests
     state.resolve()
     places = state.punica._token_lora_indices

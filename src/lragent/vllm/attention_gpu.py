@@ -22,7 +22,6 @@ from lragent.vllm.attention import (
     LRMetadata,
     LRMetadataBuilder,
 )
-from lragent.vllm.worker_state import WorkerState, state_of
 
 
 class LRDeviceMetadataBuilder(LRMetadataBuilder):
@@ -59,16 +58,12 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         """See vLLM. Kernels are compiled and shared buffers grown before the capture begins."""
         metadata = self.build(0, common_attn_metadata)
         metadata.batch.seq_lens.fill_(1)
-        state = state_of(self.vllm_config)
-        assert state is not None, "layers were made before graphs are captured"
-        self._rehearse(metadata, state)
+        self._rehearse(metadata)
         return metadata
 
     def _readers(self, first_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Adapter's place and LR slot of each request, in buffers that stay where they are."""
-        state = state_of(self.vllm_config)
-        assert state is not None, "layers are made before steps are run"
-        count = first_tokens.shape[0]
+        state, count = self.state, first_tokens.shape[0]
         places, slots = state.place_of_request[:count], state.slot_of_request[:count]
         state.resolve()
         if state.punica is not None:
@@ -77,9 +72,9 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
             places.copy_(known[first_tokens.long().clamp_(max=known.shape[0] - 1)])
         return places, slots
 
-    def _rehearse(self, metadata: LRMetadata, state: WorkerState) -> None:
+    def _rehearse(self, metadata: LRMetadata) -> None:
         """Run the graph's attention once, on a page of zeros."""
-        spec = self.kv_cache_spec
+        spec, state = self.kv_cache_spec, self.state
         heads = self.vllm_config.model_config.get_num_attention_heads(
             self.vllm_config.parallel_config
         )

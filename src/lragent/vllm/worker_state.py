@@ -5,7 +5,6 @@ The buffers keep their addresses, so that compiled code and CUDA graphs may refe
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -168,25 +167,30 @@ class WorkerState:
         self._tokens = 0
 
 
-_states: weakref.WeakValueDictionary[str, WorkerState] = weakref.WeakValueDictionary()
-
-
 def state_of(vllm_config: Any) -> WorkerState | None:
-    """The worker's state for an engine, None before its first layer was made."""
-    return _states.get(vllm_config.instance_id)
+    """The worker's state for an engine: its attention layers hold it.
+
+    None before the first layer was made, and in engines without the plugin. The configuration's
+    ``instance_id`` would not do as a key: vLLM's engine process gives its configuration a new one
+    once everything is made.
+    """
+    for layer in vllm_config.compilation_config.static_forward_context.values():
+        if hasattr(layer, "impl"):
+            state = getattr(layer.impl, "state", None)
+            return state if isinstance(state, WorkerState) else None
+    return None
 
 
 def make_state(vllm_config: Any, options: Options, device: torch.device | str) -> WorkerState:
     """The worker's state for an engine, made when its first layer is."""
-    state = _states.get(vllm_config.instance_id)
-    if state is None:
-        scheduler = vllm_config.scheduler_config
-        sizes = WorkerSizes(
-            max_tokens=scheduler.max_num_batched_tokens,
-            max_requests=scheduler.max_num_seqs,
-            max_loras=vllm_config.lora_config.max_loras,
-            rank=vllm_config.lora_config.max_lora_rank,
-        )
-        state = WorkerState(options, sizes, vllm_config.model_config.dtype, device)
-        _states[vllm_config.instance_id] = state
-    return state
+    state = state_of(vllm_config)
+    if state is not None:
+        return state
+    scheduler = vllm_config.scheduler_config
+    sizes = WorkerSizes(
+        max_tokens=scheduler.max_num_batched_tokens,
+        max_requests=scheduler.max_num_seqs,
+        max_loras=vllm_config.lora_config.max_loras,
+        rank=vllm_config.lora_config.max_lora_rank,
+    )
+    return WorkerState(options, sizes, vllm_config.model_config.dtype, device)
