@@ -43,7 +43,7 @@ from serving_parts.trajectories import read
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 POLICIES = ("stock", "bound", "isolated", "base", "base+lr")
-CAPTURED = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128]
+CAPTURED = [1, 2, 4, 8, 16, 32, 64, 128]
 PAGE = 32  # of the tiny model: the smallest that stock vLLM takes on a CPU
 
 
@@ -59,6 +59,8 @@ def arguments() -> argparse.Namespace:
     add("--tiny", action="store_true", help="a tiny model and tiny sizes, on a CPU too")
     add("--repeats", type=int, help="of every case but the workflows")
     add("--workflow-repeats", type=int)
+    add("--workflow-seconds", type=float, help="after which no further repeat of one begins")
+    add("--handover-only", nargs="+", default=[], choices=NAMES, help="policies to keep short")
     add("--contexts", nargs="+", type=int, help="prompt tokens of the hand-over")
     add("--workflows", nargs="+", help="sessions x prompt tokens, such as 8x2048")
     add("--chunks", nargs="+", type=int, help="C of the traces: 912 + 4 C tokens")
@@ -130,6 +132,7 @@ def sizes_of(options: argparse.Namespace, shape: shapes.Shape) -> sizes.Sizes:
         vocab=shape.vocab,
         repeats=options.repeats,
         workflow_repeats=options.workflow_repeats,
+        workflow_seconds=options.workflow_seconds,
         contexts=options.contexts and tuple(options.contexts),
         workflows=options.workflows and tuple(pair(text) for text in options.workflows),
         chunks=options.chunks and tuple(options.chunks),
@@ -175,6 +178,7 @@ def main() -> None:
             folder=folder,
             limit=options.limit,
             plugin_settings=parsed(options.set_plugin),
+            handover_only=options.handover_only,
         )
         try:
             earlier = campaign.earlier()

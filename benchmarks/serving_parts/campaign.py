@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import gate
-from .jobs import Job, JobError, Plan, Setup
+from .jobs import EngineProcess, Job, JobError, Plan, Setup
 from .policies import STOCK
 from .result import Result, check_identity, load, merge, save
 from .summary import summary
@@ -33,6 +34,7 @@ class Campaign:
         folder: for files between processes.
         limit: seconds for the whole call; None for no limit.
         plugin_settings: further arguments of ``vllm.LLM`` where the plugin is on.
+        handover_only: names that no other part is measured for.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Campaign:
     folder: Path
     limit: float | None
     plugin_settings: Mapping[str, Any] = field(default_factory=dict)
+    handover_only: Sequence[str] = ()
 
     def earlier(self) -> Result | None:
         """The result of earlier calls.
@@ -64,17 +67,21 @@ class Campaign:
             GateError: the tokens differ; nothing is written.
             JobError: an engine failed or the time is over; what was written stays.
         """
+        with ready([engine for _, engine, _ in plan.steps], self.folder) as processes:
+            return self._run(plan, processes)
+
+    def _run(self, plan: Plan, processes: Iterator[EngineProcess]) -> Result:
         begin = time.monotonic()
         old = self.earlier()
         call = 1 + max((row["call"] for row in old["rows"]), default=0) if old else 1
         passed = old["gate"] if old else None
         result = old or {**self.identity, "gate": None, "engines": {}, "rows": []}
         chains: list[dict[str, Any]] | None = None
-        for setup, engine, policies in plan.steps:
+        for (setup, engine, policies), process in zip(plan.steps, processes, strict=True):
             print(f"{setup.name}, {engine}: {', '.join(policies) or 'gate only'}", flush=True)
             job = self._job(setup, engine, policies, passed is None, chains)
             left = None if self.limit is None else self.limit - (time.monotonic() - begin)
-            answer = job.run(self.folder, left)
+            answer = process.run(job, left)
             chains = answer.get("chains", chains)
             if "tokens" in answer:
                 assert chains is not None
@@ -111,7 +118,29 @@ class Campaign:
             sizes=dict(self.sizes),
             gate=list(self.gate) if compare else None,
             chains=chains if compare and engine != STOCK else None,
+            handover_only=list(self.handover_only),
         )
+
+
+@contextlib.contextmanager
+def ready(engines: Sequence[str], folder: Path) -> Iterator[Iterator[EngineProcess]]:
+    """A process for each engine in turn; each is started when the one before is taken.
+
+    One that nobody took is ended.
+    """
+    started: list[EngineProcess] = []
+
+    def take() -> Iterator[EngineProcess]:
+        for place in range(len(engines)):
+            for engine in engines[len(started) : place + 2]:
+                started.append(EngineProcess(engine, folder))
+            yield started[place]
+
+    try:
+        yield take()
+    finally:
+        for process in started:
+            process.end()
 
 
 def judged(chains: list[dict[str, Any]], tokens: Any) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""Runs one job: ``python -m serving_parts.engine_process job.json answer.json``."""
+"""Runs one job: ``python -m serving_parts.engine_process job.json answer.json``.
+
+The job is read once a line has come on standard input. vLLM, whose import takes many seconds, is
+imported before, while another engine is still busy.
+"""
+
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -47,7 +53,7 @@ def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
 
     keep_all(False)
     for part in job.parts:
-        for policy in job.policies:
+        for policy in job.measured(part):
             engine.one_adapter = uses_one_adapter(policy)
             rows = PARTS[part](engine, policy, sizes)
             for row in rows:
@@ -59,7 +65,11 @@ def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
 
 def main() -> None:
     """Read the job, run it, write the answer, which is whole at any time."""
+    import vllm  # noqa: F401
+
     source, target = map(Path, sys.argv[1:])
+    if not sys.stdin.readline():
+        return  # nobody is there any more
 
     def keep(answer: dict[str, Any]) -> None:
         part = target.with_suffix(".part")

@@ -49,6 +49,7 @@ class Job:
         sizes: what is run; see `Sizes`.
         gate: prompt tokens and generated tokens of the comparison with stock; None without it.
         chains: stock's chains, for the plugin to be compared with.
+        handover_only: names that no other part is measured for.
     """
 
     engine: str
@@ -60,9 +61,33 @@ class Job:
     sizes: dict[str, Any]
     gate: list[int] | None = None
     chains: list[dict[str, Any]] | None = None
+    handover_only: list[str] = field(default_factory=list)
 
-    def run(self, folder: Path, timeout: float | None) -> dict[str, Any]:
-        """Run it in a process of its own, whose messages go to this one's; returns its answer.
+    def measured(self, part: str) -> list[str]:
+        """The names that a part is measured for."""
+        if part == HANDOVER:
+            return self.policies
+        return [name for name in self.policies if name not in self.handover_only]
+
+
+class EngineProcess:
+    """A process that imports vLLM and waits for its job: so the next one is ready in time.
+
+    Args:
+        engine: ``stock`` or a policy of the plugin.
+        folder: for the files between processes.
+    """
+
+    def __init__(self, engine: str, folder: Path):
+        self._job, self._answer = folder / "job.json", folder / "answer.json"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "serving_parts.engine_process", self._job, self._answer],
+            env=environment_of(engine != STOCK, folder),
+            stdin=subprocess.PIPE,
+        )
+
+    def run(self, job: Job, timeout: float | None) -> dict[str, Any]:
+        """Do the job; returns its answer. Messages go to this process's output.
 
         An engine that takes too long is ended. What it had measured by then is its answer, in which
         ``done`` is false.
@@ -70,22 +95,26 @@ class Job:
         Raises:
             JobError: it failed, or the time was over before it had measured anything.
         """
-        job, answer = folder / "job.json", folder / "answer.json"
-        job.write_text(json.dumps(asdict(self)))
-        answer.unlink(missing_ok=True)
-        env = environment_of(self.engine != STOCK, folder)
-        command = [sys.executable, "-m", "serving_parts.engine_process", str(job), str(answer)]
+        self._job.write_text(json.dumps(asdict(job)))
+        self._answer.unlink(missing_ok=True)
+        late = False
         try:
-            code = subprocess.run(command, env=env, timeout=timeout, check=False).returncode
+            self._process.communicate(b"go\n", timeout)
         except subprocess.TimeoutExpired:
-            if not answer.exists():
-                raise JobError(
-                    f"the {self.engine} engine had measured nothing after {timeout:.0f} s"
-                ) from None
-            return json.loads(answer.read_text())
-        if code or not answer.exists():
-            raise JobError(f"the {self.engine} engine ended with code {code}; see above")
-        return json.loads(answer.read_text())
+            late = True
+        finally:
+            self.end()
+        if self._answer.exists() and (late or self._process.returncode == 0):
+            return json.loads(self._answer.read_text())
+        if late:
+            raise JobError(f"the {job.engine} engine had measured nothing after {timeout:.0f} s")
+        code = self._process.returncode
+        raise JobError(f"the {job.engine} engine ended with code {code}; see above")
+
+    def end(self) -> None:
+        """End the process; does nothing when it has ended."""
+        self._process.kill()
+        self._process.communicate()
 
 
 class JobError(RuntimeError):

@@ -35,6 +35,7 @@ class Sizes:
         vocab: size of the vocabulary.
         repeats: measured repeats of every case but the workflows.
         workflow_repeats: measured repeats of the workflows, which take longest.
+        workflow_seconds: no further repeat of a workflow begins after so long.
         contexts: prompt lengths of the hand-over.
         workflows: sessions and tokens of their prompts.
         workflow_new: tokens generated, and new ones, in a step of the workflow.
@@ -50,6 +51,7 @@ class Sizes:
     vocab: int
     repeats: int
     workflow_repeats: int
+    workflow_seconds: float
     contexts: tuple[int, ...]
     workflows: tuple[tuple[int, int], ...]
     workflow_new: tuple[int, int]
@@ -130,12 +132,15 @@ def workflows(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
 
     for sessions, length in sizes.workflows:
         run(sessions, length, -1, 1, 4)  # warms up
-        speeds, first, held = [], [], []
+        speeds, first, held, spent = [], [], [], 0.0
         for repeat in range(sizes.workflow_repeats):
             found = run(sessions, length, repeat, 3, generate)
             speeds.append(sum(t.tokens for t in found.timings) / found.seconds)
             first += first_tokens(found)
             held.append(engine.kv_bytes())
+            spent += found.seconds
+            if spent > sizes.workflow_seconds:
+                break
         case = f"{sessions} x {length}"
         rows.append(row("workflow", case, policy, ttft_s=first, tokens_per_s=speeds, kv_bytes=held))
     return rows

@@ -14,7 +14,8 @@ from .workload import trace_length
 FULL = Sizes(
     vocab=LLAMA_8B.vocab,
     repeats=3,
-    workflow_repeats=2,
+    workflow_repeats=3,
+    workflow_seconds=120,
     contexts=(1024, 4096, 16384, 32768),
     workflows=((8, 2048), (16, 8192)),
     workflow_new=(64, 200),
@@ -29,6 +30,7 @@ SMALL = Sizes(
     vocab=TINY.vocab,
     repeats=2,
     workflow_repeats=2,
+    workflow_seconds=60,
     contexts=(64, 256),
     workflows=((2, 96),),
     workflow_new=(6, 20),
