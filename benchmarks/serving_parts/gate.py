@@ -2,9 +2,9 @@
 
 Stock generates greedily, then is asked for each of its tokens once more with everything before it
 as a prompt. How far its own log-probabilities differ between the two is the floor: what rounding
-does. A position is clear when the best token leads by more than four floors (two tokens, each at
-most two floors off). At every clear position the plugin has to choose the same token, when it
-generates and when it is asked.
+does. The plugin may choose a token that stock has within four floors of the best (two tokens, each
+at most two floors off), when it generates and when it is asked, and no other. A position tells
+nothing when all of stock's likeliest tokens are that close; at least half of them have to tell.
 """
 
 # pyright: reportMissingImports=false
@@ -20,7 +20,7 @@ from .adapters import AGENTS
 from .workload import draw
 
 TOP = 8
-LEAST_CLEAR = 0.25
+LEAST_TELLING = 0.5
 LEAST_FLOOR = 1e-5  # of log-probabilities in fp32, where stock's two ways round alike
 
 
@@ -32,6 +32,12 @@ class Choice:
     logprob: float
     lead: float
     best: dict[int, float]
+
+    def near(self, distance: float) -> set[int] | None:
+        """Tokens within a distance of the best; None where all known ones are."""
+        least = max(self.best.values()) - distance
+        found = {token for token, logprob in self.best.items() if logprob >= least}
+        return None if len(found) == len(self.best) else found
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class Verdict:
         passed: the plugin may be measured.
         why: what went wrong; empty when passed.
         positions: compared positions, generated and asked.
-        clear: those at which rounding cannot decide.
+        telling: those at which stock's likeliest tokens are not all within rounding.
         equal: those with the same token.
         floor: largest difference of stock's own log-probabilities.
     """
@@ -67,7 +73,7 @@ class Verdict:
     passed: bool
     why: str
     positions: int
-    clear: int
+    telling: int
     equal: int
     floor: float
 
@@ -159,29 +165,30 @@ def judge(
         for generated, again in zip(chain.free, chain.asked, strict=True)
     )
     floor = max(LEAST_FLOOR, *differences)
-    positions = clear = equal = 0
+    positions = telling = equal = 0
     wrong: list[str] = []
     for chain, mine, given in zip(chains, free, asked, strict=True):
         for kind, tokens, choices in (("free", mine, chain.free), ("asked", given, chain.asked)):
             for place, (token, choice) in enumerate(zip(tokens, choices, strict=True)):
                 positions += 1
-                is_clear = choice.lead > 4 * floor
-                clear += is_clear
+                near = choice.near(4 * floor)
+                telling += near is not None
                 equal += token == choice.token
                 if token == choice.token:
                     continue
-                if is_clear:
+                if near is not None and token not in near:
                     wrong.append(f"{AGENTS[chain.agent]}, {kind}, token {place}")
                 if kind == "free":
                     break
     why = ""
     if wrong:
-        why = f"other tokens than stock's at {len(wrong)} clear positions: {'; '.join(wrong[:5])}"
-    elif clear < LEAST_CLEAR * positions:
-        why = f"only {clear} of {positions} positions are clear (floor {floor:.2g})"
+        places = "; ".join(wrong[:5])
+        why = f"tokens that rounding does not explain at {len(wrong)} positions: {places}"
+    elif telling < LEAST_TELLING * positions:
+        why = f"only {telling} of {positions} positions tell anything (floor {floor:.2g})"
     elif not _adapters_matter(chains):
         why = "stock gives the same tokens under all adapters, so equal tokens show nothing"
-    return Verdict(not why, why, positions, clear, equal, floor)
+    return Verdict(not why, why, positions, telling, equal, floor)
 
 
 def _adapters_matter(chains: Sequence[Chain]) -> bool:

@@ -25,11 +25,11 @@ TOKENS = [[4, 5, 6, 7], [8, 9, 10, 11]]
 def test_equal_tokens_pass():
     verdict = judge(CHAINS, TOKENS, TOKENS)
     assert verdict.passed
-    assert (verdict.positions, verdict.clear, verdict.equal) == (16, 16, 16)
+    assert (verdict.positions, verdict.telling, verdict.equal) == (16, 16, 16)
     assert abs(verdict.floor - 0.01) < 1e-9
 
 
-def test_another_token_at_a_clear_position_fails():
+def test_another_token_that_rounding_does_not_explain_fails():
     wrong = [[4, 5, 60, 7], TOKENS[1]]
     for free, asked in ((wrong, TOKENS), (TOKENS, wrong)):
         verdict = judge(CHAINS, free, asked)
@@ -47,11 +47,20 @@ def test_another_token_where_rounding_decides_passes_and_ends_the_generated_chai
     assert verdict.equal == 13
 
 
+def test_one_of_two_close_tokens_passes_and_a_third_fails():
+    first = CHAINS[0]
+    close = Choice(5, -1.0, 0.02, {5: -1.0, 55: -1.02, 70: -3.0})
+    chains = [replace(first, asked=[first.asked[0], close, *first.asked[2:]]), CHAINS[1]]
+    for token, passed in ((5, True), (55, True), (70, False), (99, False)):
+        verdict = judge(chains, TOKENS, [[4, token, 6, 7], TOKENS[1]])
+        assert verdict.passed == passed, token
+
+
 def test_little_to_compare_fails():
     blurred = [chain(0, [4, 5], noise=0.5), chain(1, [8, 9], noise=0.5)]
     verdict = judge(blurred, [[4, 5], [8, 9]], [[4, 5], [8, 9]])
     assert not verdict.passed
-    assert "0 of 8 positions are clear" in verdict.why
+    assert "0 of 8 positions tell" in verdict.why
 
 
 def test_adapters_without_effect_fail():

@@ -137,16 +137,11 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         """Write K and V_base where they are this request's, and the LR slots it fills."""
-        state, tokens = self.state, slot_mapping.shape[0]
-        self.write(
-            key[:tokens],
-            value[:tokens],
-            state.lr[:tokens],
-            self._pages(kv_cache),
-            slot_mapping,
-            state.write_base[:tokens],
-            state.slots[:tokens],
-        )
+        tokens = slot_mapping.shape[0]
+        lr, write_base, slots = self.state.orders_of(tokens)
+        if key.shape[0] != tokens:
+            key, value = key[:tokens], value[:tokens]
+        self.write(key, value, lr, self._pages(kv_cache), slot_mapping, write_base, slots)
 
     def forward(
         self,
@@ -164,14 +159,14 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         if attn_metadata is None:
             self.measure(query)
             return output.zero_()
-        tokens = attn_metadata.num_actual_tokens
+        shape = (attn_metadata.num_actual_tokens, self.num_heads, self.head_size)
         self.attend(
-            query[:tokens].view(tokens, self.num_heads, self.head_size),
+            _rows(query, shape),
             self._pages(kv_cache),
             attn_metadata.batch,
             self._lora_tables(layer.layer_name),
             scale=self.scale,
-            out=output[:tokens].view(tokens, self.num_heads, self.head_size),
+            out=_rows(output, shape),
         )
         return output
 
@@ -201,6 +196,13 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
                 )
             self._tables = LoraTables(v_b=lora.up)
         return self._tables
+
+
+def _rows(tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The first rows as ``[T, Hq, D]``; no work where it has that shape."""
+    if tensor.shape == shape:
+        return tensor
+    return tensor[: shape[0]].view(shape)
 
 
 class LRAttentionBackend(AttentionBackend):

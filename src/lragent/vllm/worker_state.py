@@ -85,6 +85,7 @@ class WorkerState:
         self.layers: dict[str, Any] = {}
         self.punica: Any = None
         self._tokens = 0
+        self._orders: tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
         self._admitted: dict[str, _Plan] = {}
         self._nobody = self._plan(Admission(0, -1, (), False))
 
@@ -152,6 +153,12 @@ class WorkerState:
         padded[: len(plans)] = self.host_slots
         self._put(self.slot_of_request, padded)
         self._tokens = total
+
+    def orders_of(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``lr``, ``write_base`` and ``slots`` of the first tokens; every layer asks for them."""
+        if self._orders is None or self._orders[0] != tokens:
+            self._orders = tokens, (self.lr[:tokens], self.write_base[:tokens], self.slots[:tokens])
+        return self._orders[1]
 
     def resolve(self) -> None:
         """Put the adapters' places in vLLM's stacks where a token's own A is wanted.

@@ -7,7 +7,8 @@ import torch
 from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_within, make
 
 from lragent.attention.reference import rotate
-from lragent.attention.triton.launch import Cache, launch_expand
+from lragent.attention.triton.launch import prepare_expand
+from lragent.attention.triton.layer import Layer, Sequences
 
 
 def contiguous(problem: Problem, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,7 +41,7 @@ def test_expands_every_context(ranks: tuple[int, int], head_dim: int, dtype: tor
     lens = [70, 1, 33, 64]
     problem = make([1] * 4, lens, head_dim=head_dim, v_rank=ranks[0], k_rank=ranks[1], dtype=dtype)
     pages, batch, tables, rotation = problem.pages, problem.batch, problem.tables, problem.rotation
-    layer = Cache(
+    layer = Layer(
         pages.k,
         pages.v,
         pages.lr,
@@ -48,15 +49,12 @@ def test_expands_every_context(ranks: tuple[int, int], head_dim: int, dtype: tor
         tables.k_b,
         None if rotation is None else rotation.cos,
         None if rotation is None else rotation.sin,
-        batch.block_tables,
-        batch.seq_lens,
-        batch.adapter_index,
-        batch.lr_slot,
     )
+    sequences = Sequences(batch.block_tables, batch.seq_lens, batch.adapter_index, batch.lr_slot)
     starts = torch.tensor([0, 70, 71, 104, 168], dtype=torch.int32, device=DEVICE)
     k = torch.full((sum(lens), 2, head_dim), float("nan"), dtype=dtype, device=DEVICE)
     v = torch.full_like(k, float("nan"))
-    launch_expand(k, v, starts, layer)
+    prepare_expand(k, v, starts, layer, sequences)(layer)
     for ours, truth, peer in zip(
         (k, v), contiguous(problem, torch.float64), contiguous(problem, dtype), strict=True
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from lragent.attention.base import (
     UnsupportedError,
 )
 from lragent.attention.triton import fa3, ops
+from lragent.attention.triton.calls import ALL, PlannedRun, prepare, scratch
 from lragent.attention.triton.launch import interpreting
+from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import (
     FA3_RATE,
     SCRATCH_BYTES,
@@ -26,29 +28,9 @@ from lragent.attention.triton.plan import (
     Shape,
     plan_runs,
 )
+from lragent.attention.triton.write import launch_write
 
-_ALL = 2**31 - 1
 _graph_safe = False
-
-
-class PlannedRun(NamedTuple):
-    """A run and its part of the batch's tensors.
-
-    Attributes:
-        run: which sequences, by which kernel.
-        cu_seqlens_q: of its sequences.
-        sequences: block tables, lengths, adapters and LR slots of its sequences.
-        cu_seqlens_k: for the expand path, where each context starts in the scratch buffer.
-        work: for the expand path, FlashAttention 3's work list, where it takes one.
-    """
-
-    run: Run
-    cu_seqlens_q: Tensor
-    sequences: tuple[Tensor, ...]
-    cu_seqlens_k: Tensor | None
-    work: Tensor | None
-
-
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -72,6 +54,36 @@ def flash_lora_attention(
     Raises:
         UnsupportedError: a dtype, width, rank or device that the kernels do not serve.
     """
+    q = q if q.stride(2) == 1 else q.contiguous()
+    out = torch.empty_like(q) if out is None else out
+    window = sliding_window or 0
+    layer = _layer(pages, tables, rotation)
+    if torch.compiler.is_compiling():
+        _check(q, out, pages, tables, scale)
+        runs = plan_batch(q, pages, batch, tables, window)
+        launch_runs(runs, q, out, pages, tables, rotation, scale, window)
+        return out
+    # Everything that the launches depend on but for the memory: one entry serves many layers.
+    key: Any = (
+        "launches", _is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
+        *((x.shape, x.stride(), x.dtype) if x is not None else None for x in layer),
+    )  # fmt: skip
+    calls = batch.plans.get(key)
+    if calls is None:
+        _check(q, out, pages, tables, scale)
+        runs = plan_batch(q, pages, batch, tables, window)
+        calls = batch.plans[key] = prepare(runs, q, out, layer, scale, window)
+    for call in calls:
+        call(q, out, layer)
+    return out
+
+
+def _layer(pages: PageViews, tables: LoraTables, rotation: KeyRotation | None) -> Layer:
+    cos, sin = (None, None) if rotation is None else (rotation.cos, rotation.sin)
+    return Layer(pages.k, pages.v, pages.lr, tables.v_b, tables.k_b, cos, sin)
+
+
+def _check(q: Tensor, out: Tensor, pages: PageViews, tables: LoraTables, scale: float) -> None:
     _check_pages(q, pages)
     for name, rank in (("value", tables.v_rank), ("key", tables.k_rank)):
         if rank > 256:
@@ -82,14 +94,8 @@ def flash_lora_attention(
         raise UnsupportedError("key LoRA with more than 32 query heads a KV head")
     if scale <= 0:
         raise UnsupportedError(f"scale {scale}: must be above 0")
-    q = q if q.stride(2) == 1 else q.contiguous()
-    out = torch.empty_like(q) if out is None else out
     if out.stride(2) != 1:
         raise UnsupportedError("rows of out must be contiguous")
-    window = sliding_window or 0
-    runs = plan_batch(q, pages, batch, tables, window)
-    launch_runs(runs, q, out, pages, tables, rotation, scale, window)
-    return out
 
 
 def launch_runs(
@@ -102,29 +108,19 @@ def launch_runs(
     scale: float,
     window: int,
 ) -> None:
-    """Launch what `plan_batch` chose; arguments as in `flash_lora_attention`."""
-    layer = (
-        pages.k,
-        pages.v,
-        pages.lr,
-        tables.v_b,
-        tables.k_b,
-        None if rotation is None else rotation.cos,
-        None if rotation is None else rotation.sin,
-    )
-    for run, cu_seqlens_q, sequences, cu_seqlens_k, work in runs:
+    """Launch what `plan_batch` chose, by operators; arguments as in `flash_lora_attention`."""
+    layer = _layer(pages, tables, rotation)
+    for planned in runs:
+        run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
         if cu_seqlens_k is not None:
             ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
                 cu_seqlens_k, run.max_query, run.max_seq, run.context, work,
             )  # fmt: skip
             continue
-        decode = run.path == "decode"
-        least = 1 if decode or run.max_query == _ALL else 2
-        most = 1 if decode else _ALL
         ops.attend(
             q, out, cu_seqlens_q, *layer, *sequences, scale, window,
-            run.max_seq, decode, least, most,
+            run.max_seq, run.path == "decode", *planned.queries,
         )  # fmt: skip
 
 
@@ -160,7 +156,9 @@ def write_pages(
     k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
     if lr is not None and lr.stride(2) != 1:
         lr = lr.contiguous()
-    ops.write_pages(k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_slots)
+    compiling = torch.compiler.is_compiling()
+    write = ops.write_pages if compiling else launch_write
+    write(k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_slots)
 
 
 def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
@@ -192,13 +190,18 @@ def _check_pages(q: Tensor, pages: PageViews) -> None:
         raise UnsupportedError("rows of the pages must be contiguous")
 
 
+def _is_fixed(q: Tensor) -> bool:
+    """Whether the choice of kernels rests on capacities: while a CUDA graph is captured."""
+    return _graph_safe or (
+        q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+    )
+
+
 def plan_batch(
     q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
 ) -> list[PlannedRun]:
     """The batch's runs with their slices of its tensors, worked out once for all layers."""
-    fixed = _graph_safe or (
-        q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
-    )
+    fixed = _is_fixed(q)
     key_lora = tables.k_b is not None and pages.lr is not None
     shape = Shape(
         heads=q.shape[1],
@@ -231,7 +234,7 @@ def reserve_scratch(
     """
     if _expands(dtype, device):
         most = min(2 * context * kv_heads * head_dim, SCRATCH_BYTES // dtype.itemsize)
-        ops.scratch(most, dtype, device)
+        scratch(most, dtype, device)
 
 
 def _expands(dtype: torch.dtype, device: torch.device) -> bool:
@@ -252,7 +255,7 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) 
     count = batch.seq_lens.shape[0]
     if fixed:
         path = "decode" if batch.max_query <= 1 else "tiles"
-        runs = [Run(path, 0, count, _ALL, batch.max_seq, count * batch.max_seq)]
+        runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
     else:
         runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
     plan = []
@@ -260,7 +263,7 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) 
         part = slice(run.first, run.last)
         starts_q = batch.cu_seqlens_q[run.first : run.last + 1]
         lens = batch.seq_lens[part]
-        sequences = (
+        sequences = Sequences(
             batch.block_tables[part],
             lens,
             batch.adapter_index[part],

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,7 +20,9 @@ from lragent.attention.triton.attend import attend_kernel
 from lragent.attention.triton.combine import combine_kernel
 from lragent.attention.triton.dense import dense_kernel
 from lragent.attention.triton.expand import expand_kernel
+from lragent.attention.triton.layer import Layer, Sequences, present
 from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
+from lragent.attention.triton.relaunch import Grid, Launch, launch_of
 from lragent.attention.triton.tiles import (
     ProjectTile,
     Tile,
@@ -30,47 +33,6 @@ from lragent.attention.triton.tiles import (
     project_tile,
 )
 from lragent.attention.triton.workspace import buffer
-
-
-@dataclass(frozen=True)
-class Cache:
-    """Everything of one layer that attention reads besides the queries.
-
-    Attributes:
-        k: ``[P, Hk, N, D]`` keys.
-        v: ``[P, Hk, N, D]`` base values.
-        lr: ``[P, N, M, W]`` LR rows, or None.
-        v_b: ``[A, Rv, Hk*D]``, or None.
-        k_b: ``[A, Rk, Hk*D]``, or None.
-        cos: ``[positions, D]`` fp32, or None.
-        sin: ``[positions, D]`` fp32, or None.
-        block_tables: ``[S, max_pages]`` int32.
-        seq_lens: ``[S]`` int32.
-        adapter_index: ``[S]`` int32.
-        lr_slot: ``[S]`` int32.
-    """
-
-    k: Tensor
-    v: Tensor
-    lr: Tensor | None
-    v_b: Tensor | None
-    k_b: Tensor | None
-    cos: Tensor | None
-    sin: Tensor | None
-    block_tables: Tensor
-    seq_lens: Tensor
-    adapter_index: Tensor
-    lr_slot: Tensor
-
-    @property
-    def v_rank(self) -> int:
-        """Rank that values are read with, 0 without LR rows."""
-        return 0 if self.v_b is None or self.lr is None else self.v_b.shape[1]
-
-    @property
-    def k_rank(self) -> int:
-        """Rank that keys are completed with, 0 without LR rows."""
-        return 0 if self.k_b is None or self.lr is None else self.k_b.shape[1]
 
 
 @functools.cache
@@ -84,11 +46,52 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+class AttendCall(NamedTuple):
+    """Attention over pages, the same in every layer: see `prepare_attend`.
+
+    Attributes:
+        attend: launches `attend_kernel`.
+        grid: its programs.
+        batch: its tensors that follow from the batch.
+        numbers: its other arguments.
+        partial: room for the shares of each context; None where contexts are not shared out.
+        lse: room for the logarithms of their sums.
+        combine: launches `combine_kernel`.
+        combine_grid: its programs.
+        combine_numbers: its other arguments.
+    """
+
+    attend: Launch
+    grid: Grid
+    batch: tuple[Tensor, ...]
+    numbers: tuple[Any, ...]
+    partial: Tensor | None
+    lse: Tensor | None
+    combine: Launch | None
+    combine_grid: Grid
+    combine_numbers: tuple[Any, ...]
+
+    def __call__(self, q: Tensor, out: Tensor, layer: Layer) -> None:
+        """Launch the kernels for one layer, laid out like the one that was prepared for."""
+        lr, v_b, k_b, cos, sin = present(layer)
+        partial = out if self.partial is None else self.partial
+        lse = out if self.lse is None else self.lse
+        self.attend(
+            self.grid,
+            (q, out, partial, lse, layer.k, layer.v, lr, v_b, k_b, cos, sin, *self.batch),
+            self.numbers,
+        )
+        if self.combine is not None:
+            tensors = (out, partial, lse, self.batch[1])
+            self.combine(self.combine_grid, tensors, self.combine_numbers)
+
+
 def launch_attend(
     q: Tensor,
     out: Tensor,
     cu_seqlens_q: Tensor,
-    cache: Cache,
+    layer: Layer,
+    sequences: Sequences,
     scale: float,
     window: int,
     max_seq: int,
@@ -98,17 +101,42 @@ def launch_attend(
     tile: Tile | None = None,
     splits: int | None = None,
 ) -> None:
-    """Attention of the sequences that have ``min_query`` to ``max_query`` queries.
+    """Attention of one layer; see `prepare_attend`."""
+    call = prepare_attend(
+        q, out, cu_seqlens_q, layer, sequences, scale, window, max_seq, decode, min_query,
+        max_query, tile, splits,
+    )  # fmt: skip
+    if call is not None:
+        call(q, out, layer)
+
+
+def prepare_attend(
+    q: Tensor,
+    out: Tensor,
+    cu_seqlens_q: Tensor,
+    layer: Layer,
+    sequences: Sequences,
+    scale: float,
+    window: int,
+    max_seq: int,
+    decode: bool,
+    min_query: int,
+    max_query: int,
+    tile: Tile | None = None,
+    splits: int | None = None,
+) -> AttendCall | None:
+    """Attention of the sequences that have ``min_query`` to ``max_query`` queries, to be launched.
 
     Other sequences' rows of ``out`` are left as they are. The grid follows from the shapes of ``q``
     and ``cu_seqlens_q``, from ``max_seq`` and from the tile, so one launch can be replayed with
-    other lengths.
+    other lengths. None without anything to do.
 
     Args:
         q: ``[T, Hq, D]``, rows contiguous.
         out: ``[T, Hq, D]``, rows contiguous.
         cu_seqlens_q: ``[S+1]`` int32.
-        cache: the layer.
+        layer: the layer, or one laid out alike.
+        sequences: the batch.
         scale: softmax scale.
         window: tokens that a query sees, 0 for all.
         max_seq: longest context, for the choice of splits only.
@@ -119,11 +147,11 @@ def launch_attend(
         splits: shares of each context, instead of the rule's.
     """
     rows, heads, width = q.shape
-    kv_heads, page = cache.k.shape[1], cache.k.shape[2]
+    kv_heads, page = layer.k.shape[1], layer.k.shape[2]
     group, count = heads // kv_heads, cu_seqlens_q.shape[0] - 1
     if not rows or not count:
-        return
-    v_rank, k_rank = cache.v_rank, cache.k_rank
+        return None
+    v_rank, k_rank = layer.v_rank, layer.k_rank
     sms = multiprocessors(q.device)
     if tile is None:
         # Small tiles for queries that would not give every multiprocessor a large one.
@@ -137,22 +165,22 @@ def launch_attend(
         # In fp32 the fast exponentials that weigh the shares would be the largest error.
         most = 64 if q.dtype.itemsize == 2 else 1
         splits = choose_splits(busy * kv_heads, seen, tile, sms, most=most)
-    partial, lse = out, out
+    partial = lse = combine = None
     if splits > 1:
         lines = (count if decode else rows) * heads * splits
         partial = buffer("partial", lines * width, torch.float32, q.device)
         lse = buffer("lse", lines, torch.float32, q.device)
-    lr, v_b, k_b, cos, sin = _present(cache)
+    lr, v_b, k_b, cos, _ = present(layer)
     align = math.gcd(16, *lr.stride()[:3])
     block_d = triton.next_power_of_2(width)
-    # Programs that share the context are a second axis: heads and tiles stay neighbours.
-    attend_kernel[(tiles * kv_heads, splits)](
-        q, out, partial, lse, cache.k, cache.v, lr, v_b, k_b, cos, sin,
-        cache.block_tables, cu_seqlens_q, cache.seq_lens, cache.adapter_index, cache.lr_slot,
-        count, splits, min_query, max_query, window, cos.shape[0], scale * math.log2(math.e),
+    strides = (
         *q.stride()[:2], *out.stride()[:2],
-        *cache.k.stride()[:3], *cache.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
-        *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
+        *layer.k.stride()[:3], *layer.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
+        *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0),
+    )  # fmt: skip
+    dtypes = (q.dtype, out.dtype, lr.dtype, v_b.dtype, k_b.dtype, cos.dtype)
+    attend = launch_of(
+        attend_kernel, q.device, (strides, dtypes),
         KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_M=tile.block_m, BLOCK_D=block_d,
         BLOCK_N=tile.block_n, PAGE=page,
         V_RANK=v_rank, BLOCK_VR=_rank_block(v_rank),
@@ -162,43 +190,80 @@ def launch_attend(
         SPLIT=splits > 1,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
+    filtered = (count, splits, min_query, max_query)
     if splits > 1:
         pdl = {"launch_pdl": True} if _has_pdl(q.device) else {}
-        combine_kernel[(count if decode else rows, heads)](
-            out, partial, lse, cu_seqlens_q, count, splits, min_query, max_query,
-            *out.stride()[:2],
+        combine = launch_of(
+            combine_kernel, q.device, (out.stride(), out.dtype),
             D=width, BLOCK_D=block_d, BLOCK_S=triton.next_power_of_2(splits),
             DECODE=decode, PDL=bool(pdl), num_warps=2, **pdl,
         )  # fmt: skip
+    return AttendCall(
+        attend,
+        # Programs that share the context are a second axis: heads and tiles stay neighbours.
+        (tiles * kv_heads, splits, 1),
+        (
+            sequences.block_tables, cu_seqlens_q, sequences.seq_lens, sequences.adapter_index,
+            sequences.lr_slot,
+        ),
+        (
+            *filtered, window, cos.shape[0], scale * math.log2(math.e),
+            *strides, sequences.block_tables.stride(0),
+        ),
+        partial,
+        lse,
+        combine,
+        (count if decode else rows, heads, 1),
+        (*filtered, *out.stride()[:2]),
+    )  # fmt: skip
 
 
-def launch_expand(k_out: Tensor, v_out: Tensor, cu_seqlens_k: Tensor, cache: Cache) -> None:
-    """Write the full K and V of each context, one sequence after the other.
+def prepare_expand(
+    k_out: Tensor, v_out: Tensor, cu_seqlens_k: Tensor, layer: Layer, sequences: Sequences
+) -> Callable[[Layer], None]:
+    """What writes the full K and V of each context, one sequence after the other.
 
     Args:
         k_out: ``[tokens, Hk, D]`` contiguous, at least ``cu_seqlens_k[-1]`` tokens.
         v_out: the same.
         cu_seqlens_k: ``[S+1]`` int32, sums of the context lengths.
-        cache: the layer.
+        layer: the layer, or one laid out alike.
+        sequences: the batch.
+
+    Returns:
+        Launches the kernel for a layer.
     """
     tokens, kv_heads, width = k_out.shape
     count = cu_seqlens_k.shape[0] - 1
-    lr, v_b, k_b, cos, sin = _present(cache)
+    lr, v_b, k_b, cos, _ = present(layer)
     align = math.gcd(16, *lr.stride()[:3])
-    v_rank, k_rank = cache.v_rank, cache.k_rank
+    v_rank, k_rank = layer.v_rank, layer.k_rank
     block_n = 64 if k_out.dtype.itemsize * width <= 256 else 32
-    expand_kernel[((tokens // block_n + count) * kv_heads,)](
-        k_out, v_out, cache.k, cache.v, lr, v_b, k_b, cos, sin,
-        cache.block_tables, cu_seqlens_k, cache.adapter_index, cache.lr_slot, count,
-        *cache.k.stride()[:3], *cache.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
-        *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0), cache.block_tables.stride(0),
+    strides = (
+        *layer.k.stride()[:3], *layer.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
+        *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0),
+    )  # fmt: skip
+    dtypes = (k_out.dtype, layer.k.dtype, lr.dtype, v_b.dtype, k_b.dtype, cos.dtype)
+    launch = launch_of(
+        expand_kernel, k_out.device, (strides, dtypes),
         KV_HEADS=kv_heads, D=width, BLOCK_D=triton.next_power_of_2(width), BLOCK_N=block_n,
-        PAGE=cache.k.shape[2],
+        PAGE=layer.k.shape[2],
         V_RANK=v_rank,
         BLOCK_VR=min(_rank_block(v_rank), 64 if k_out.dtype.itemsize == 2 else 16),
         K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64), ALIGN_Z=align,
         num_warps=4,
     )  # fmt: skip
+    grid = ((tokens // block_n + count) * kv_heads, 1, 1)
+    batch = (
+        sequences.block_tables, cu_seqlens_k, sequences.adapter_index, sequences.lr_slot,
+    )  # fmt: skip
+    numbers = (count, *strides, sequences.block_tables.stride(0))
+
+    def expand(layer: Layer) -> None:
+        tensors = (k_out, v_out, layer.k, layer.v, *present(layer), *batch)
+        launch(grid, tensors, numbers)
+
+    return expand
 
 
 def launch_dense(
@@ -255,41 +320,53 @@ def launch_project(
         return
     sms = multiprocessors(x.device)
     tile = tile or project_tile(tokens, slots, columns, width, x.dtype, sms)
+    strides = (x.stride(0), *a.stride()[:2], index.stride(0))
+    project, add = _projection(
+        x.device, tile, slots, columns, width, strides, x.dtype, a.dtype, out.dtype
+    )
     if not tile.block_t:
-        rows_kernel[(tokens, slots, triton.cdiv(columns, tile.block_c))](
-            out, x, a, index, x.stride(0), *a.stride()[:2], index.stride(0),
-            SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=tile.block_c, BLOCK_D=tile.block_d,
-            num_warps=tile.warps,
-        )  # fmt: skip
+        grid = (tokens, slots, triton.cdiv(columns, tile.block_c))
+        project(grid, (out, x, a, index), strides)
         return
     count, splits = tokens * slots * columns, tile.splits
     parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
-    blocks_t, blocks_c = (
-        triton.cdiv(tokens, tile.block_t),
-        triton.cdiv(slots * columns, tile.block_c),
-    )
-    tiles_kernel[(blocks_t, blocks_c, splits)](
-        parts, x, a, index, tokens, splits, x.stride(0), *a.stride()[:2], index.stride(0),
+    grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c), splits)
+    project(grid, (parts, x, a, index), (tokens, splits, *strides))
+    if splits > 1:
+        add((triton.cdiv(count, 512), 1, 1), (out, parts), (count,))
+
+
+@functools.cache
+def _projection(
+    device: torch.device,
+    tile: ProjectTile,
+    slots: int,
+    columns: int,
+    width: int,
+    strides: tuple[int, ...],
+    *dtypes: torch.dtype,
+) -> tuple[Launch, Launch]:
+    """The projection's launch, and that of the sum of its shares."""
+    layout = (strides, dtypes, tile.splits > 1)
+    pdl = {"launch_pdl": True} if _has_pdl(device) else {}
+    add = launch_of(
+        add_kernel, device, dtypes,
+        SPLITS=tile.splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl,
+    )  # fmt: skip
+    if not tile.block_t:
+        rows = launch_of(
+            rows_kernel, device, layout,
+            SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=tile.block_c, BLOCK_D=tile.block_d,
+            num_warps=tile.warps,
+        )  # fmt: skip
+        return rows, add
+    tiles = launch_of(
+        tiles_kernel, device, layout,
         SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
         BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d,
         EVEN=width % tile.block_d == 0, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    if splits > 1:
-        pdl = {"launch_pdl": True} if _has_pdl(x.device) else {}
-        add_kernel[(triton.cdiv(count, 512),)](
-            out, parts, count, SPLITS=splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl
-        )
-
-
-def _present(cache: Cache) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The optional tensors; K stands in for a missing one, which the kernel then never reads."""
-    lora = cache.lr is not None
-    lr = cache.lr if cache.lr is not None else cache.k
-    v_b = cache.v_b if lora and cache.v_b is not None else cache.k
-    k_b = cache.k_b if lora and cache.k_b is not None else cache.k
-    cos = cache.cos if cache.k_rank and cache.cos is not None else cache.k
-    sin = cache.sin if cache.k_rank and cache.sin is not None else cache.k
-    return lr, v_b, k_b, cos, sin
+    return tiles, add
 
 
 def _rank_block(rank: int) -> int:

@@ -9,15 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lragent.attention.triton import fa3
-from lragent.attention.triton.launch import (
-    Cache,
-    launch_attend,
-    launch_dense,
-    launch_expand,
-    launch_project,
-)
-from lragent.attention.triton.workspace import buffer
+from lragent.attention.triton.calls import expanded
+from lragent.attention.triton.launch import launch_attend, launch_project
+from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.write import launch_write
 
 _LAYER = (
@@ -39,11 +33,6 @@ _library.define(
     " Tensor(c!)? lr_pages, Tensor slot_mapping, Tensor write_base, Tensor lr_slots) -> ()"
 )
 _library.define("project_lr(Tensor x, Tensor a, Tensor index) -> Tensor")
-
-
-def scratch(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The shared buffer for expanded K and V; see `workspace.buffer`."""
-    return buffer("expanded", size, dtype, device)
 
 
 def _attend(
@@ -68,10 +57,11 @@ def _attend(
     min_query: int,
     max_query: int,
 ) -> None:
-    layer = Cache(
-        k, v, lr, v_b, k_b, cos, sin, block_tables, seq_lens, adapter_index, lr_slot
+    launch_attend(
+        q, out, cu_seqlens_q, Layer(k, v, lr, v_b, k_b, cos, sin),
+        Sequences(block_tables, seq_lens, adapter_index, lr_slot),
+        scale, window, max_seq, decode, min_query, max_query,
     )  # fmt: skip
-    launch_attend(q, out, cu_seqlens_q, layer, scale, window, max_seq, decode, min_query, max_query)
 
 
 def _attend_expanded(
@@ -97,21 +87,12 @@ def _attend_expanded(
     context: int,
     work: Tensor | None,
 ) -> None:
-    layer = Cache(
-        k, v, lr, v_b, k_b, cos, sin, block_tables, seq_lens, adapter_index, lr_slot
+    layer = Layer(k, v, lr, v_b, k_b, cos, sin)
+    call = expanded(
+        q, layer, Sequences(block_tables, seq_lens, adapter_index, lr_slot),
+        cu_seqlens_q, cu_seqlens_k, max_query, max_seq, context, scale, window, work,
     )  # fmt: skip
-    heads, width = k.shape[1], k.shape[3]
-    expanded = scratch(2 * context * heads * width, q.dtype, q.device)
-    full_k, full_v = expanded.view(2, context, heads, width)
-    launch_expand(full_k, full_v, cu_seqlens_k, layer)
-    found = fa3.find(q.device)
-    if found is None:
-        launch_dense(q, out, full_k, full_v, cu_seqlens_q, cu_seqlens_k, scale, window)
-        return
-    fa3.attend(
-        found, q, full_k, full_v, out, cu_seqlens_q, cu_seqlens_k, max_query, max_seq, scale,
-        window, work,
-    )  # fmt: skip
+    call(q, out, layer)
 
 
 def _project(x: Tensor, a: Tensor, index: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, PageViews, page_views
-from lragent.attention.triton.launch import Cache
+from lragent.attention.triton.layer import Layer, Sequences
 from lragent.cache.layout import PageLayout
 
 ROTATE_BYTES = 160 * 1024 * 1024
@@ -124,10 +124,10 @@ class Case:
         return self.q.shape[2] ** -0.5
 
     @property
-    def cache(self) -> Cache:
+    def layer(self) -> Layer:
         """The layer as the launches take it."""
         pages, tables, rotation = self.pool.pages, self.pool.tables, self.pool.rotation
-        return Cache(
+        return Layer(
             pages.k,
             pages.v,
             pages.lr,
@@ -135,11 +135,13 @@ class Case:
             tables.k_b,
             None if rotation is None else rotation.cos,
             None if rotation is None else rotation.sin,
-            self.batch.block_tables,
-            self.batch.seq_lens,
-            self.batch.adapter_index,
-            self.batch.lr_slot,
         )
+
+    @property
+    def sequences(self) -> Sequences:
+        """The batch as the launches take it."""
+        batch = self.batch
+        return Sequences(batch.block_tables, batch.seq_lens, batch.adapter_index, batch.lr_slot)
 
 
 def time_calls(calls: Sequence[Callable[[], object]], replays: int = 11) -> Timing:

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from triton.runtime.errors import OutOfResources
 
-from lragent.attention.triton.launch import launch_attend, launch_dense, launch_expand
+from lragent.attention.triton.calls import ALL
+from lragent.attention.triton.launch import launch_attend, launch_dense, prepare_expand
 from lragent.attention.triton.tiles import Tile, architecture, multiprocessors, tile_key
 from lragent.attention.triton.timing import Case, Pool, time_calls
 
-_ALL = 2**31 - 1
 _CANDIDATES = {
     "decode": [
         Tile(16, n, warps, stages, resident)
@@ -61,8 +61,8 @@ def attend(case: Case, tile: Tile, decode: bool) -> None:
     """One call of the paged kernel with this tile and the rule's splits."""
     batch = case.batch
     launch_attend(
-        case.q, case.out, batch.cu_seqlens_q, case.cache, case.scale, 0, batch.max_seq, decode,
-        1, _ALL, tile,
+        case.q, case.out, batch.cu_seqlens_q, case.layer, case.sequences, case.scale, 0,
+        batch.max_seq, decode, 1, ALL, tile,
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def dense(case: Case, tile: Tile) -> Callable[[], None]:
         torch.empty(tokens, pages.kv_heads, pages.head_dim, dtype=case.q.dtype, device="cuda")
         for _ in range(2)
     )
-    launch_expand(k, v, starts, case.cache)
+    prepare_expand(k, v, starts, case.layer, case.sequences)(case.layer)
     return partial(
         launch_dense, case.q, case.out, k, v, batch.cu_seqlens_q, starts, case.scale, 0, tile
     )

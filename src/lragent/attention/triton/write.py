@@ -7,10 +7,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from lragent.attention.triton.relaunch import Launch, launch_of
 
 
 @triton.jit
@@ -98,15 +102,36 @@ def launch_write(
     slots = 0 if lr is None or lr_pages is None else lr.shape[1]
     source = k if lr is None or not slots else lr
     target = k_pages if lr_pages is None or not slots else lr_pages
-    write_kernel[(tokens,)](
-        k, v, source, k_pages, v_pages, target,
-        slot_mapping, write_base.view(torch.uint8), lr_slots,
+    strides = (
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), source.stride(0), source.stride(1),
-        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3],
-        lr_slots.stride(0),
+        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3], lr_slots.stride(0),
+    )  # fmt: skip
+    dtypes = (k.dtype, v.dtype, source.dtype, k_pages.dtype, slot_mapping.dtype, lr_slots.dtype)
+    launch = _launch(
+        k.device, strides, dtypes, heads, width, k_pages.shape[2], slots, source.shape[2]
+    )
+    flags = write_base.view(torch.uint8)
+    tensors = (k, v, source, k_pages, v_pages, target, slot_mapping, flags, lr_slots)
+    launch((tokens, 1, 1), tensors, strides)
+
+
+@functools.cache
+def _launch(
+    device: torch.device,
+    strides: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    heads: int,
+    width: int,
+    page: int,
+    slots: int,
+    columns: int,
+) -> Launch:
+    """The launch for a layout."""
+    return launch_of(
+        write_kernel, device, (strides, dtypes),
         KV_HEADS=heads, BLOCK_H=triton.next_power_of_2(heads),
-        D=width, BLOCK_D=triton.next_power_of_2(width), PAGE=k_pages.shape[2],
+        D=width, BLOCK_D=triton.next_power_of_2(width), PAGE=page,
         SLOTS=slots, BLOCK_S=triton.next_power_of_2(max(slots, 1)),
-        WIDTH=source.shape[2], BLOCK_W=triton.next_power_of_2(source.shape[2]),
+        WIDTH=columns, BLOCK_W=triton.next_power_of_2(columns),
         num_warps=4,
     )  # fmt: skip

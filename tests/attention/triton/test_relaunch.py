@@ -1,0 +1,98 @@
+"""Launches that reuse what the first one found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make
+
+from lragent.attention.triton import flash_lora_attention
+from lragent.attention.triton.relaunch import Launch
+
+
+class Kernel:
+    """Stands in for a Triton kernel; compiling and launching are noted."""
+
+    arg_names = ("x", "y", "count", "BLOCK")
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, grid: Any) -> Any:
+        def compile_and_launch(*args: Any, **options: Any) -> Compiled:
+            self.notes.append(("compiled", grid, args, options))
+            return Compiled(self.notes)
+
+        return compile_and_launch
+
+
+class Compiled:
+    def __init__(self, notes: list[tuple[Any, ...]]):
+        self.notes = notes
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *args: self.notes.append(("launched", grid, args))
+
+
+def test_is_compiled_once_for_each_alignment():
+    kernel = Kernel()
+    launch = Launch(kernel, {"num_warps": 4, "BLOCK": 32})
+    memory = torch.zeros(64)
+    assert memory.data_ptr() % 16 == 0
+    x, y, shifted = memory, memory[16:], memory[1:]
+    for grid, tensors, count in (
+        ((1, 1, 1), (x, y), 5), ((2, 1, 1), (y, x), 6), ((1, 1, 1), (shifted, y), 7),
+        ((1, 1, 1), (x, shifted), 8), ((3, 1, 1), (memory[5:], y), 9),
+    ):  # fmt: skip
+        launch(grid, tensors, (count,))
+    assert [note[0] for note in kernel.notes] == [
+        "compiled", "launched", "compiled", "compiled", "launched",
+    ]  # fmt: skip
+    assert kernel.notes[0][3] == {"num_warps": 4, "BLOCK": 32}
+    _, grid, args = kernel.notes[1]
+    assert grid == (2, 1, 1)
+    assert args[0] is y
+    assert args[2:] == (6, 32)  # numbers, then constants in the kernel's order
+
+
+def attend(problem: Problem) -> torch.Tensor:
+    return flash_lora_attention(
+        problem.q, problem.pages, problem.batch, problem.tables,
+        scale=problem.scale, sliding_window=problem.window, rotation=problem.rotation,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("k_rank", [0, 4])
+def test_layers_share_what_a_batch_launches(k_rank: int):
+    lens = ([1, 9, 0, 1], [70, 40, 200, 3])
+    layers = [make(*lens, k_rank=k_rank, dtype=HALF, seed=seed) for seed in (0, 1)]
+    batch = layers[0].batch
+    for problem in layers:
+        assert torch.equal(problem.batch.seq_lens, batch.seq_lens)
+        for name in ("block_tables", "adapter_index", "lr_slot"):
+            getattr(batch, name).copy_(getattr(problem.batch, name))
+        shared = replace(problem, batch=batch)
+        assert_close(attend(shared), problem)
+        known = len(batch.plans)
+        assert_close(attend(moved(shared)), problem)
+        assert len(batch.plans) == known
+    assert len([key for key in batch.plans if key[0] == "launches"]) == 1
+
+
+def moved(problem: Problem) -> Problem:
+    """The same with queries that begin at an odd address."""
+    memory = torch.empty(problem.q.numel() + 1, dtype=problem.q.dtype, device=DEVICE)[1:]
+    q = memory.view(problem.q.shape)
+    return replace(problem, q=q.copy_(problem.q))
+
+
+def test_another_layout_gets_launches_of_its_own():
+    problem = make([1, 9], [70, 40], dtype=HALF)
+    wide = torch.empty(*problem.q.shape[:2], 2 * problem.q.shape[2], dtype=HALF, device=DEVICE)
+    strided = wide[..., : problem.q.shape[2]].copy_(problem.q)
+    for q in (problem.q, strided):
+        assert_close(attend(replace(problem, q=q)), problem)
+    assert len([key for key in problem.batch.plans if key[0] == "launches"]) == 2
