@@ -17,6 +17,7 @@ from tests.vllm.serving import Ask, Embedded, folders, search_path
 
 CODE = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 from tests.vllm.serving import Ask, Served, folders, sharing
@@ -49,6 +50,11 @@ with Served(root / "llama", adapters, sharing(policy, adapters)) as served:
     batches = [b for _, _, m in builds for b in [m.batch]]
     assert len({b.lr_slot.data_ptr() for b in batches}) == 1, "addresses change"
     assert len({b.adapter_index.data_ptr() for b in batches}) == 1, "addresses change"
+    attention_layer, state = impl.self_attn.attn, impl.self_attn.attn.impl.state
+    sizes, state.sizes = state.sizes, replace(state.sizes, max_tokens=32, max_requests=2)
+    attention_layer.impl.vllm_config.model_config.max_model_len = 256
+    attention_layer.impl.warm_up(attention_layer, torch.zeros(1, dtype=torch.float32))
+    state.sizes = sizes
     builder, common, _ = builds[-1]
     layer, state = impl.self_attn.qkv_proj, impl.self_attn.attn.impl.state
     hidden = torch.randn(7, layer.down.shape[2])

@@ -127,8 +127,7 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         self.scale = float(scale)
         self.num_kv_heads = num_kv_heads or num_heads
         self.kv_cache_dtype = kv_cache_dtype
-        scheduler = config.scheduler_config
-        self.max_context = scheduler.max_num_seqs * config.model_config.max_model_len
+        self.vllm_config = config
         self.state = make_state(config, options, config.device_config.device)
         self._views: tuple[int, PageViews] | None = None
         self._tables: LoraTables | None = None
@@ -157,44 +156,49 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
     ) -> Tensor:
         """Attention of ``query [T, Hq, D]`` over the pages, into ``output``."""
         if attn_metadata is None:
-            self.measure(query)
+            self.measure(layer, query)
             return output.zero_()
         shape = (attn_metadata.num_actual_tokens, self.num_heads, self.head_size)
         self.attend(
             _rows(query, shape),
             self._pages(kv_cache),
             attn_metadata.batch,
-            self._lora_tables(layer.layer_name),
+            self._lora_tables(layer),
             scale=self.scale,
             out=_rows(output, shape),
         )
         return output
 
-    def measure(self, query: Tensor) -> None:
+    def measure(self, layer: Any, query: Tensor) -> None:
         """Called where vLLM measures how much memory a step takes beside the cache."""
 
     def _pages(self, kv_cache: Tensor) -> PageViews:
         if self._views is None or self._views[0] != kv_cache.data_ptr():
-            views = views_of(
-                kv_cache,
-                self.num_kv_heads,
-                self.head_size,
-                self.state.options.num_slots,
-                self.state.sizes.rank,
-            )
-            self._views = (kv_cache.data_ptr(), views)
+            self._views = (kv_cache.data_ptr(), self.pages_of(kv_cache))
         return self._views[1]
 
-    def _lora_tables(self, layer_name: str) -> LoraTables:
+    def pages_of(self, kv_cache: Tensor) -> PageViews:
+        """The blocks of ``kv_cache [pages, 1, tokens, elements]``."""
+        slots, rank = self.state.options.num_slots, self.state.sizes.rank
+        return views_of(kv_cache, self.num_kv_heads, self.head_size, slots, rank)
+
+    def lora_of(self, layer: Any) -> Any:
+        """The LoRA layer whose low-rank products this attention layer reads.
+
+        Raises:
+            PluginError: vLLM made none.
+        """
+        lora = self.state.layers.get(layer.layer_name.rpartition(".")[0])
+        if lora is None:
+            raise PluginError(
+                f"no LoRA layer of lragent belongs to {layer.layer_name}; remove target_modules "
+                "from vLLM's LoRA options"
+            )
+        return lora
+
+    def _lora_tables(self, layer: Any) -> LoraTables:
         if self._tables is None:
-            path = layer_name.rpartition(".")[0]
-            lora = self.state.layers.get(path)
-            if lora is None:
-                raise PluginError(
-                    f"no LoRA layer of lragent belongs to {layer_name}; remove target_modules "
-                    "from vLLM's LoRA options"
-                )
-            self._tables = LoraTables(v_b=lora.up)
+            self._tables = LoraTables(v_b=self.lora_of(layer).up)
         return self._tables
 
 

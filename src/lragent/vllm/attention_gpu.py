@@ -22,6 +22,7 @@ from lragent.vllm.attention import (
     LRMetadata,
     LRMetadataBuilder,
 )
+from lragent.vllm.page_layout import token_elements
 
 
 class LRDeviceMetadataBuilder(LRMetadataBuilder):
@@ -117,10 +118,35 @@ class LRDeviceImpl(LRAttentionImpl):
     attend = staticmethod(kernels.flash_lora_attention)
     write = staticmethod(kernels.write_pages)
 
-    def measure(self, query: torch.Tensor) -> None:
-        """Take the memory that long prompts are expanded in now, so that vLLM counts it."""
+    def measure(self, layer: Any, query: torch.Tensor) -> None:
+        """Take the memory that kernels share, so that vLLM counts it, and compile them."""
+        scheduler, longest = self.vllm_config.scheduler_config, self.vllm_config.model_config
+        contexts = scheduler.max_num_seqs * longest.max_model_len
         kernels.reserve_scratch(
-            self.max_context, self.num_kv_heads, self.head_size, query.dtype, query.device
+            contexts, self.num_kv_heads, self.head_size, query.dtype, query.device
+        )
+        if query.device.type == "cuda" and not self.state.warm:
+            self.state.warm = True
+            self.warm_up(layer, query)
+
+    def warm_up(self, layer: Any, query: torch.Tensor) -> None:
+        """Run the kernels on a page of zeros, in the forms that this engine needs."""
+        state, config = self.state, self.vllm_config
+        elements = token_elements(
+            self.num_kv_heads, self.head_size, state.options.num_slots, state.sizes.rank
+        )
+        page = query.new_zeros(1, 1, config.cache_config.block_size, elements)
+        lora = self.lora_of(layer)
+        kernels.warm_up(
+            self.pages_of(page),
+            LoraTables(v_b=lora.up),
+            lora.down,
+            heads=self.num_heads,
+            columns=state.options.columns,
+            scale=self.scale,
+            max_tokens=state.sizes.max_tokens,
+            max_requests=state.sizes.max_requests,
+            max_context=config.model_config.max_model_len,
         )
 
 

@@ -64,6 +64,7 @@ class WorkerState:
             backends that must not wait for the device.
         host_slots: the same as a list, for the requests of the step.
         layers: the LoRA layers by the path of their attention module.
+        warm: whether the kernels are compiled.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class WorkerState:
         self.host_slots: list[int] = []
         self.layers: dict[str, Any] = {}
         self.punica: Any = None
+        self.warm = False
         self._tokens = 0
         self._orders: tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
         self._admitted: dict[str, _Plan] = {}

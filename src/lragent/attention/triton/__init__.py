@@ -13,11 +13,13 @@ from lragent.attention.triton.entry import (
     reserve_scratch,
     write_pages,
 )
+from lragent.attention.triton.warm import warm_up
 
 __all__ = [
     "flash_lora_attention",
     "graph_safe",
     "project_lr",
     "reserve_scratch",
+    "warm_up",
     "write_pages",
 ]

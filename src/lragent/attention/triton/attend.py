@@ -20,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.combine import FILTER
+from lragent.attention.triton.combine import FILTER, PARTS
 from lragent.attention.triton.common import (
     find_tile,
     load_block,
@@ -192,7 +192,7 @@ def _expand(
 _BATCH_SIZES = (*FILTER, "window", "num_positions", "stride_table")
 
 
-@triton.jit(do_not_specialize=_BATCH_SIZES)
+@triton.jit(do_not_specialize=_BATCH_SIZES, do_not_specialize_on_alignment=PARTS)
 def attend_kernel(
     q_ptr,
     out_ptr,

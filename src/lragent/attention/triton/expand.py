@@ -17,7 +17,10 @@ import triton.language as tl
 from lragent.attention.triton.common import find_tile, load_block, locate, low_rank_key
 
 
-@triton.jit(do_not_specialize=("num_sequences", "stride_table"))
+@triton.jit(
+    do_not_specialize=("num_sequences", "stride_table"),
+    do_not_specialize_on_alignment=("starts_ptr", "adapter_ptr", "slot_ptr"),
+)
 def expand_kernel(
     k_out_ptr,  # [tokens, Hk, D]
     v_out_ptr,

@@ -1,0 +1,107 @@
+"""Compiling before serving begins: a kernel that is compiled when it is first needed stops a
+request for seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lragent.attention.base import AttentionBatch, LoraTables, PageViews
+from lragent.attention.triton.entry import flash_lora_attention, project_lr, write_pages
+
+_QUERIES = (16, 256, 2048)
+_SHORTEST = 64
+
+
+def warm_up(
+    pages: PageViews,
+    tables: LoraTables,
+    down: Tensor,
+    *,
+    heads: int,
+    columns: int,
+    scale: float,
+    max_tokens: int,
+    max_requests: int,
+    max_context: int,
+) -> None:
+    """Run every kernel once in each form that batches up to these sizes are served by.
+
+    Args:
+        pages: at least one page of numbers, laid out like the cache.
+        tables: B of the values, laid out like a layer's.
+        down: ``[n, r, hidden]``, the A of the projections.
+        heads: query heads.
+        columns: LR slots that a token fills at most.
+        scale: softmax scale.
+        max_tokens: most tokens of a step.
+        max_requests: most sequences of a step.
+        max_context: longest context.
+    """
+    device, dtype = pages.k.device, pages.k.dtype
+    for queries, contexts in _batches(max_tokens, max_requests, max_context):
+        q = torch.zeros(sum(queries), heads, pages.head_dim, dtype=dtype, device=device)
+        batch = _batch(queries, contexts, pages.page_size, device)
+        flash_lora_attention(q, pages, batch, tables, scale=scale)
+    k = torch.zeros(1, pages.kv_heads, pages.head_dim, dtype=dtype, device=device)
+    lr = k.new_zeros(1, columns, down.shape[1])
+    nowhere = torch.full((1, columns), -1, dtype=torch.int32, device=device)
+    keep = torch.zeros(1, dtype=torch.bool, device=device)
+    write_pages(k, k, lr, pages, torch.zeros(1, dtype=torch.int64, device=device), keep, nowhere)
+    for tokens in _powers(1, max_tokens, 2):
+        x = down.new_zeros(tokens, down.shape[2])
+        project_lr(x, down, nowhere.expand(tokens, columns).contiguous())
+
+
+def _batches(
+    max_tokens: int, max_requests: int, max_context: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Queries and contexts: decode, prefill, and the two mixed."""
+    contexts = _powers(_SHORTEST, max_context, 4)
+    for count in _powers(1, min(max_requests, max_tokens), 4):
+        for context in contexts:
+            yield [1] * count, [context] * count
+    for query in (min(query, max_tokens) for query in _QUERIES):
+        for context in contexts:
+            if context >= query:
+                yield [query], [context]
+                if max_requests > 1 and query < max_tokens:
+                    yield [1, query], [context, context]
+
+
+def _powers(first: int, last: int, step: int) -> list[int]:
+    """``first``, ``first * step`` and so on, and ``last``."""
+    found = []
+    while first < last:
+        found.append(first)
+        first *= step
+    return [*found, last]
+
+
+def _batch(
+    queries: list[int], contexts: list[int], page_size: int, device: torch.device
+) -> AttentionBatch:
+    """Sequences that all lie on the first page, again and again, with the first adapter."""
+    count = len(queries)
+    starts = [sum(queries[:place]) for place in range(count + 1)]
+    pages = -(-max(contexts) // page_size)
+
+    def integers(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    return AttentionBatch(
+        block_tables=torch.zeros(count, pages, dtype=torch.int32, device=device),
+        cu_seqlens_q=integers(starts),
+        seq_lens=integers(contexts),
+        adapter_index=integers([0] * count),
+        lr_slot=integers([0] * count),
+        max_query=max(queries),
+        max_seq=max(contexts),
+        host_block_tables=[],
+        host_cu_seqlens_q=starts,
+        host_seq_lens=contexts,
+        host_adapter_index=[0] * count,
+        host_lr_slot=[0] * count,
+    )
