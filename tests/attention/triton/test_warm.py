@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 from tests.attention.triton.problems import HALF, make
 
-from lragent.attention.triton import flash_lora_attention, project_lr, relaunch
+from lragent.attention.triton import flash_lora_attention, launch, project_lr, relaunch, write
 from lragent.attention.triton.warm import warm_up
 
 
-def test_serving_finds_its_launches(monkeypatch):
+def test_serving_finds_its_launches(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(relaunch, "_launches", {})
+    for remembered in (launch._projection, write._launch):
+        remembered.cache_clear()
     problem = make([1, 20, 1], [90, 60, 7], dtype=HALF, slots=1)
     pages, tables = problem.pages, problem.tables
     pages.k.zero_()
@@ -32,6 +37,6 @@ def test_serving_finds_its_launches(monkeypatch):
         assert not block.any()
 
 
-def kernels(launches: dict) -> set[tuple[str, str]]:
+def kernels(launches: dict[Any, Any]) -> set[tuple[str, str]]:
     """Kernels with their constants: strides that are multiples of 16 alike are compiled alike."""
     return {(key[0].__name__, str(key[3])) for key in launches}
