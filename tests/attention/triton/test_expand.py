@@ -41,16 +41,7 @@ def test_expands_every_context(ranks: tuple[int, int], head_dim: int, dtype: tor
     lens = [70, 1, 33, 64]
     problem = make([1] * 4, lens, head_dim=head_dim, v_rank=ranks[0], k_rank=ranks[1], dtype=dtype)
     pages, batch, tables, rotation = problem.pages, problem.batch, problem.tables, problem.rotation
-    layer = Layer(
-        pages.k,
-        pages.v,
-        pages.lr,
-        tables.v_b,
-        tables.k_b,
-        None if rotation is None else rotation.cos,
-        None if rotation is None else rotation.sin,
-    )
-    sequences = Sequences(batch.block_tables, batch.seq_lens, batch.adapter_index, batch.lr_slot)
+    layer, sequences = Layer.of(pages, tables, rotation), Sequences.of(batch)
     starts = torch.tensor([0, 70, 71, 104, 168], dtype=torch.int32, device=DEVICE)
     k = torch.full((sum(lens), 2, head_dim), float("nan"), dtype=dtype, device=DEVICE)
     v = torch.full_like(k, float("nan"))

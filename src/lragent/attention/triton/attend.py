@@ -20,8 +20,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.combine import FILTER, PARTS
 from lragent.attention.triton.common import (
+    FILTER,
+    PARTS,
     find_tile,
     load_block,
     locate,

@@ -14,16 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.common import find_row
-
-FILTER = ("num_sequences", "splits", "min_query", "max_query")
-"""Arguments that say which sequences a launch serves, and by how many shares; never compiled in."""
-
-PARTS = ("starts_ptr", "lens_ptr", "adapter_ptr", "slot_ptr")
-"""Tensors of a batch, of which a launch gets a part that may begin anywhere."""
+from lragent.attention.triton.common import FILTER, PARTS, find_row
 
 
-@triton.jit(do_not_specialize=FILTER, do_not_specialize_on_alignment=PARTS[:1])
+@triton.jit(do_not_specialize=FILTER, do_not_specialize_on_alignment=PARTS)
 def combine_kernel(
     out_ptr,
     partial_ptr,

@@ -1,4 +1,5 @@
-"""Device functions that the kernels share: finding a sequence, reading rows through a block table.
+"""What the kernels share: names of arguments that are not compiled in, and device functions that
+find a sequence and read rows through a block table.
 
 Addresses are computed in 64 bits. A row that must not be used is never read: its lanes are masked
 and hold zeros, so NaN in unused rows cannot spread.
@@ -13,6 +14,12 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+FILTER = ("num_sequences", "splits", "min_query", "max_query")
+"""Arguments that say which sequences a launch serves, and by how many shares; never compiled in."""
+
+PARTS = ("starts_ptr", "lens_ptr", "adapter_ptr", "slot_ptr")
+"""Tensors of a batch, of which a launch gets a part that may begin anywhere."""
 
 
 @triton.jit

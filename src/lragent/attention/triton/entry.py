@@ -57,7 +57,7 @@ def flash_lora_attention(
     q = q if q.stride(2) == 1 else q.contiguous()
     out = torch.empty_like(q) if out is None else out
     window = sliding_window or 0
-    layer = _layer(pages, tables, rotation)
+    layer = Layer.of(pages, tables, rotation)
     if torch.compiler.is_compiling():
         _check(q, out, pages, tables, scale)
         runs = plan_batch(q, pages, batch, tables, window)
@@ -76,11 +76,6 @@ def flash_lora_attention(
     for call in calls:
         call(q, out, layer)
     return out
-
-
-def _layer(pages: PageViews, tables: LoraTables, rotation: KeyRotation | None) -> Layer:
-    cos, sin = (None, None) if rotation is None else (rotation.cos, rotation.sin)
-    return Layer(pages.k, pages.v, pages.lr, tables.v_b, tables.k_b, cos, sin)
 
 
 def _check(q: Tensor, out: Tensor, pages: PageViews, tables: LoraTables, scale: float) -> None:
@@ -109,7 +104,7 @@ def launch_runs(
     window: int,
 ) -> None:
     """Launch what `plan_batch` chose, by operators; arguments as in `flash_lora_attention`."""
-    layer = _layer(pages, tables, rotation)
+    layer = Layer.of(pages, tables, rotation)
     for planned in runs:
         run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
         if cu_seqlens_k is not None:
@@ -262,13 +257,8 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) 
     for run in runs:
         part = slice(run.first, run.last)
         starts_q = batch.cu_seqlens_q[run.first : run.last + 1]
-        lens = batch.seq_lens[part]
-        sequences = Sequences(
-            batch.block_tables[part],
-            lens,
-            batch.adapter_index[part],
-            batch.lr_slot[part],
-        )
+        sequences = Sequences.of(batch, part)
+        lens = sequences.seq_lens
         starts_k = work = None
         if run.path == "expand":
             starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)

@@ -14,12 +14,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.common import find_tile, load_block, locate, low_rank_key
+from lragent.attention.triton.common import PARTS, find_tile, load_block, locate, low_rank_key
 
 
 @triton.jit(
-    do_not_specialize=("num_sequences", "stride_table"),
-    do_not_specialize_on_alignment=("starts_ptr", "adapter_ptr", "slot_ptr"),
+    do_not_specialize=("num_sequences", "stride_table"), do_not_specialize_on_alignment=PARTS
 )
 def expand_kernel(
     k_out_ptr,  # [tokens, Hk, D]

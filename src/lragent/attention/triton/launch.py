@@ -86,30 +86,6 @@ class AttendCall(NamedTuple):
             self.combine(self.combine_grid, tensors, self.combine_numbers)
 
 
-def launch_attend(
-    q: Tensor,
-    out: Tensor,
-    cu_seqlens_q: Tensor,
-    layer: Layer,
-    sequences: Sequences,
-    scale: float,
-    window: int,
-    max_seq: int,
-    decode: bool,
-    min_query: int,
-    max_query: int,
-    tile: Tile | None = None,
-    splits: int | None = None,
-) -> None:
-    """Attention of one layer; see `prepare_attend`."""
-    call = prepare_attend(
-        q, out, cu_seqlens_q, layer, sequences, scale, window, max_seq, decode, min_query,
-        max_query, tile, splits,
-    )  # fmt: skip
-    if call is not None:
-        call(q, out, layer)
-
-
 def prepare_attend(
     q: Tensor,
     out: Tensor,

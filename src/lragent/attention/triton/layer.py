@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, PageViews
+
 
 class Layer(NamedTuple):
     """What attention reads of one layer, besides the queries.
@@ -27,6 +29,12 @@ class Layer(NamedTuple):
     k_b: Tensor | None
     cos: Tensor | None
     sin: Tensor | None
+
+    @classmethod
+    def of(cls, pages: PageViews, tables: LoraTables, rotation: KeyRotation | None) -> Layer:
+        """From what the public functions take."""
+        cos, sin = (None, None) if rotation is None else (rotation.cos, rotation.sin)
+        return cls(pages.k, pages.v, pages.lr, tables.v_b, tables.k_b, cos, sin)
 
     @property
     def v_rank(self) -> int:
@@ -53,6 +61,16 @@ class Sequences(NamedTuple):
     seq_lens: Tensor
     adapter_index: Tensor
     lr_slot: Tensor
+
+    @classmethod
+    def of(cls, batch: AttentionBatch, part: slice = slice(None)) -> Sequences:
+        """Some of a batch's sequences."""
+        return cls(
+            batch.block_tables[part],
+            batch.seq_lens[part],
+            batch.adapter_index[part],
+            batch.lr_slot[part],
+        )
 
 
 def present(layer: Layer) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

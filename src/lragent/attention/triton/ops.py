@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lragent.attention.triton.calls import expanded
-from lragent.attention.triton.launch import launch_attend, launch_project
+from lragent.attention.triton.launch import launch_project, prepare_attend
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.write import launch_write
 
@@ -57,11 +57,13 @@ def _attend(
     min_query: int,
     max_query: int,
 ) -> None:
-    launch_attend(
-        q, out, cu_seqlens_q, Layer(k, v, lr, v_b, k_b, cos, sin),
-        Sequences(block_tables, seq_lens, adapter_index, lr_slot),
-        scale, window, max_seq, decode, min_query, max_query,
-    )  # fmt: skip
+    layer = Layer(k, v, lr, v_b, k_b, cos, sin)
+    sequences = Sequences(block_tables, seq_lens, adapter_index, lr_slot)
+    call = prepare_attend(
+        q, out, cu_seqlens_q, layer, sequences, scale, window, max_seq, decode, min_query, max_query
+    )
+    if call is not None:
+        call(q, out, layer)
 
 
 def _attend_expanded(

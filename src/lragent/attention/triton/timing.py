@@ -126,22 +126,12 @@ class Case:
     @property
     def layer(self) -> Layer:
         """The layer as the launches take it."""
-        pages, tables, rotation = self.pool.pages, self.pool.tables, self.pool.rotation
-        return Layer(
-            pages.k,
-            pages.v,
-            pages.lr,
-            tables.v_b,
-            tables.k_b,
-            None if rotation is None else rotation.cos,
-            None if rotation is None else rotation.sin,
-        )
+        return Layer.of(self.pool.pages, self.pool.tables, self.pool.rotation)
 
     @property
     def sequences(self) -> Sequences:
         """The batch as the launches take it."""
-        batch = self.batch
-        return Sequences(batch.block_tables, batch.seq_lens, batch.adapter_index, batch.lr_slot)
+        return Sequences.of(self.batch)
 
 
 def time_calls(calls: Sequence[Callable[[], object]], replays: int = 11) -> Timing:

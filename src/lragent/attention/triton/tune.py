@@ -22,7 +22,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from lragent.attention.triton.calls import ALL
-from lragent.attention.triton.launch import launch_attend, launch_dense, prepare_expand
+from lragent.attention.triton.launch import launch_dense, prepare_attend, prepare_expand
 from lragent.attention.triton.tiles import Tile, architecture, multiprocessors, tile_key
 from lragent.attention.triton.timing import Case, Pool, time_calls
 
@@ -60,10 +60,12 @@ _PROBLEMS = {
 def attend(case: Case, tile: Tile, decode: bool) -> None:
     """One call of the paged kernel with this tile and the rule's splits."""
     batch = case.batch
-    launch_attend(
+    call = prepare_attend(
         case.q, case.out, batch.cu_seqlens_q, case.layer, case.sequences, case.scale, 0,
         batch.max_seq, decode, 1, ALL, tile,
     )  # fmt: skip
+    assert call is not None, "a timed batch has queries"
+    call(case.q, case.out, case.layer)
 
 
 def dense(case: Case, tile: Tile) -> Callable[[], None]:
