@@ -92,6 +92,13 @@ SYMBOLS: tuple[Symbol, ...] = (
     Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA.apply", ("x", "bias")),
     Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA._get_quant_method", ()),
     Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA.set_mapping", ("punica_wrapper",)),
+    Symbol("vllm.lora.layers", "MergedColumnParallelLinearWithLoRA.set_lora", ("index",)),
+    Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA.set_lora", ("index",)),
+    Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA.reset_lora", ("index",)),
+    Symbol(
+        "vllm.lora.ops.triton_ops.lora_kernel_metadata", "LoRAKernelMeta.meta_args", ("token_nums",)
+    ),
+    Symbol("vllm.lora.punica_wrapper.punica_gpu", "PunicaWrapperGPU.update_metadata", ("mapping",)),
     Symbol("vllm.lora.peft_helper", "PEFTHelper.from_local_dir", ("lora_path",)),
     Symbol("vllm.lora.peft_helper", "PEFTHelper.validate_legal", ("lora_config",)),
     Symbol(

@@ -35,9 +35,9 @@ def install() -> None:
 
 
 def _lora_classes(stock: tuple[Any, ...]) -> tuple[Any, ...]:
-    from lragent.vllm.lora_layer import LRMergedQKVWithLoRA
+    from lragent.vllm.lora_layer import LRMergedColumnWithLoRA, LRMergedQKVWithLoRA, LRRowWithLoRA
 
-    return (LRMergedQKVWithLoRA, *stock)
+    return (LRMergedQKVWithLoRA, LRMergedColumnWithLoRA, LRRowWithLoRA, *stock)
 
 
 def _get_attn_backend(stock: Any) -> Any:

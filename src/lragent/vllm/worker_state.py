@@ -15,6 +15,7 @@ import torch
 from lragent.vllm.config import Options
 from lragent.vllm.orders import OWN_ROW, Admission, StepOrders
 from lragent.vllm.row_loading import load_rows
+from lragent.vllm.touched import TouchedModules
 
 _OWN = -2  # in `rows` until the adapters' places in vLLM's stacks are known
 
@@ -64,6 +65,7 @@ class WorkerState:
             backends that must not wait for the device.
         host_slots: the same as a list, for the requests of the step.
         layers: the LoRA layers by the path of their attention module.
+        touched: the modules that each adapter has weights in.
         warm: whether the kernels are compiled.
     """
 
@@ -84,6 +86,7 @@ class WorkerState:
         self.place_of_request = torch.full_like(self.slot_of_request, -1)
         self.host_slots: list[int] = []
         self.layers: dict[str, Any] = {}
+        self.touched = TouchedModules(sizes.max_loras, device)
         self.punica: Any = None
         self.warm = False
         self._tokens = 0
@@ -168,6 +171,8 @@ class WorkerState:
         To be called once vLLM has activated the step's adapters, before the model runs. Does
         nothing when called again.
         """
+        if self.touched.stale:
+            self.touched.refresh()
         if self.punica is None or not self._tokens:
             return
         rows = self.rows[: self._tokens]

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 Path = Literal["decode", "tiles", "expand"]
 
-SCRATCH_BYTES = 1 << 30
+SCRATCH_BYTES = 512 << 20
 """Most bytes of expanded K and V at a time."""
 
 FA3_RATE = 700e12

@@ -1,0 +1,97 @@
+"""Which adapters have weights in which modules, so that vLLM's LoRA kernels pass over the others.
+
+vLLM runs its two LoRA kernels in every linear module for every adapter of a batch, on zeros where
+the adapter has no weights there: for adapters of q and v, three quarters of the work is for
+nothing. The kernels end at once for adapter -1, which they take from the batch's list of adapters.
+Here each kind of module has a list of its own, without the adapters that leave the kind alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+
+KINDS = 8  # of modules; the families served have four
+
+
+class TouchedModules:
+    """The batch's adapters by kind of module (``o_proj``, ``down_proj``…).
+
+    The lists keep their addresses, so that compiled code and CUDA graphs may refer to them.
+
+    Args:
+        max_loras: places of adapters on the device.
+        device: the model's device.
+
+    Attributes:
+        stale: whether `refresh` has to run before the next step.
+    """
+
+    def __init__(self, max_loras: int, device: torch.device | str):
+        self.stale = False
+        self._lists = torch.full((KINDS, max_loras + 1), -1, dtype=torch.int32, device=device)
+        self._touched = torch.zeros(KINDS, max_loras, dtype=torch.bool, device=device)
+        self._layers: list[list[set[str]]] = [
+            [set() for _ in range(max_loras)] for _ in range(KINDS)
+        ]
+        self._kinds: dict[str, int] = {}
+        self._wrappers: dict[int, Any] = {}
+        self._meta: Any = None
+        self._known = False
+
+    def mark(self, path: str, place: int, touched: bool) -> None:
+        """Note whether the adapter at a place has weights in the module at a path."""
+        kind = self._kind(path)
+        layers = self._layers[kind][place]
+        before = bool(layers)
+        (layers.add if touched else layers.discard)(path)
+        if before != bool(layers):
+            self._touched[kind, place] = bool(layers)
+            self.stale = True
+
+    def wrapper_for(self, path: str, punica: Any) -> Any:
+        """What runs the kernels of the module at a path.
+
+        It shares everything with `punica` but the list of adapters. On a CPU, where vLLM has no
+        such list, it is `punica` itself.
+        """
+        meta = getattr(punica, "token_mapping_meta", None)
+        if meta is None:
+            return punica
+        if self._meta is not meta:
+            self._meta, self._wrappers, self._known = meta, {}, False
+            self._follow(punica)
+        kind = self._kind(path)
+        if kind not in self._wrappers:
+            wrapper = copy.copy(punica)
+            wrapper.token_mapping_meta = dataclasses.replace(
+                meta, active_lora_ids=self._lists[kind]
+            )
+            self._wrappers[kind] = wrapper
+        return self._wrappers[kind]
+
+    def refresh(self) -> None:
+        """Take over the batch's list of adapters, without waiting for the device."""
+        self.stale = False
+        if not self._known:  # vLLM's list has never been filled in
+            return
+        active = self._meta.active_lora_ids
+        touched = self._touched[:, active.clamp(min=0)] & (active >= 0)
+        self._lists.copy_(torch.where(touched, active, -1))
+
+    def _kind(self, path: str) -> int:
+        return self._kinds.setdefault(path.rpartition(".")[2], len(self._kinds))
+
+    def _follow(self, punica: Any) -> None:
+        """Refresh whenever vLLM has worked out the batch's list."""
+        stock = punica.update_metadata
+
+        def update_metadata(*args: Any, **kwargs: Any) -> None:
+            stock(*args, **kwargs)
+            self._known = True
+            self.refresh()
+
+        punica.update_metadata = update_metadata

@@ -1,0 +1,125 @@
+"""vLLM's LoRA kernels pass over adapters without weights in a module, and over no others."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests.adapters.factory import make_adapter
+from tests.engine.models import prompt_of, tiny_model
+from tests.vllm.serving import Ask, Served, sharing
+from torch import Tensor
+from vllm.lora.ops.triton_ops.lora_kernel_metadata import LoRAKernelMeta
+
+from lragent.vllm.touched import TouchedModules
+
+pytestmark = pytest.mark.every_version
+
+PLACES, TOKENS = 3, 12
+
+
+class Punica:
+    """vLLM's wrapper for GPUs: its metadata, and its kernels by the arguments they are given."""
+
+    def __init__(self) -> None:
+        self.token_mapping_meta = LoRAKernelMeta.make(PLACES, TOKENS, "cpu")
+        self.products: list[int] = []  # adapters multiplied with, in order
+
+    def update_metadata(self, places: Tensor) -> None:
+        self.token_mapping_meta.prepare_tensors(places)
+
+    def add(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
+        """``y += x W`` of each token's adapter."""
+        _, order, counts, starts, adapters, *_ = self.token_mapping_meta.meta_args(
+            x.shape[0], False
+        )
+        for index, adapter in enumerate(adapters.tolist()):
+            if adapter == -1:
+                continue
+            self.products.append(adapter)
+            tokens = order[starts[index] : starts[index] + counts[index]].long()
+            y[tokens] += x[tokens] @ weights[adapter]
+
+
+def test_lists_leave_out_adapters_without_weights():
+    touched, punica = TouchedModules(PLACES, "cpu"), Punica()
+    q, o = "layers.0.qkv_proj", "layers.0.o_proj"
+    first, second = (touched.wrapper_for(path, punica) for path in (q, o))
+    for place in range(PLACES):
+        touched.mark(q, place, True)
+    touched.mark(o, 1, True)
+    touched.mark("layers.1.o_proj", 1, True)
+    touched.mark(o, 1, False)  # the other layer's o_proj still has weights
+    places = torch.tensor([2, 2, -1, 0, 1, 1, 1, 0, 2, -1, 1, 0])
+    punica.update_metadata(places)
+    weights = torch.randn(PLACES, 4, 5)
+    x = torch.randn(TOKENS, 4)
+    for wrapper, adapters in ((first, [0, 1, 2]), (second, [1])):
+        wrapper.products = []
+        y = torch.zeros(TOKENS, 5)
+        wrapper.add(y, x, weights)
+        assert wrapper.products == adapters
+        for token, place in enumerate(places.tolist()):
+            expected = x[token] @ weights[place] if place in adapters else torch.zeros(5)
+            torch.testing.assert_close(y[token], expected)
+
+
+def test_lists_stay_where_they_are_and_layers_of_a_kind_share_one():
+    touched, punica = TouchedModules(PLACES, "cpu"), Punica()
+    wrapper = touched.wrapper_for("layers.0.o_proj", punica)
+    assert touched.wrapper_for("layers.7.o_proj", punica) is wrapper
+    assert touched.wrapper_for("layers.0.down_proj", punica) is not wrapper
+    mine = wrapper.token_mapping_meta
+    assert mine.num_tokens_per_lora is punica.token_mapping_meta.num_tokens_per_lora
+    at = mine.active_lora_ids.data_ptr()
+    touched.mark("layers.0.o_proj", 0, True)
+    assert touched.stale
+    touched.refresh()  # vLLM's list is not filled in yet, and may hold anything
+    assert mine.active_lora_ids.tolist() == [-1] * 4
+    punica.update_metadata(torch.zeros(TOKENS, dtype=torch.long))
+    assert not touched.stale
+    assert mine.active_lora_ids.data_ptr() == at
+    assert mine.active_lora_ids.tolist() == [0, -1, -1, -1]
+    touched.mark("layers.0.o_proj", 0, False)
+    touched.refresh()
+    assert mine.active_lora_ids.tolist() == [-1] * 4
+    assert punica.token_mapping_meta.active_lora_ids.tolist() == [0, -1, -1, -1]
+
+
+def test_wrappers_without_such_lists_are_used_as_they_are():
+    punica = SimpleNamespace()
+    assert TouchedModules(PLACES, "cpu").wrapper_for("layers.0.o_proj", punica) is punica
+
+
+def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
+    """Adapters come, are replaced in their place, and come back; one has weights everywhere."""
+    model = tiny_model()
+    wide = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+    adapters = {
+        "narrow": make_adapter(tmp_path / "narrow", model, rank=4, seed=1),
+        "wide": make_adapter(tmp_path / "wide", model, rank=4, seed=2, targets=wide),
+    }
+    folders = {name: tmp_path / name for name in adapters}
+    option = {**sharing("isolated", folders), "groups": []}
+    with Served(root / "llama", folders, option, max_loras=1) as served:
+        worker: Any = served.core.model_executor.driver_worker.worker
+        blocks = worker.model_runner.model.model.layers
+        layers = [x for b in blocks for x in (b.self_attn.qkv_proj, b.self_attn.o_proj,
+                                              b.mlp.gate_up_proj, b.mlp.down_proj)]  # fmt: skip
+        punica = Punica()
+        punica.token_mapping_meta = LoRAKernelMeta.make(1, TOKENS, "cpu")
+        touched = layers[0].state.touched
+        wrappers = [touched.wrapper_for(layer.base_layer.prefix, punica) for layer in layers]
+
+        def seen() -> list[bool]:
+            punica.update_metadata(torch.zeros(TOKENS, dtype=torch.long))
+            return [w.token_mapping_meta.active_lora_ids[0].item() == 0 for w in wrappers]
+
+        for name, expected in (("narrow", [True, False, False, False]), ("wide", [True] * 4)) * 2:
+            served.ask(Ask(name, prompt_of(20, 1)))
+            assert seen() == expected * len(blocks)
