@@ -14,9 +14,12 @@ Llama-3.1-8B with random weights and three adapters on q_proj and v_proj (one A 
 - tight: many such streams under a KV budget that holds one copy of their pages but not two.
 - open: trajectories of --data arrive at random at rising rates; p50, p90 and p99.
 
-Several calls add up to one file when hardware, versions, commit and model agree. Before the first
-numbers the plugin under `isolated` has to choose stock vLLM's tokens; without that nothing is
-written. Figures: benchmarks/serving_figure.py.
+Several calls add up to one file when hardware, versions, commit and model agree. Adapters outside
+of groups are isolated, so one engine serves ``isolated`` and ``base+lr``. With --together all
+engines are started side by side, each with room for what is measured alone, and take turns, repeat
+by repeat: a machine's slow minute is then slow for all of them. Before the first numbers the plugin
+under ``isolated`` has to choose stock vLLM's tokens; without that nothing is written. Figures:
+benchmarks/serving_figure.py.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +64,7 @@ def arguments() -> argparse.Namespace:
     add("--repeats", type=int, help="of every case but the workflows")
     add("--workflow-repeats", type=int)
     add("--workflow-seconds", type=float, help="after which no further repeat of one begins")
+    add("--together", action="store_true", help="engines side by side, measured in turns")
     add("--handover-only", nargs="+", default=[], choices=NAMES, help="policies to keep short")
     add("--contexts", nargs="+", type=int, help="prompt tokens of the hand-over")
     add("--workflows", nargs="+", help="sessions x prompt tokens, such as 8x2048")
@@ -179,10 +184,14 @@ def main() -> None:
             limit=options.limit,
             plugin_settings=parsed(options.set_plugin),
             handover_only=options.handover_only,
+            shared_settings=partial(
+                sizes.shared_settings, shape=shape, sizes=chosen, item_bytes=item_bytes
+            ),
         )
         try:
             earlier = campaign.earlier()
-            measured = campaign.run(make_plan(setups, options.policies, gate=earlier is None))
+            plan = make_plan(setups, options.policies, earlier is None, options.together)
+            measured = campaign.run(plan)
         except (result.MergeError, GateError, JobError) as error:
             sys.exit(str(error))
     for entry in summary(measured):

@@ -1,17 +1,18 @@
-"""One call of the benchmark: engine after engine, the gate first, the file after each."""
+"""One call of the benchmark: groups of engines, the gate first, the file after each group."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import gate
-from .jobs import EngineProcess, Job, JobError, Plan, Setup
-from .policies import STOCK
+from .jobs import EngineProcess, Job, JobError, Setup, Step, wait_for
+from .policies import HOST, STOCK
 from .result import Result, check_identity, load, merge, save
 from .summary import summary
 
@@ -35,6 +36,8 @@ class Campaign:
         limit: seconds for the whole call; None for no limit.
         plugin_settings: further arguments of ``vllm.LLM`` where the plugin is on.
         handover_only: names that no other part is measured for.
+        shared_settings: further arguments of ``vllm.LLM`` by setup, where several engines share
+            the device, for a number of engines.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class Campaign:
     limit: float | None
     plugin_settings: Mapping[str, Any] = field(default_factory=dict)
     handover_only: Sequence[str] = ()
+    shared_settings: Callable[[Setup, int], Mapping[str, Any]] = lambda setup, count: {}
 
     def earlier(self) -> Result | None:
         """The result of earlier calls.
@@ -59,67 +63,77 @@ class Campaign:
             check_identity(old, self.identity)
         return old
 
-    def run(self, plan: Plan) -> Result:
-        """Run the plan's engines; the file is written after each, once the gate is passed.
+    def run(self, plan: Sequence[Sequence[Step]]) -> Result:
+        """Run the plan's engines; the file is written after each group, once the gate is passed.
 
         Raises:
             MergeError: the result file is of something else.
             GateError: the tokens differ; nothing is written.
             JobError: an engine failed or the time is over; what was written stays.
         """
-        with ready([engine for _, engine, _ in plan.steps], self.folder) as processes:
+        engines = [step.engine for group in plan for step in group]
+        with ready(engines, self.folder) as processes:
             return self._run(plan, processes)
 
-    def _run(self, plan: Plan, processes: Iterator[EngineProcess]) -> Result:
+    def _run(self, plan: Sequence[Sequence[Step]], processes: Iterator[EngineProcess]) -> Result:
         begin = time.monotonic()
         old = self.earlier()
         call = 1 + max((row["call"] for row in old["rows"]), default=0) if old else 1
         passed = old["gate"] if old else None
         result = old or {**self.identity, "gate": None, "engines": {}, "rows": []}
-        chains: list[dict[str, Any]] | None = None
-        for (setup, engine, policies), process in zip(plan.steps, processes, strict=True):
-            print(f"{setup.name}, {engine}: {', '.join(policies) or 'gate only'}", flush=True)
-            job = self._job(setup, engine, policies, passed is None, chains)
+        chains: Path | None = None
+        for number, group in enumerate(plan):
+            running = [next(processes) for _ in group]
+            chains = next((p.answer for p in running if p.engine == STOCK), chains)
+            jobs = self._jobs(group, number, chains if passed is None else None)
+            for process, job in zip(running, jobs, strict=True):
+                print(f"{job.engine}: {', '.join(job.policies) or 'gate only'}", flush=True)
+                process.begin(job)
             left = None if self.limit is None else self.limit - (time.monotonic() - begin)
-            answer = process.run(job, left)
-            chains = answer.get("chains", chains)
-            if "tokens" in answer:
-                assert chains is not None
-                passed = judged(chains, answer["tokens"])
-            rows = [{**row, "call": call} for row in answer["rows"]]
-            engines = {f"{setup.name}, {engine}": {**answer["engine"], **job.settings}}
-            result = merge(result, {**self.identity, "engines": engines, "rows": rows})
-            print(f"{setup.name}, {engine}: {answer['seconds']} s", flush=True)
+            late = wait_for(running, left)
+            answers = [process.result(late) for process in running]
+            passed = verdict_of(chains, answers) or passed
+            for step, job, answer in zip(group, jobs, answers, strict=True):
+                name = f"{step.setup.name}, {step.engine}"
+                rows = [{**row, "call": call} for row in answer["rows"]]
+                engines = {name: {**answer["engine"], **job.settings}}
+                result = merge(result, {**self.identity, "engines": engines, "rows": rows})
+                print(f"{name}: {answer['seconds']} s, {len(rows)} rows", flush=True)
             if passed is not None:
                 result["gate"] = passed
                 save(self.path, {**result, "summary": summary(result)})
-            if not answer["done"]:
-                kept = (
-                    f"{len(rows)} rows are kept" if passed else "nothing is kept without the gate"
-                )
-                raise JobError(f"{setup.name}, {engine}: cut off; {kept}")
+            if not all(answer["done"] for answer in answers):
+                kept = "what is done is kept" if passed else "nothing is kept without the gate"
+                raise JobError(f"cut off after {self.limit} s; {kept}")
         return result
 
-    def _job(
-        self,
-        setup: Setup,
-        engine: str,
-        policies: list[str],
-        compare: bool,
-        chains: list[dict[str, Any]] | None,
-    ) -> Job:
-        return Job(
-            engine=engine,
-            policies=policies,
-            parts=list(setup.parts) if policies else [],
-            model=self.model,
-            adapters={agent: str(path) for agent, path in self.adapters[setup.rank].items()},
-            settings={**setup.settings, **({} if engine == STOCK else self.plugin_settings)},
-            sizes=dict(self.sizes),
-            gate=list(self.gate) if compare else None,
-            chains=chains if compare and engine != STOCK else None,
-            handover_only=list(self.handover_only),
-        )
+    def _jobs(self, group: Sequence[Step], number: int, chains: Path | None) -> list[Job]:
+        """The group's jobs; with the gate where stock's chains are wanted."""
+        turns = self.folder / f"turns-{number}"
+        turns.mkdir()
+        shared = self.shared_settings(group[0].setup, len(group)) if len(group) > 1 else {}
+        return [
+            Job(
+                engine=step.engine,
+                policies=step.policies,
+                parts=list(step.setup.parts) if any(s.policies for s in group) else [],
+                model=self.model,
+                adapters={a: str(path) for a, path in self.adapters[step.setup.rank].items()},
+                settings={
+                    **step.setup.settings,
+                    **({} if step.engine == STOCK else self.plugin_settings),
+                    **shared,
+                },
+                sizes=dict(self.sizes),
+                gate=list(self.gate) if chains and step.engine in (STOCK, HOST) else None,
+                chains_from=str(chains or ""),
+                handover_only=list(self.handover_only),
+                turns=str(turns),
+                place=place,
+                of=len(group),
+            )
+            for place, step in enumerate(group)
+        ]
 
 
 @contextlib.contextmanager
@@ -133,7 +147,7 @@ def ready(engines: Sequence[str], folder: Path) -> Iterator[Iterator[EngineProce
     def take() -> Iterator[EngineProcess]:
         for place in range(len(engines)):
             for engine in engines[len(started) : place + 2]:
-                started.append(EngineProcess(engine, folder))
+                started.append(EngineProcess(engine, folder, len(started)))
             yield started[place]
 
     try:
@@ -143,13 +157,17 @@ def ready(engines: Sequence[str], folder: Path) -> Iterator[Iterator[EngineProce
             process.end()
 
 
-def judged(chains: list[dict[str, Any]], tokens: Any) -> dict[str, Any]:
-    """The verdict as plain data.
+def verdict_of(chains: Path | None, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The verdict as plain data; None where no answer is to be compared with stock's chains.
 
     Raises:
         GateError: the tokens differ, or cannot be compared.
     """
-    verdict = gate.judge(gate.from_json(chains), *tokens)
+    tokens = next((answer["tokens"] for answer in answers if "tokens" in answer), None)
+    if tokens is None or chains is None:
+        return None
+    stock = json.loads(chains.read_text())["chains"]
+    verdict = gate.judge(gate.from_json(stock), *tokens)
     print(verdict, flush=True)
     if not verdict.passed:
         raise GateError(f"no numbers without stock's tokens under isolated: {verdict.why}")

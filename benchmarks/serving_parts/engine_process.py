@@ -11,17 +11,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import gate, parts
-from .jobs import HANDOVER, OPEN, STOCK, TIGHT, TRACE, WORKFLOW, Job, sizes_of
+from .jobs import HANDOVER, OPEN, TIGHT, TRACE, WORKFLOW, Job, sizes_of
 from .parts import Row, Sizes
-from .policies import uses_one_adapter
+from .policies import GUEST, STOCK
+from .turns import Turns
 
-PARTS: dict[str, Callable[[Any, str, Sizes], list[Row]]] = {
-    HANDOVER: lambda engine, policy, sizes: parts.handover(engine, policy, sizes, policy == STOCK),
+PARTS: dict[str, Callable[[Any, Sequence[str], Sizes, Turns], list[Row]]] = {
+    HANDOVER: parts.handover,
     WORKFLOW: parts.workflows,
     OPEN: parts.open_loop,
     TRACE: parts.traces,
@@ -40,26 +41,28 @@ def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
         "engine": {**engine.facts(), "start_s": round(time.perf_counter() - begin, 1)},
         "rows": [],
     }
-    if job.gate is not None:
-        if job.chains is None:
-            chains = gate.make_chains(engine, sizes.vocab, *job.gate)
-            answer["chains"] = gate.to_json(chains)
-        else:
-            answer["tokens"] = gate.answer(engine, gate.from_json(job.chains))
 
     def keep_all(done: bool) -> None:
         seconds = round(time.perf_counter() - begin, 1)
         keep({**answer, "seconds": seconds, "done": done})
 
-    keep_all(False)
+    turns = Turns(Path(job.turns) if job.turns else None, job.place, job.of)
+    turns.begin()
+    with turns.turn():
+        if job.gate is not None and job.engine == STOCK:
+            engine.use(STOCK)
+            answer["chains"] = gate.to_json(gate.make_chains(engine, sizes.vocab, *job.gate))
+        elif job.gate is not None:
+            engine.use(GUEST)
+            chains = json.loads(Path(job.chains_from).read_text())["chains"]
+            answer["tokens"] = gate.answer(engine, gate.from_json(chains))
+        keep_all(False)
     for part in job.parts:
-        for policy in job.measured(part):
-            engine.one_adapter = uses_one_adapter(policy)
-            rows = PARTS[part](engine, policy, sizes)
-            for row in rows:
-                print(json.dumps(row), flush=True)
-            answer["rows"] += rows
-            keep_all(False)
+        rows = PARTS[part](engine, job.measured(part), sizes, turns)
+        for row in rows:
+            print(json.dumps(row), flush=True)
+        answer["rows"] += rows
+        keep_all(False)
     keep_all(True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 from .environment import environment_of
 from .parts import Sizes
-from .policies import STOCK, engines_of
+from .policies import HOST, STOCK, engines_of
 
 HANDOVER, WORKFLOW, OPEN, TRACE, TIGHT = PARTS = ("handover", "workflow", "open", "trace", "tight")
 TRACE_RANK, AGENT_RANK = 8, 16
+PAUSE = 0.1  # seconds between two looks at processes
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,11 @@ class Job:
         settings: arguments of ``vllm.LLM``.
         sizes: what is run; see `Sizes`.
         gate: prompt tokens and generated tokens of the comparison with stock; None without it.
-        chains: stock's chains, for the plugin to be compared with.
+        chains_from: stock's answer file, with its chains, for the plugin to be compared with.
         handover_only: names that no other part is measured for.
+        turns: folder through which engines take turns; None for one after the other.
+        place: this engine's place among those that take turns.
+        of: how many take turns.
     """
 
     engine: str
@@ -60,8 +65,11 @@ class Job:
     settings: dict[str, Any]
     sizes: dict[str, Any]
     gate: list[int] | None = None
-    chains: list[dict[str, Any]] | None = None
+    chains_from: str = ""
     handover_only: list[str] = field(default_factory=list)
+    turns: str | None = None
+    place: int = 0
+    of: int = 1
 
     def measured(self, part: str) -> list[str]:
         """The names that a part is measured for."""
@@ -76,45 +84,70 @@ class EngineProcess:
     Args:
         engine: ``stock`` or a policy of the plugin.
         folder: for the files between processes.
+        number: of the process, for their names.
+
+    Attributes:
+        answer: file that the answer is written to.
     """
 
-    def __init__(self, engine: str, folder: Path):
-        self._job, self._answer = folder / "job.json", folder / "answer.json"
+    def __init__(self, engine: str, folder: Path, number: int):
+        self.engine = engine
+        self.answer = folder / f"answer-{number}.json"
+        self._job = folder / f"job-{number}.json"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "serving_parts.engine_process", self._job, self._answer],
+            [sys.executable, "-m", "serving_parts.engine_process", self._job, self.answer],
             env=environment_of(engine != STOCK, folder),
             stdin=subprocess.PIPE,
         )
 
-    def run(self, job: Job, timeout: float | None) -> dict[str, Any]:
-        """Do the job; returns its answer. Messages go to this process's output.
+    def begin(self, job: Job) -> None:
+        """Let it do a job. Messages go to this process's output."""
+        self._job.write_text(json.dumps(asdict(job)))
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"go\n")
+        self._process.stdin.close()
+
+    def result(self, late: bool) -> dict[str, Any]:
+        """End the process, and read its answer.
 
         An engine that takes too long is ended. What it had measured by then is its answer, in which
         ``done`` is false.
 
+        Args:
+            late: the time is over.
+
         Raises:
             JobError: it failed, or the time was over before it had measured anything.
         """
-        self._job.write_text(json.dumps(asdict(job)))
-        self._answer.unlink(missing_ok=True)
-        late = False
-        try:
-            self._process.communicate(b"go\n", timeout)
-        except subprocess.TimeoutExpired:
-            late = True
-        finally:
-            self.end()
-        if self._answer.exists() and (late or self._process.returncode == 0):
-            return json.loads(self._answer.read_text())
-        if late:
-            raise JobError(f"the {job.engine} engine had measured nothing after {timeout:.0f} s")
+        self.end()
         code = self._process.returncode
-        raise JobError(f"the {job.engine} engine ended with code {code}; see above")
+        if self.answer.exists() and (late or code == 0):
+            return json.loads(self.answer.read_text())
+        if late:
+            raise JobError(f"the {self.engine} engine had measured nothing when the time was over")
+        raise JobError(f"the {self.engine} engine ended with code {code}; see above")
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
 
     def end(self) -> None:
         """End the process; does nothing when it has ended."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+
+
+def wait_for(processes: Sequence[EngineProcess], timeout: float | None) -> bool:
+    """Wait until all have ended, or one has failed; whether the time was over before."""
+    begin = time.monotonic()
+    while any(process.code is None for process in processes):
+        if any(process.code for process in processes):
+            return False
+        if timeout is not None and time.monotonic() - begin > timeout:
+            return True
+        time.sleep(PAUSE)
+    return False
 
 
 class JobError(RuntimeError):
@@ -122,27 +155,44 @@ class JobError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Setups with the engines to start on each, in order.
+class Step:
+    """One engine of a plan.
 
     Attributes:
-        steps: setup, engine, and the policies measured on it (none where only the gate needs it).
+        setup: its settings.
+        engine: ``stock`` or a policy of the plugin.
+        policies: measured on it; none where only the gate needs it.
     """
 
-    steps: list[tuple[Setup, str, list[str]]] = field(default_factory=list)
+    setup: Setup
+    engine: str
+    policies: list[str]
 
 
-def make_plan(setups: Sequence[Setup], names: Sequence[str], gate: bool) -> Plan:
-    """Stock first, then ``isolated``, on the first setup when the gate has to be passed."""
-    plan = Plan()
+def make_plan(
+    setups: Sequence[Setup], names: Sequence[str], gate: bool, together: bool = False
+) -> list[list[Step]]:
+    """Groups of engines that are started one group after the other.
+
+    Stock comes first, then the engine that the gate compares with it, on the first setup when the
+    gate has to be passed.
+
+    Args:
+        setups: in order.
+        names: what is measured, from `policies`.
+        gate: the gate has to be passed.
+        together: all engines of a setup are one group; else each engine is.
+    """
+    groups: list[list[Step]] = []
     engines = engines_of(names)
     for index, setup in enumerate(setups):
         wanted = dict(engines)
         if gate and index == 0:
-            order = {engine: wanted.pop(engine, []) for engine in (STOCK, "isolated")}
+            order = {engine: wanted.pop(engine, []) for engine in (STOCK, HOST)}
             wanted = {**order, **wanted}
-        plan.steps.extend((setup, engine, policies) for engine, policies in wanted.items())
-    return plan
+        steps = [Step(setup, engine, policies) for engine, policies in wanted.items()]
+        groups += [steps] if together else [[step] for step in steps]
+    return groups
 
 
 def sizes_of(data: dict[str, Any]) -> Sizes:

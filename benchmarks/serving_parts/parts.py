@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from .drive import Ask, Engine, Run, drive
+from .policies import STOCK
 from .rows import open_row, row
 from .trajectories import arrivals, read
+from .turns import Turns
 from .workload import ACT, PLAN, draw, single, trace, trace_length, workflow
 
 Row = dict[str, Any]
+ALONE = Turns()
 
 
 class Measured(Engine, Protocol):
     """An engine whose cache can be emptied and counted."""
+
+    def use(self, policy: str) -> None:
+        """Serve what follows as a name from `policies` says."""
+        ...
 
     def forget(self) -> None:
         """Empty the prefix cache."""
@@ -33,7 +40,7 @@ class Sizes:
 
     Attributes:
         vocab: size of the vocabulary.
-        repeats: measured repeats of every case but the workflows.
+        repeats: measured repeats of every case but the workflows; of short hand-overs more.
         workflow_repeats: measured repeats of the workflows, which take longest.
         workflow_seconds: no further repeat of a workflow begins after so long.
         contexts: prompt lengths of the hand-over.
@@ -63,6 +70,10 @@ class Sizes:
     longest: int
     data: str | None = None
 
+    def repeats_at(self, context: int) -> int:
+        """Repeats of a hand-over: short ones are over soon, and differ most."""
+        return self.repeats * max(1, min(8, 8192 // context))
+
 
 def ttft(engine: Engine, ask: Ask) -> float:
     """Seconds until the first token of a request that is alone."""
@@ -71,48 +82,61 @@ def ttft(engine: Engine, ask: Ask) -> float:
     return timing.first - timing.started
 
 
-def handover(engine: Measured, policy: str, sizes: Sizes, bare_model: bool) -> list[Row]:
+def handover(
+    engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
+) -> list[Row]:
     """TTFT of a new context, of the same adapter again, and of another adapter after it.
+
+    Stock has a new context without an adapter measured too.
 
     Args:
         engine: where.
-        policy: its name.
+        policies: what is measured on it.
         sizes: what is run.
-        bare_model: measure a new context without an adapter too.
+        turns: with the other engines, one a repeat.
     """
     rows = []
     for length in sizes.contexts:
-        engine.forget()
-        times: dict[str, list[float]] = {"cold": [], "same": [], "other": []}
-        if bare_model:
-            times["cold, no adapter"] = []
-        for repeat in range(sizes.repeats + 1):
+        times: dict[tuple[str, str], list[float]] = {}
+        for repeat in range(sizes.repeats_at(length) + 1):
             prompt = draw(sizes.vocab, length, "handover", length, repeat)
-            found = {
-                "cold": ttft(engine, Ask(PLAN, prompt, 1)),
-                "same": ttft(engine, Ask(PLAN, prompt, 1)),
-                "other": ttft(engine, Ask(ACT, prompt, 1)),
-            }
-            if bare_model:
-                found["cold, no adapter"] = ttft(engine, Ask(None, prompt, 1))
-            for name, seconds in found.items() if repeat else ():  # the first one warms up
-                times[name].append(seconds)
+            with turns.turn():
+                for policy in policies:
+                    engine.use(policy)
+                    engine.forget()
+                    found = _handed_over(engine, prompt, policy == STOCK)
+                    for kind, seconds in found.items() if repeat else ():  # the first warms up
+                        times.setdefault((policy, kind), []).append(seconds)
         rows += [
-            row("handover", f"{name}, {length}", policy, ttft_s=values, context=length, kind=name)
-            for name, values in times.items()
+            row("handover", f"{kind}, {length}", policy, ttft_s=values, context=length, kind=kind)
+            for (policy, kind), values in times.items()
         ]
     return rows
 
 
-def workflows(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
+def _handed_over(engine: Engine, prompt: Sequence[int], bare_model: bool) -> dict[str, float]:
+    found = {
+        "cold": ttft(engine, Ask(PLAN, prompt, 1)),
+        "same": ttft(engine, Ask(PLAN, prompt, 1)),
+        "other": ttft(engine, Ask(ACT, prompt, 1)),
+    }
+    if bare_model:
+        found["cold, no adapter"] = ttft(engine, Ask(None, prompt, 1))
+    return found
+
+
+def workflows(
+    engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
+) -> list[Row]:
     """Generated tokens a second of sessions that pass plan, act and reflect three times."""
     rows = []
     generate, new = sizes.workflow_new
 
-    def run(sessions: int, length: int, repeat: int, rounds: int, tokens: int) -> Run:
+    def run(policy: str, sessions: int, length: int, repeat: int, rounds: int, tokens: int) -> Run:
         def fresh(number: int) -> Any:
             return lambda step: draw(sizes.vocab, new, "new", repeat, number, step)
 
+        engine.use(policy)
         engine.forget()
         return drive(
             engine,
@@ -131,19 +155,44 @@ def workflows(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
         )
 
     for sessions, length in sizes.workflows:
-        run(sessions, length, -1, 1, 4)  # warms up
-        speeds, first, held, spent = [], [], [], 0.0
+        found = {policy: Tally() for policy in policies}
+        with turns.turn():
+            for policy in policies:
+                run(policy, sessions, length, -1, 1, 4)  # warms up
         for repeat in range(sizes.workflow_repeats):
-            found = run(sessions, length, repeat, 3, generate)
-            speeds.append(sum(t.tokens for t in found.timings) / found.seconds)
-            first += first_tokens(found)
-            held.append(engine.kv_bytes())
-            spent += found.seconds
-            if spent > sizes.workflow_seconds:
-                break
-        case = f"{sessions} x {length}"
-        rows.append(row("workflow", case, policy, ttft_s=first, tokens_per_s=speeds, kv_bytes=held))
+            with turns.turn():
+                for policy, tally in found.items():
+                    if tally.seconds > sizes.workflow_seconds:
+                        continue
+                    done = run(policy, sessions, length, repeat, 3, generate)
+                    generated = sum(t.tokens for t in done.timings)
+                    tally.add(generated, done, first_tokens(done), engine.kv_bytes())
+        rows += [tally.row("workflow", f"{sessions} x {length}", p) for p, tally in found.items()]
     return rows
+
+
+@dataclass
+class Tally:
+    """What the repeats of one case under one policy gave."""
+
+    speeds: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(self, tokens: int, run: Run, first: Sequence[float], held: int) -> None:
+        """Add a repeat: tokens that count, its times, TTFT in seconds, and bytes of the cache."""
+        self.speeds.append(tokens / run.seconds)
+        self.first += first
+        self.held.append(held)
+        self.seconds += run.seconds
+
+    def row(self, part: str, case: str, policy: str, **more: Any) -> Row:
+        """The row of the result."""
+        return row(
+            part, case, policy, ttft_s=self.first, tokens_per_s=self.speeds, kv_bytes=self.held,
+            **more,
+        )  # fmt: skip
 
 
 def first_tokens(run: Run) -> list[float]:
@@ -151,46 +200,59 @@ def first_tokens(run: Run) -> list[float]:
     return [(t.first if t.first is not None else run.seconds) - t.started for t in run.timings]
 
 
-def traces(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
+def traces(
+    engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
+) -> list[Row]:
     """One stream of the 17-step trace: all tokens a second, and the sum of the 17 TTFT."""
     rows = []
     longest = draw(sizes.vocab, trace_length(max(sizes.chunks)), "warm")
-    ttft(engine, Ask(PLAN, longest, 1))
-    drive(engine, [(0.0, trace(min(sizes.chunks), sizes.vocab, "warm"))])
+    with turns.turn():
+        for policy in policies:
+            engine.use(policy)
+            ttft(engine, Ask(PLAN, longest, 1))
+            drive(engine, [(0.0, trace(min(sizes.chunks), sizes.vocab, "warm"))])
     for chunk in sizes.chunks:
-        speeds, sums, held = [], [], []
+        length = trace_length(chunk)
+        found = {policy: Tally() for policy in policies}
         for repeat in range(sizes.repeats):
-            engine.forget()
-            found = drive(engine, [(0.0, trace(chunk, sizes.vocab, "trace", chunk, repeat))])
-            speeds.append(trace_length(chunk) / found.seconds)
-            sums.append(sum(first_tokens(found)))
-            held.append(engine.kv_bytes())
-        rows.append(
-            row("trace", str(trace_length(chunk)), policy, ttft_s=sums, tokens_per_s=speeds,
-                kv_bytes=held, tokens=trace_length(chunk))
-        )  # fmt: skip
+            with turns.turn():
+                for policy, tally in found.items():
+                    engine.use(policy)
+                    engine.forget()
+                    done = drive(engine, [(0.0, trace(chunk, sizes.vocab, "trace", chunk, repeat))])
+                    tally.add(length, done, [sum(first_tokens(done))], engine.kv_bytes())
+        rows += [tally.row("trace", str(length), p, tokens=length) for p, tally in found.items()]
     return rows
 
 
-def tight_traces(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
+def tight_traces(
+    engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
+) -> list[Row]:
     """Many streams of the trace at once, under the KV budget that the engine was started with."""
     sessions, chunk = sizes.tight
-    drive(engine, [(0.0, trace(min(sizes.chunks), sizes.vocab, "warm"))])
-    speeds, first, held = [], [], []
+    length = trace_length(chunk)
+    with turns.turn():
+        for policy in policies:
+            engine.use(policy)
+            drive(engine, [(0.0, trace(min(sizes.chunks), sizes.vocab, "warm"))])
+    found = {policy: Tally() for policy in policies}
     for repeat in range(sizes.repeats):
-        engine.forget()
         streams = [
-            (0.0, trace(chunk, sizes.vocab, "tight", repeat, number)) for number in range(sessions)
+            [(0.0, trace(chunk, sizes.vocab, "tight", repeat, n)) for n in range(sessions)]
+            for _ in policies
         ]
-        found = drive(engine, streams)
-        speeds.append(sessions * trace_length(chunk) / found.seconds)
-        first += first_tokens(found)
-        held.append(engine.kv_bytes())
-    case = f"{sessions} x {trace_length(chunk)}"
-    return [row("tight", case, policy, ttft_s=first, tokens_per_s=speeds, kv_bytes=held)]
+        with turns.turn():
+            for (policy, tally), stream in zip(found.items(), streams, strict=True):
+                engine.use(policy)
+                engine.forget()
+                done = drive(engine, stream)
+                tally.add(sessions * length, done, first_tokens(done), engine.kv_bytes())
+    return [tally.row("tight", f"{sessions} x {length}", p) for p, tally in found.items()]
 
 
-def open_loop(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
+def open_loop(
+    engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
+) -> list[Row]:
     """Trajectories that arrive at random, at rising rates, until a rate is too much.
 
     Raises:
@@ -199,21 +261,29 @@ def open_loop(engine: Measured, policy: str, sizes: Sizes) -> list[Row]:
     if sizes.data is None:
         raise ValueError("the open loop needs --data, a file of trajectories")
     trajectories = read(Path(sizes.data), sizes.longest)
-    drive(engine, arrivals(trajectories, max(sizes.rates), 1.0, sizes.vocab, seed=-1), 10.0)
-    rows = []
+    with turns.turn():
+        for policy in policies:
+            engine.use(policy)
+            drive(engine, arrivals(trajectories, max(sizes.rates), 1.0, sizes.vocab, seed=-1), 10.0)
+    rows: list[Row] = []
+    going = list(policies)
     for rate in sizes.rates:
-        engine.forget()
-        sessions = arrivals(trajectories, rate, sizes.open_seconds, sizes.vocab)
-        found = drive(engine, sessions, sizes.open_limit)
-        rows.append(
-            open_row(
-                f"{rate:g}/s", policy, first_tokens(found), trajectory_times(found, sessions),
-                tokens_per_s=sum(t.tokens for t in found.timings) / found.seconds,
-                kv_bytes=engine.kv_bytes(), rate=rate, given_up=found.given_up,
-            )
-        )  # fmt: skip
-        if found.given_up or rows[-1]["ttft_p90_ms"] >= 1000:
-            break
+        with turns.turn():
+            for policy in list(going):
+                engine.use(policy)
+                engine.forget()
+                sessions = arrivals(trajectories, rate, sizes.open_seconds, sizes.vocab)
+                found = drive(engine, sessions, sizes.open_limit)
+                rows.append(
+                    open_row(
+                        f"{rate:g}/s", policy, first_tokens(found),
+                        trajectory_times(found, sessions),
+                        tokens_per_s=sum(t.tokens for t in found.timings) / found.seconds,
+                        kv_bytes=engine.kv_bytes(), rate=rate, given_up=found.given_up,
+                    )
+                )  # fmt: skip
+                if found.given_up or rows[-1]["ttft_p90_ms"] >= 1000:
+                    going.remove(policy)
     return rows
 
 

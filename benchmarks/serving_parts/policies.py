@@ -17,9 +17,21 @@ PLUGIN = ("isolated", "full", "base", "base+lr")
 NAMES = (STOCK, BOUND, *PLUGIN, *(policy + ONE for policy in PLUGIN))
 
 
+GUEST, HOST = "isolated", "base+lr"
+"""Adapters outside of groups are isolated: one engine serves them beside a group."""
+
+
 def engine_of(name: str) -> str:
     """Which engine serves it: ``stock``, or one of the plugin's policies."""
-    return STOCK if name == BOUND else name.removesuffix(ONE)
+    if name == BOUND:
+        return STOCK
+    policy = name.removesuffix(ONE)
+    return HOST if policy == GUEST else policy
+
+
+def is_guest(name: str) -> bool:
+    """Whether its requests go to adapters outside of the engine's group."""
+    return name.removesuffix(ONE) == GUEST
 
 
 def uses_one_adapter(name: str) -> bool:
@@ -28,7 +40,7 @@ def uses_one_adapter(name: str) -> bool:
 
 
 def engines_of(names: Sequence[str]) -> dict[str, list[str]]:
-    """The names by engine, in the order of `NAMES`: stock first, then ``isolated``."""
+    """The names by engine, in the order of `NAMES`: stock first."""
     found: dict[str, list[str]] = {}
     for name in NAMES:
         if name in names:

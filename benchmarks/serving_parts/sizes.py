@@ -44,6 +44,8 @@ SMALL = Sizes(
 GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
 # The base pages of all tight sessions fit with a margin; two copies of them do not.
 TIGHT_SHARE = 1.3
+# Room for LR slots and for pages that are not full.
+SHARED_ROOM = 1.02
 
 
 def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
@@ -51,6 +53,32 @@ def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
     sessions, chunk = sizes.tight
     tokens = sessions * trace_length(chunk)
     return int(TIGHT_SHARE * tokens * shape.base_elements * item_bytes)
+
+
+def shared_settings(
+    setup: Setup, engines: int, shape: Shape, sizes: Sizes, item_bytes: int
+) -> dict[str, Any]:
+    """Arguments of ``vllm.LLM`` for engines that share a device: a KV budget for what they run.
+
+    Args:
+        setup: their settings.
+        engines: how many they are.
+        shape: of the model.
+        sizes: what is run.
+        item_bytes: size of an element of the cache.
+    """
+    needed = setup.settings.get("kv_cache_memory_bytes")
+    if needed is None:
+        generate, new = sizes.workflow_new
+        tokens = [setup.settings["max_model_len"]]
+        if HANDOVER in setup.parts:
+            tokens.append(2 * max(sizes.contexts))
+        if WORKFLOW in setup.parts:
+            grown = 9 * generate + 8 * new
+            tokens += [count * (length + grown) for count, length in sizes.workflows]
+        needed = int(SHARED_ROOM * max(tokens) * shape.base_elements * item_bytes)
+    # vLLM wants this much to be free at the start; the budget above is what it takes.
+    return {"kv_cache_memory_bytes": needed, "gpu_memory_utilization": 0.7 / engines}
 
 
 def setups_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .policies import BOUND, ONE, STOCK
+from .policies import BOUND, HOST, ONE, STOCK
 from .result import Result, key_of, ratio
 
 TTFT, SPEED, KV = "ttft_ms", "tokens_per_s", "kv_bytes"
@@ -78,15 +78,13 @@ def _entry(point: int, what: str, value: float, limit: float, at_least: bool) ->
 
 
 def _capacity(engines: dict[str, Any]) -> list[dict[str, Any]]:
-    """KV tokens of engines with one slot of rank 16, over stock's."""
-    found = []
-    for policy in ("isolated", "base+lr"):
-        mine, stock = engines.get(f"agents, {policy}"), engines.get(f"agents, {STOCK}")
-        if mine and stock:
-            value = round(mine["kv_tokens"] / stock["kv_tokens"], 4)
-            what = f"KV capacity in tokens, {policy}, over stock"
-            found.append(_entry(3, what, value, TOKENS_OF_STOCK, True))
-    return found
+    """KV tokens of the engine with one slot of rank 16, over stock's, where vLLM measured them."""
+    mine, stock = engines.get(f"agents, {HOST}"), engines.get(f"agents, {STOCK}")
+    if not mine or not stock or "kv_cache_memory_bytes" in {**mine, **stock}:
+        return []
+    value = round(mine["kv_tokens"] / stock["kv_tokens"], 4)
+    what = f"KV capacity in tokens, {HOST}, over stock"
+    return [_entry(3, what, value, TOKENS_OF_STOCK, True)]
 
 
 def _rates(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

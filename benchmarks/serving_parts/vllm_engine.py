@@ -14,7 +14,8 @@ from typing import Any
 from . import dummy_weights
 from .adapters import AGENTS
 from .drive import Ask, Progress
-from .policies import plugin_option
+from .policies import HOST, is_guest, plugin_option, uses_one_adapter
+from .workload import FIRST_ID
 
 
 class VllmEngine:
@@ -43,16 +44,20 @@ class VllmEngine:
             generation_config="vllm",
             enable_lora=True,
             max_loras=len(AGENTS),
+            max_cpu_loras=2 * len(AGENTS),
             enable_prefix_caching=True,
             seed=0,
             **settings,
             **extra,
         )
-        self.loras = [
-            LoRARequest(agent, number, str(adapters[agent]))
-            for number, agent in enumerate(AGENTS, start=1)
+        names = [*AGENTS, *(f"{agent} alone" for agent in AGENTS)]
+        requests = [
+            LoRARequest(name, number, str(adapters[name.removesuffix(" alone")]))
+            for number, name in enumerate(names, start=1)
         ]
-        self.one_adapter = False
+        self.loras, alone = requests[: len(AGENTS)], requests[len(AGENTS) :]
+        self._guests = alone if engine == HOST else self.loras
+        self._policy: str | None = None
         self._params = lambda tokens: SamplingParams(
             temperature=0,
             max_tokens=tokens,
@@ -61,11 +66,23 @@ class VllmEngine:
             output_kind=RequestOutputKind.DELTA,
         )
 
+    def use(self, policy: str) -> None:
+        """Serve what follows as a name from `policies` says, its adapters on the device."""
+        if policy == self._policy:
+            return
+        self._policy = policy
+        for agent in range(len(AGENTS)):
+            self.submit(f"use {agent}", Ask(agent, range(FIRST_ID, FIRST_ID + 8), 1))
+        while self.llm.llm_engine.has_unfinished_requests():
+            self.llm.llm_engine.step()
+
     def lora(self, agent: int | None) -> Any:
         """The request's adapter; the first one for all agents where one adapter is to be used."""
         if agent is None:
             return None
-        return self.loras[0 if self.one_adapter else agent]
+        policy = self._policy or ""
+        loras = self._guests if is_guest(policy) else self.loras
+        return loras[0 if uses_one_adapter(policy) else agent]
 
     def submit(self, key: str, ask: Ask) -> None:
         """Queue a request."""

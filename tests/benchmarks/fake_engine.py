@@ -18,6 +18,7 @@ class FakeEngine:
         self.left: dict[str, int] = {}
         self.made: dict[str, int] = {}
         self.aborted: list[str] = []
+        self.used: list[str] = []
 
     def clock(self) -> float:
         return self.now
@@ -50,6 +51,10 @@ class FakeEngine:
 
     def abort(self, keys: Sequence[str]) -> None:
         self.aborted += keys
+
+    def use(self, policy: str) -> None:
+        assert not self.asks
+        self.used.append(policy)
 
     def forget(self) -> None:
         assert not self.asks

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from benchmarks.serving_parts.jobs import (
     EngineProcess,
     Job,
     JobError,
-    Plan,
     Setup,
+    Step,
+    wait_for,
 )
 from benchmarks.serving_parts.result import load, save
 from benchmarks.serving_parts.rows import row
@@ -43,12 +44,15 @@ class Slow:
 
     def __init__(self, command: list[Any], **_: Any):
         self.path = Path(command[-1])
+        self.stdin = io.BytesIO()
 
-    def communicate(self, text: bytes | None = None, timeout: float | None = None) -> None:
-        if text is not None:
-            if self.answer is not None:
-                self.path.write_text(json.dumps(self.answer))
-            raise subprocess.TimeoutExpired("engine", timeout or 0)
+    def poll(self) -> int | None:
+        if self.answer is not None:
+            self.path.write_text(json.dumps(self.answer))
+        return None
+
+    def wait(self) -> None:
+        pass
 
     def kill(self) -> None:
         pass
@@ -57,12 +61,28 @@ class Slow:
 @pytest.mark.parametrize("answer", [ANSWER, None])
 def test_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: Any) -> None:
     monkeypatch.setattr(jobs.subprocess, "Popen", type("Slow", (Slow,), {"answer": answer}))
-    process = EngineProcess("base+lr", tmp_path)
+    process = EngineProcess("base+lr", tmp_path, 0)
+    process.begin(job())
+    late = wait_for([process], 0.2)
+    assert late
     if answer is None:
-        with pytest.raises(JobError, match="measured nothing after 5 s"):
-            process.run(job(), 5)
+        with pytest.raises(JobError, match="measured nothing when the time was over"):
+            process.result(late)
     else:
-        assert process.run(job(), 5) == answer
+        assert process.result(late) == answer
+
+
+def test_the_others_are_not_waited_for_when_one_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(jobs.subprocess, "Popen", type("Slow", (Slow,), {"answer": ANSWER}))
+    slow = EngineProcess("stock", tmp_path, 0)
+    failed = type("Failed", (Slow,), {"poll": lambda self: 1, "returncode": 1})
+    monkeypatch.setattr(jobs.subprocess, "Popen", failed)
+    broken = EngineProcess("base", tmp_path, 1)
+    assert not wait_for([slow, broken], None)
+    with pytest.raises(JobError, match="base engine ended with code 1"):
+        broken.result(False)
 
 
 @pytest.mark.parametrize("gate", [{"passed": True}, None])
@@ -71,9 +91,9 @@ def test_campaign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gate: Any) ->
     if gate:
         save(path, {**IDENTITY, "gate": gate, "engines": {}, "rows": []})
     monkeypatch.setattr(jobs.subprocess, "Popen", type("Slow", (Slow,), {"answer": ANSWER}))
-    short = Campaign(path, IDENTITY, "m", {16: {}}, {}, (8, 2), tmp_path, 5)
-    with pytest.raises(JobError, match="1 rows are kept" if gate else "nothing is kept"):
-        short.run(Plan([(SETUP, "base+lr", ["base+lr"])]))
+    short = Campaign(path, IDENTITY, "m", {16: {}}, {}, (8, 2), tmp_path, 0.2)
+    with pytest.raises(JobError, match="done is kept" if gate else "nothing is kept"):
+        short.run([[Step(SETUP, "base+lr", ["base+lr"])]])
     kept = load(path)
     assert (kept is not None) == bool(gate)
     if kept is not None:
@@ -86,19 +106,19 @@ def test_each_process_starts_when_the_one_before_is_taken(
     events: list[str] = []
 
     class Recorded:
-        def __init__(self, engine: str, folder: Path):
+        def __init__(self, engine: str, folder: Path, number: int):
             self.engine = engine
-            events.append(f"start {engine}")
+            events.append(f"start {engine} {number}")
 
         def end(self) -> None:
             events.append(f"end {self.engine}")
 
     monkeypatch.setattr(campaign, "EngineProcess", Recorded)
     with campaign.ready(["a", "b", "c", "d"], tmp_path) as processes:
-        assert next(processes).engine == "a"  # pyright: ignore[reportAttributeAccessIssue]
-        assert events == ["start a", "start b"]
+        assert next(processes).engine == "a"
+        assert events == ["start a 0", "start b 1"]
         next(processes)
-    assert events[2:] == ["start c", "end a", "end b", "end c"]
+    assert events[2:] == ["start c 2", "end a", "end b", "end c"]
 
 
 def test_a_policy_for_the_hand_over_only() -> None:

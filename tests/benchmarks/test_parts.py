@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from benchmarks.serving_parts import drive as drive_module
 from benchmarks.serving_parts import parts
-from benchmarks.serving_parts.sizes import SMALL, with_options
+from benchmarks.serving_parts.sizes import FULL, SMALL, with_options
 from tests.benchmarks.fake_engine import FakeEngine
 
 
@@ -24,29 +24,50 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 
 def test_handover(engine: FakeEngine):
-    rows = parts.handover(engine, "stock", SMALL, bare_model=True)
-    found = {row["case"]: row["ttft_ms"] for row in rows}
-    assert found["cold, 64"] == found["other, 64"] == 1000
-    assert found["cold, 256"] == found["cold, no adapter, 256"] == 3000
+    rows = parts.handover(engine, ["stock", "bound"], SMALL)
+    found = {(row["policy"], row["case"]): row["ttft_ms"] for row in rows}
+    for policy in ("stock", "bound"):
+        assert found[policy, "cold, 64"] == found[policy, "other, 64"] == 1000
+        assert found[policy, "cold, 256"] == 3000
+    assert found["stock", "cold, no adapter, 256"] == 3000
+    assert ("bound", "cold, no adapter, 256") not in found
     assert {ask.agent for ask in engine.log} == {0, 1, None}
-    assert all(row["repeats"] == SMALL.repeats for row in rows)
-    # Cold prompts are new each time.
-    firsts = [tuple(ask.prompt) for ask in engine.log[::4]]
+    for row in rows:
+        assert row["repeats"] == SMALL.repeats * 8
+    # Cold prompts are new each time, and the same for all policies.
+    firsts = [tuple(ask.prompt) for ask in engine.log[::7]]
     assert len(set(firsts)) == len(firsts)
+    assert firsts == [tuple(ask.prompt) for ask in engine.log[4::7]]
+    assert engine.used == ["stock", "bound"] * (len(engine.used) // 2)
+
+
+def test_short_hand_overs_are_repeated_more_often():
+    assert [FULL.repeats_at(length) for length in (1024, 4096, 16384)] == [24, 6, 3]
 
 
 def test_workflow(engine: FakeEngine):
-    (row,) = parts.workflows(engine, "base", with_options(SMALL, repeats=1, workflow_repeats=1))
-    assert row["case"] == "2 x 96"
-    assert row["kv_bytes"] == 7
-    measured = engine.log[6:]  # after the warm-up
-    assert len(measured) == 2 * 9
-    assert sum(ask.new_tokens for ask in measured) == 2 * 9 * 6
-    assert row["tokens_per_s"] > 1
+    sizes = with_options(SMALL, workflow_repeats=2, workflow_seconds=1e6)
+    rows = parts.workflows(engine, ["isolated", "base+lr"], sizes)
+    assert [row["policy"] for row in rows] == ["isolated", "base+lr"]
+    for row in rows:
+        assert row["case"] == "2 x 96"
+        assert row["kv_bytes"] == 7
+        assert row["tokens_per_s"] > 1
+        assert row["repeats"] == 2 * 2 * 9
+    measured = engine.log[2 * 6 :]  # after the warm-up
+    assert len(measured) == 2 * 2 * 2 * 9
+    assert sum(ask.new_tokens for ask in measured) == 2 * 2 * 2 * 9 * 6
+    assert engine.used == ["isolated", "base+lr"] * 3
+
+
+def test_a_policy_that_took_its_time_is_repeated_no_more(engine: FakeEngine):
+    sizes = with_options(SMALL, workflow_repeats=3, workflow_seconds=1.0)
+    (row,) = parts.workflows(engine, ["base"], sizes)
+    assert row["repeats"] == 2 * 9
 
 
 def test_trace(engine: FakeEngine):
-    short, long = parts.traces(engine, "base", with_options(SMALL, repeats=1, workflow_repeats=1))
+    short, long = parts.traces(engine, ["base"], with_options(SMALL, repeats=1))
     assert (short["case"], long["case"]) == ("976", "1168")
     # Every prompt is prefilled whole, 100 tokens a second, and its last step gives a token.
     sums = sum(-(-len(ask.prompt) // 100) for ask in engine.log[-17:])
@@ -55,7 +76,7 @@ def test_trace(engine: FakeEngine):
 
 
 def test_tight(engine: FakeEngine):
-    (row,) = parts.tight_traces(engine, "base", with_options(SMALL, repeats=1, workflow_repeats=1))
+    (row,) = parts.tight_traces(engine, ["base"], with_options(SMALL, repeats=1))
     assert row["case"] == "3 x 1168"
     assert len(engine.log) == 17 * 4
     assert row["repeats"] == 3 * 17

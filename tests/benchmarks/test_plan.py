@@ -12,36 +12,53 @@ import torch
 from benchmarks.serving_parts.adapters import AGENTS, write_adapters
 from benchmarks.serving_parts.dummy_weights import fill
 from benchmarks.serving_parts.jobs import make_plan, sizes_of
-from benchmarks.serving_parts.policies import engines_of, plugin_option, uses_one_adapter
+from benchmarks.serving_parts.policies import engines_of, is_guest, plugin_option, uses_one_adapter
 from benchmarks.serving_parts.shapes import LLAMA_8B, TINY, shape_at, write_config
-from benchmarks.serving_parts.sizes import FULL, SMALL, kv_budget, setups_of
+from benchmarks.serving_parts.sizes import FULL, SMALL, kv_budget, setups_of, shared_settings
 from benchmarks.serving_parts.workload import trace_length
 from safetensors.numpy import load_file
 
 from lragent.vllm.config import parse_options
 
 
-def test_stock_and_its_bound_share_an_engine():
-    names = ["base+lr", "isolated-one", "bound", "stock", "isolated"]
+def test_who_shares_an_engine():
+    names = ["base+lr", "isolated-one", "bound", "stock", "isolated", "base"]
     assert engines_of(names) == {
         "stock": ["stock", "bound"],
-        "isolated": ["isolated", "isolated-one"],
-        "base+lr": ["base+lr"],
+        "base+lr": ["isolated", "base+lr", "isolated-one"],
+        "base": ["base"],
     }
     assert [name for name in names if uses_one_adapter(name)] == ["isolated-one", "bound"]
+    assert [name for name in names if is_guest(name)] == ["isolated-one", "isolated"]
 
 
 def test_the_gate_comes_first_and_once():
     setups = setups_of(["handover", "trace"], TINY, SMALL, {}, 4)
-    plan = make_plan(setups, ["base+lr"], gate=True)
-    assert [(s.name, engine, names) for s, engine, names in plan.steps] == [
-        ("agents", "stock", []),
-        ("agents", "isolated", []),
-        ("agents", "base+lr", ["base+lr"]),
-        ("trace", "base+lr", ["base+lr"]),
+    plan = make_plan(setups, ["base"], gate=True)
+    assert [[(s.setup.name, s.engine, s.policies) for s in group] for group in plan] == [
+        [("agents", "stock", [])],
+        [("agents", "base+lr", [])],
+        [("agents", "base", ["base"])],
+        [("trace", "base", ["base"])],
     ]
-    later = make_plan(setups, ["base+lr"], gate=False)
-    assert [engine for _, engine, _ in later.steps] == ["base+lr", "base+lr"]
+    later = make_plan(setups, ["base"], gate=False)
+    assert [[step.engine for step in group] for group in later] == [["base"], ["base"]]
+    together = make_plan(setups, ["base", "bound"], gate=True, together=True)
+    assert [[step.engine for step in group] for group in together] == [
+        ["stock", "base+lr", "base"],
+        ["stock", "base"],
+    ]
+
+
+def test_engines_side_by_side_have_room_for_what_they_run():
+    setups = setups_of(["handover", "workflow", "tight"], LLAMA_8B, FULL, {}, 2)
+    agents, tight = (shared_settings(setup, 2, LLAMA_8B, FULL, 2) for setup in setups)
+    room = agents["kv_cache_memory_bytes"]
+    needed = 16 * (8192 + 9 * 64 + 8 * 200) * 131072
+    assert needed * 1.01 < room < needed * 1.03
+    # Two of them with weights of 15.3 GiB, activations and graphs fit on an H100.
+    assert 2 * (room + (15.3 + 2.4) * 2**30) < 79 * 2**30
+    assert tight["kv_cache_memory_bytes"] == kv_budget(LLAMA_8B, FULL, 2)
 
 
 def test_settings_leave_room_for_the_longest_prompt():

@@ -1,0 +1,71 @@
+"""Engines that share a device measure in turns, so that a slow minute is slow for all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PAUSE = 0.002  # seconds between two looks
+
+
+@dataclass(frozen=True)
+class Turns:
+    """This engine's place among those that measure in turns.
+
+    All of them have to take the same number of turns.
+
+    Attributes:
+        folder: empty at first, the same for all; none is needed for one engine.
+        place: 0 to ``count - 1``.
+        count: engines.
+    """
+
+    folder: Path | None = None
+    place: int = 0
+    count: int = 1
+
+    def begin(self) -> None:
+        """Wait until all engines are ready."""
+        if self.count == 1:
+            return
+        folder = self._folder
+        (folder / f"ready-{self.place}").touch()
+        _wait(lambda: all((folder / f"ready-{n}").exists() for n in range(self.count)))
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for this engine's turn; the next one's comes when the block ends."""
+        if self.count == 1:
+            yield
+            return
+        path = self._folder / "turn"
+        number = 0
+
+        def mine() -> bool:
+            nonlocal number
+            number = int(path.read_text()) if path.exists() else 0
+            return number % self.count == self.place
+
+        _wait(mine)
+        yield
+        part = path.with_suffix(".part")
+        part.write_text(str(number + 1))
+        part.replace(path)
+
+    @property
+    def _folder(self) -> Path:
+        assert self.folder is not None, "engines that take turns need a folder"
+        return self.folder
+
+
+def _wait(done: Callable[[], bool]) -> None:
+    """Return when done; end this process when the one that started it has ended."""
+    parent = os.getppid()
+    while not done():
+        if os.getppid() != parent:
+            raise SystemExit("the benchmark that started this engine has ended")
+        time.sleep(PAUSE)
