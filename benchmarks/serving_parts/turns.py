@@ -29,9 +29,15 @@ class Turns:
     count: int = 1
 
     def begin(self) -> None:
-        """Wait until all engines are ready."""
+        """Wait until all engines are ready.
+
+        From then on this thread stays on one core, the same for all engines: cores of a shared host
+        differ in speed, and a process may stay on one for minutes.
+        """
         if self.count == 1:
             return
+        if hasattr(os, "sched_setaffinity"):  # not on every system
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         folder = self._folder
         (folder / f"ready-{self.place}").touch()
         _wait(lambda: all((folder / f"ready-{n}").exists() for n in range(self.count)))

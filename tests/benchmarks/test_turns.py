@@ -10,13 +10,15 @@ import pytest
 from benchmarks.serving_parts.turns import Turns
 
 PROGRAM = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from benchmarks.serving_parts.turns import Turns
+cores = os.sched_getaffinity(0)
 folder, place, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 turns = Turns(folder, place, count)
 time.sleep(0.1 * place)
 turns.begin()
+assert os.sched_getaffinity(0) == {max(cores)}
 for number in range(4):
     with turns.turn():
         with (folder / "log").open("a") as log:

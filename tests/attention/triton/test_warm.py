@@ -9,6 +9,7 @@ import torch
 from tests.attention.triton.problems import HALF, make
 
 from lragent.attention.triton import flash_lora_attention, launch, project_lr, relaunch, write
+from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.warm import warm_up
 
 
@@ -32,6 +33,16 @@ def test_serving_finds_its_launches(monkeypatch: pytest.MonkeyPatch):
     flash_lora_attention(problem.q, pages, problem.batch, tables, scale=problem.scale)
     index = torch.zeros(5, 1, dtype=torch.int32, device=down.device)
     project_lr(down.new_zeros(5, 96), down, index)
+    # Short prompts, too many for small tiles; and every number of shares.
+    many = make([60] * 4, [60] * 4, dtype=HALF, slots=1)
+    flash_lora_attention(many.q, many.pages, many.batch, many.tables, scale=many.scale)
+    layer = Layer.of(pages, tables, None)
+    one = Sequences.of(problem.batch, slice(0, 1))
+    for splits in (1, 3, 9, 17, 64):
+        launch.prepare_attend(
+            problem.q[:1], problem.q[:1], problem.batch.cu_seqlens_q[:2], layer, one,
+            problem.scale, 0, 90, True, 1, 1, splits=splits,
+        )  # fmt: skip
     assert kernels(relaunch._launches) == known
     for block in (pages.k, pages.v, pages.lr):
         assert not block.any()

@@ -34,6 +34,9 @@ from lragent.attention.triton.tiles import (
 )
 from lragent.attention.triton.workspace import buffer
 
+MOST_SPLITS = 64
+"""Most shares of a context."""
+
 
 @functools.cache
 def _has_pdl(device: torch.device) -> bool:
@@ -139,7 +142,7 @@ def prepare_attend(
         seen = min(max_seq, window + tile.block_n) if window else max_seq
         busy = count if decode else max(1, rows // (tile.block_m // group))
         # In fp32 the fast exponentials that weigh the shares would be the largest error.
-        most = 64 if q.dtype.itemsize == 2 else 1
+        most = MOST_SPLITS if q.dtype.itemsize == 2 else 1
         splits = choose_splits(busy * kv_heads, seen, tile, sms, most=most)
     partial = lse = combine = None
     if splits > 1:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lragent.attention.base import AttentionBatch, LoraTables, PageViews
 from lragent.attention.triton.entry import flash_lora_attention, project_lr, write_pages
+from lragent.attention.triton.launch import MOST_SPLITS, AttendCall, prepare_attend
+from lragent.attention.triton.layer import Layer, Sequences
+from lragent.attention.triton.tiles import attention_tile
 
 _QUERIES = (16, 256, 2048)
 _SHORTEST = 64
@@ -41,7 +44,10 @@ def warm_up(
         max_context: longest context.
     """
     device, dtype = pages.k.device, pages.k.dtype
-    for queries, contexts in _batches(max_tokens, max_requests, max_context):
+    layer = Layer.of(pages, tables, None)
+    for call, q in _attention(layer, heads, scale, max_context, pages.page_size):
+        call(q, torch.empty_like(q), layer)
+    for queries, contexts in _prefills(max_tokens, max_requests, max_context):
         q = torch.zeros(sum(queries), heads, pages.head_dim, dtype=dtype, device=device)
         batch = _batch(queries, contexts, pages.page_size, device)
         flash_lora_attention(q, pages, batch, tables, scale=scale)
@@ -55,16 +61,32 @@ def warm_up(
         project_lr(x, down, nowhere.expand(tokens, columns).contiguous())
 
 
-def _batches(
+def _attention(
+    layer: Layer, heads: int, scale: float, max_context: int, page_size: int
+) -> Iterator[tuple[AttendCall, Tensor]]:
+    """Attention over pages with every tile, and with every number of shares that is compiled in."""
+    device, dtype, width = layer.k.device, layer.k.dtype, layer.k.shape[3]
+    group = heads // layer.k.shape[1]
+    for kind in ("decode", "few", "many"):
+        tile = attention_tile(kind, device, dtype, width, group, layer.v_rank, layer.k_rank)
+        queries, context = (1, _SHORTEST) if kind == "decode" else (_SHORTEST, _SHORTEST)
+        batch = _batch([queries], [min(context, max_context)], page_size, device)
+        q = torch.zeros(queries, heads, width, dtype=dtype, device=device)
+        for splits in _powers(1, MOST_SPLITS if dtype.itemsize == 2 else 1, 2):
+            call = prepare_attend(
+                q, q, batch.cu_seqlens_q, layer, Sequences.of(batch, slice(0, 1)), scale, 0,
+                context, kind == "decode", 1, queries, tile, splits,
+            )  # fmt: skip
+            assert call is not None, "there are queries"
+            yield call, q
+
+
+def _prefills(
     max_tokens: int, max_requests: int, max_context: int
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Queries and contexts: decode, prefill, and the two mixed."""
-    contexts = _powers(_SHORTEST, max_context, 4)
-    for count in _powers(1, min(max_requests, max_tokens), 4):
-        for context in contexts:
-            yield [1] * count, [context] * count
+    """Queries and contexts of prompts, alone and beside a decoding sequence."""
     for query in (min(query, max_tokens) for query in _QUERIES):
-        for context in contexts:
+        for context in _powers(_SHORTEST, max_context, 4):
             if context >= query:
                 yield [query], [context]
                 if max_requests > 1 and query < max_tokens:
