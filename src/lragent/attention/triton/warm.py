@@ -69,8 +69,8 @@ def _attention(
     group = heads // layer.k.shape[1]
     for kind in ("decode", "few", "many"):
         tile = attention_tile(kind, device, dtype, width, group, layer.v_rank, layer.k_rank)
-        queries, context = (1, _SHORTEST) if kind == "decode" else (_SHORTEST, _SHORTEST)
-        batch = _batch([queries], [min(context, max_context)], page_size, device)
+        queries, context = 1 if kind == "decode" else 2, min(_SHORTEST, max_context)
+        batch = _batch([queries], [context], page_size, device)
         q = torch.zeros(queries, heads, width, dtype=dtype, device=device)
         for splits in _powers(1, MOST_SPLITS if dtype.itemsize == 2 else 1, 2):
             call = prepare_attend(
