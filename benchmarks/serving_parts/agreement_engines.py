@@ -60,6 +60,16 @@ class Vllm:
         back = sorted(range(len(asks)), key=order.__getitem__)
         return [choices[place] for place in back], [cached[place] for place in back]
 
+    def close(self) -> None:
+        """Give the memory back, for the next engine in this process."""
+        import torch
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.engine.llm.llm_engine.engine_core.shutdown()
+        del self.engine
+        torch.compiler.reset()
+        cleanup_dist_env_and_memory()
+
     def facts(self) -> dict[str, Any]:
         """What runs in fact: model runner, graph mode, attention backend, capacity."""
         core = self.engine.llm.llm_engine.engine_core.engine_core

@@ -1,10 +1,14 @@
-"""Engine processes side by side, each with a time limit."""
+"""Engines in processes side by side.
+
+A process runs one engine after another: importing vLLM takes as long as starting a small engine.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 LAST_LINES = 12
+PAUSE = 0.05  # seconds between two looks for an answer
+ENDING = 10  # seconds for a process to end by itself
 
 
 @dataclass(frozen=True)
@@ -24,67 +30,134 @@ class Task:
 
 
 class EngineError(RuntimeError):
-    """A process failed; says why, with the end of its output."""
+    """An engine failed; says why, with the end of its process's output."""
+
+
+Answer = dict[str, Any] | EngineError
 
 
 def run_all(
     tasks: Mapping[str, Task], folder: Path, parallel: int, limit: float, deadline: float
-) -> dict[str, dict[str, Any] | EngineError]:
-    """Run the tasks, ``parallel`` at a time; answers or errors by name.
+) -> dict[str, Answer]:
+    """Run the tasks in ``parallel`` processes; answers or errors by name.
 
     Args:
         tasks: by name.
         folder: for files; each process gets a folder of its own there, and a compile cache in it.
         parallel: how many at once.
-        limit: seconds for one process.
+        limit: seconds for one task.
         deadline: of `time.monotonic`; after it nothing is started and what runs is ended.
     """
+    waiting, lock = dict(tasks), threading.Lock()
+    answers: dict[str, Answer] = {}
 
-    def guarded(number: int, name: str, task: Task) -> dict[str, Any] | EngineError:
-        begin = time.monotonic()
-        try:
-            answer = run(task, folder / f"{len(tasks)}-{number}", min(limit, deadline - begin))
-        except EngineError as error:
-            print(f"{name}: FAILED after {time.monotonic() - begin:.0f} s", flush=True)
-            return error
-        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
-        return answer
+    def take(env: Mapping[str, str] | None) -> tuple[str, Task] | None:
+        """The next task, one for a process with these variables if there is one."""
+        with lock:
+            fits = (name for name, task in waiting.items() if task.env == env)
+            name = next(fits, next(iter(waiting), None))
+            return None if name is None else (name, waiting.pop(name))
+
+    def work(number: int) -> None:
+        process: EngineProcess | None = None
+        started = 0
+        while (taken := take(process.env if process else None)) is not None:
+            name, task = taken
+            if process is None or process.ended or process.env != task.env:
+                if process is not None:
+                    process.close()
+                started += 1
+                process = EngineProcess(task.env, folder / f"{number}-{started}")
+            begin = time.monotonic()
+            try:
+                answers[name] = process.run(task.job, min(limit, deadline - begin))
+                print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+            except EngineError as error:
+                answers[name] = error
+                print(f"{name}: FAILED after {time.monotonic() - begin:.0f} s", flush=True)
+        if process is not None:
+            process.close()
 
     with ThreadPoolExecutor(parallel) as pool:
-        waiting = {
-            name: pool.submit(guarded, number, name, task)
-            for number, (name, task) in enumerate(tasks.items())
-        }
-        return {name: future.result() for name, future in waiting.items()}
+        for done in [pool.submit(work, number) for number in range(min(parallel, len(tasks)))]:
+            done.result()
+    return {name: answers[name] for name in tasks}
 
 
-def run(task: Task, folder: Path, limit: float) -> dict[str, Any]:
-    """Run one process in a folder of its own.
+class EngineProcess:
+    """A process for jobs with the same variables.
 
-    Raises:
-        EngineError: it failed, or took longer than ``limit`` seconds.
+    Args:
+        env: its variables.
+        folder: for its files; made.
     """
-    if limit <= 0:
-        raise EngineError("not started: the time for the whole call is over")
-    folder.mkdir(parents=True)
-    job, answer, log = folder / "job.json", folder / "answer.json", folder / "log.txt"
-    job.write_text(json.dumps(task.job))
-    command = [sys.executable, "-m", "serving_parts.agreement_process", str(job), str(answer)]
-    env = {**task.env, "VLLM_CACHE_ROOT": str(folder / "cache")}
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
+
+    def __init__(self, env: Mapping[str, str], folder: Path):
+        self.env = env
+        self._folder = folder
+        self._jobs = 0
+        folder.mkdir(parents=True)
+        with self._log.open("w") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serving_parts.agreement_process"],
+                env={**env, "VLLM_CACHE_ROOT": str(folder / "cache")},
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+            )
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log.txt"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it takes no more jobs."""
+        return self._process.poll() is not None
+
+    def run(self, job: Mapping[str, Any], limit: float) -> dict[str, Any]:
+        """Run one engine.
+
+        Raises:
+            EngineError: it failed, or took longer than ``limit`` seconds; the process is ended.
+        """
+        if limit <= 0:
+            raise EngineError("not started: the time for the whole call is over")
+        self._jobs += 1
+        source, target = (self._folder / f"{name}-{self._jobs}.json" for name in ("job", "answer"))
+        source.write_text(json.dumps(job))
+        self._send(f"{json.dumps([str(source), str(target)])}\n".encode())
+        end = time.monotonic() + limit
+        while not target.exists():
+            if self.ended:
+                raise EngineError(f"ended with code {self._process.returncode}; {self._last()}")
+            if time.monotonic() > end:
+                self._process.kill()
+                self._process.wait()
+                raise EngineError(f"not done in {limit:.0f} s; {self._last()}")
+            time.sleep(PAUSE)
+        return json.loads(target.read_text())
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
         try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise EngineError(f"not done in {limit:.0f} s; {last_lines(log)}") from None
-    if code or not answer.exists():
-        raise EngineError(f"ended with code {code}; {last_lines(log)}")
-    return json.loads(answer.read_text())
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._process.wait()  # `run` sees that it has ended
 
+    def close(self) -> None:
+        """Let it end."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(ENDING)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
 
-def last_lines(log: Path) -> str:
-    """The end of a process's output."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return "\n".join(["the end of its output:", *lines[-LAST_LINES:]])
+    def _last(self) -> str:
+        """The end of its output."""
+        text = self._log.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        return "\n".join(["the end of its output:", *lines[-LAST_LINES:]])

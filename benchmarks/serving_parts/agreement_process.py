@@ -1,4 +1,7 @@
-"""Runs one engine: ``python -m serving_parts.agreement_process job.json answer.json``."""
+"""Runs engines one after the other: ``python -m serving_parts.agreement_process``.
+
+Each line of standard input is a JSON list of two files: the job, and where its answer goes.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ from .agreement_program import free, replay, rotated, steps_from_json
 def run_vllm(job: dict[str, Any]) -> dict[str, Any]:
     """Text after each prompt, then the engine's own tokens."""
     engine = Vllm(job["base_apart"], job["policy"], job["model"], job["adapters"], job["settings"])
-    forced = replay(engine, steps_from_json(job["forced"]), "forced")
-    steps, answers = free(engine, job["ids"], job["length"])
-    return {
-        "facts": engine.facts(),
-        "forced": asdict(forced),
-        "steps": [asdict(step) for step in steps],
-        "free": asdict(answers),
-    }
+    try:
+        forced = replay(engine, steps_from_json(job["forced"]), "forced")
+        steps, answers = free(engine, job["ids"], job["length"])
+        return {
+            "facts": engine.facts(),
+            "forced": asdict(forced),
+            "steps": [asdict(step) for step in steps],
+            "free": asdict(answers),
+        }
+    finally:
+        engine.close()
 
 
 def run_embedded(job: dict[str, Any]) -> dict[str, Any]:
@@ -42,13 +48,16 @@ def run_embedded(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the job, run it, write the answer."""
-    source, target = map(Path, sys.argv[1:])
-    job = json.loads(source.read_text())
-    begin = time.perf_counter()
-    answer = run_embedded(job) if "replays" in job else run_vllm(job)
-    answer["facts"]["seconds"] = round(time.perf_counter() - begin, 1)
-    target.write_text(json.dumps(answer))
+    """Take jobs until there are no more; an error ends the process."""
+    for line in sys.stdin:
+        source, target = map(Path, json.loads(line))
+        job = json.loads(source.read_text())
+        begin = time.perf_counter()
+        answer = run_embedded(job) if "replays" in job else run_vllm(job)
+        answer["facts"]["seconds"] = round(time.perf_counter() - begin, 1)
+        part = target.with_suffix(".part")
+        part.write_text(json.dumps(answer))
+        part.replace(target)
 
 
 if __name__ == "__main__":

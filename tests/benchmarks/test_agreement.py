@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import distributions
@@ -263,6 +264,35 @@ def test_a_failing_process_is_told_with_its_last_lines(tmp_path: Path):
     assert "serving_parts" in str(answers["one"])
     late = run_all({"two": Task({}, env)}, tmp_path / "late", 2, 60, 0.0)
     assert "not started" in str(late["two"])
+
+
+def test_a_process_runs_engines_of_its_kind_one_after_the_other(tmp_path: Path):
+    """A stand-in for the program that says which process answered; a job may fail or hang."""
+    package = tmp_path / "serving_parts"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "agreement_process.py").write_text(
+        "import json, os, sys, time\n"
+        "for line in sys.stdin:\n"
+        "    source, target = json.loads(line)\n"
+        "    job = json.load(open(source))\n"
+        "    assert not job.get('fails'), 'no such engine'\n"
+        "    time.sleep(60 if job.get('hangs') else 0)\n"
+        "    with open(target + '.part', 'w') as file:\n"
+        "        json.dump({'pid': os.getpid(), 'kind': os.environ['KIND']}, file)\n"
+        "    os.rename(target + '.part', target)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    stock, plugin = env | {"KIND": "stock"}, env | {"KIND": "plugin"}
+    tasks = {
+        "a": Task({}, stock), "b": Task({}, plugin), "c": Task({}, stock),
+        "d": Task({"fails": True}, stock), "e": Task({}, stock), "f": Task({"hangs": True}, stock),
+    }  # fmt: skip
+    found: dict[str, Any] = run_all(tasks, tmp_path / "jobs", 1, 5, float("inf"))
+    assert [found[name]["kind"] for name in "abce"] == ["stock", "plugin", "stock", "stock"]
+    assert found["a"]["pid"] == found["c"]["pid"] != found["e"]["pid"]
+    assert "no such engine" in str(found["d"])
+    assert "not done in 5 s" in str(found["f"])
 
 
 def test_metadata_gives_the_entry_points_of_pyproject(tmp_path: Path):
