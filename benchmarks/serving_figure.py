@@ -85,7 +85,8 @@ def draw_speed(rows: Rows) -> Any:
     figure, axis = plt.subplots(figsize=(6, 3.4))
     bars(axis, rows, "tokens_per_s")
     axis.set(xlabel="sessions x tokens", ylabel="tokens/s")
-    axis.legend(fontsize=7)
+    axis.margins(y=0.25)  # room for the legend
+    axis.legend(fontsize=7, ncols=3, loc="upper right")
     return figure
 
 
