@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from .adapters import AGENTS
 from .jobs import AGENT_RANK, HANDOVER, OPEN, TIGHT, TRACE, TRACE_RANK, WORKFLOW, Setup
 from .parts import Sizes
 from .shapes import LLAMA_8B, TINY, Shape
@@ -73,6 +74,8 @@ def shared_settings(
         tokens = [setup.settings["max_model_len"]]
         if HANDOVER in setup.parts:
             tokens.append(2 * max(sizes.contexts))
+        if TRACE in setup.parts:  # a copy for each agent where nothing is shared
+            tokens.append(len(AGENTS) * trace_length(max(sizes.chunks)))
         if WORKFLOW in setup.parts:
             grown = 9 * generate + 8 * new
             tokens += [count * (length + grown) for count, length in sizes.workflows]

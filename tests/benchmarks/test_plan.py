@@ -59,6 +59,9 @@ def test_engines_side_by_side_have_room_for_what_they_run():
     # Two of them with weights of 15.3 GiB, activations and graphs fit on an H100.
     assert 2 * (room + (15.3 + 2.4) * 2**30) < 79 * 2**30
     assert tight["kv_cache_memory_bytes"] == kv_budget(LLAMA_8B, FULL, 2)
+    [trace] = setups_of(["trace"], LLAMA_8B, FULL, {}, 2)
+    ample = shared_settings(trace, 3, LLAMA_8B, FULL, 2)["kv_cache_memory_bytes"]
+    assert ample > 3 * trace_length(16384) * 131072
 
 
 def test_settings_leave_room_for_the_longest_prompt():

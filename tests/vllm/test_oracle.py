@@ -86,7 +86,7 @@ def one_page_more(here: World, patch: pytest.MonkeyPatch) -> None:
 
 def names_as_keys(here: World, patch: pytest.MonkeyPatch) -> None:
     """Page keys say nothing of the contents."""
-    patch.setattr(Binding, "key", "lragent:same")
+    patch.setattr(Binding, "keys", ["lragent:same"])
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,12 @@ class LRMetadata:
 
     Attributes:
         num_actual_tokens: tokens without padding.
+        slot_mapping: ``[T]`` int64, where each token's row lies in the pages; -1 for padding.
         batch: the sequences.
     """
 
     num_actual_tokens: int
+    slot_mapping: Tensor
     batch: AttentionBatch
 
 
@@ -75,7 +77,7 @@ class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
             adapters,
             slots,
         )
-        return LRMetadata(common.num_actual_tokens, batch)
+        return LRMetadata(common.num_actual_tokens, common.slot_mapping, batch)
 
 
 def _readers(state: WorkerState, starts: list[int], count: int) -> tuple[list[int], list[int]]:
@@ -132,16 +134,6 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         self._views: tuple[int, PageViews] | None = None
         self._tables: LoraTables | None = None
 
-    def do_kv_cache_update(
-        self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
-    ) -> None:
-        """Write K and V_base where they are this request's, and the LR slots it fills."""
-        tokens = slot_mapping.shape[0]
-        lr, write_base, slots = self.state.orders_of(tokens)
-        if key.shape[0] != tokens:
-            key, value = key[:tokens], value[:tokens]
-        self.write(key, value, lr, self._pages(kv_cache), slot_mapping, write_base, slots)
-
     def forward(
         self,
         layer: Any,
@@ -154,14 +146,23 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """Attention of ``query [T, Hq, D]`` over the pages, into ``output``."""
+        """Write the tokens' rows, then attention of ``query [T, Hq, D]``, into ``output``.
+
+        K and V_base are written where they are this request's, and the LR slots that it fills.
+        """
         if attn_metadata is None:
             self.measure(layer, query)
             return output.zero_()
+        pages, places = self._pages(kv_cache), attn_metadata.slot_mapping
+        tokens = places.shape[0]
+        lr, write_base, slots = self.state.orders_of(tokens)
+        if key.shape[0] != tokens:
+            key, value = key[:tokens], value[:tokens]
+        self.write(key, value, lr, pages, places, write_base, slots)
         shape = (attn_metadata.num_actual_tokens, self.num_heads, self.head_size)
         self.attend(
             _rows(query, shape),
-            self._pages(kv_cache),
+            pages,
             attn_metadata.batch,
             self._lora_tables(layer),
             scale=self.scale,
@@ -212,7 +213,8 @@ def _rows(tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
 class LRAttentionBackend(AttentionBackend):
     """What vLLM needs to know of the above; `backend_for` adds the width of the LR slots."""
 
-    forward_includes_kv_cache_update: bool = False
+    # One operator between the piecewise graphs; two take the host twice as long.
+    forward_includes_kv_cache_update: bool = True
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
     supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "bfloat16", "float16"]
     platform_name: ClassVar[str] = "CPU_ATTN"

@@ -53,7 +53,7 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
             host_adapter_index=[],
             host_lr_slot=[],
         )
-        return LRMetadata(common.num_actual_tokens, batch)
+        return LRMetadata(common.num_actual_tokens, common.slot_mapping, batch)
 
     def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> LRMetadata:
         """See vLLM. Kernels are compiled and shared buffers grown before the capture begins."""

@@ -58,9 +58,9 @@ class Binding:
         )
 
     @cached_property
-    def key(self) -> str | None:
-        """What enters vLLM's block hashes; None (stock hashes) for the base model on its own."""
-        return None if self.sharer == BASE_MODEL else f"lragent:{self.client.root.hex()}"
+    def keys(self) -> list[str]:
+        """What enters vLLM's block hashes; nothing (stock hashes) for the base model on its own."""
+        return [] if self.sharer == BASE_MODEL else [f"lragent:{self.client.root.hex()}"]
 
     @property
     def folds(self) -> bool:

@@ -77,17 +77,16 @@ class PageBooks:
         """
         binding: Binding = request.lragent
         if not self._manager.enable_caching or request.skip_reading_prefix_cache:
-            self._found[request.request_id] = (0, self._fills(binding, ()), 0)
+            self._found[request.request_id] = (0, *self._leading(binding, ()))
             return self._stock_lookup(request)
         found = self._manager.coordinator.find_longest_cache_hit(
             request.block_hashes, request.num_tokens
         )
         pages: Sequence[Any] = found[0][0]
-        fills = self._fills(binding, pages)
-        lr_pages = self._leading(pages, binding.client.needed_mask)
+        fills, lr = self._leading(binding, pages)
         last = (request.num_tokens - 1) // self._size
-        computed = min(len(pages), lr_pages, last) * self._size
-        self._found[request.request_id] = (len(pages) * self._size, fills, lr_pages * self._size)
+        computed = min(lr, last * self._size)
+        self._found[request.request_id] = (len(pages) * self._size, fills, lr)
         if self._record and self._manager.log_stats:
             self._manager.prefix_cache_stats.record(
                 num_tokens=request.num_tokens,
@@ -146,7 +145,7 @@ class PageBooks:
 
     def _admit(self, request: Any, computed: int) -> None:
         binding: Binding = request.lragent
-        base, fills, lr = self._found.pop(request.request_id, (0, self._fills(binding, ()), 0))
+        base, fills, lr = self._found.pop(request.request_id, (0, *self._leading(binding, ())))
         slot = -1 if binding.client.needed_mask == 0 or binding.slot is None else binding.slot
         self._admissions[request.request_id] = Admission(base, slot, fills, binding.folds)
         self._progress[request.request_id] = _Progress(fills, computed // self._size)
@@ -172,15 +171,27 @@ class PageBooks:
                 self.counters.published(request)
         progress.pages_done = end
 
-    def _fills(self, binding: Binding, pages: Sequence[Any]) -> tuple[FillOrder, ...]:
-        return tuple(
-            FillOrder(fill.slot, fill.row, self._leading(pages, 1 << fill.slot) * self._size)
+    def _leading(self, binding: Binding, pages: Sequence[Any]) -> tuple[tuple[FillOrder, ...], int]:
+        """What a request fills, from its first page without it on, and the leading tokens that it
+        can read as they are."""
+        needed = binding.client.needed_mask
+        everything = needed
+        for fill in binding.fills:
+            everything |= 1 << fill.slot
+        # Mostly all is there, which one look at each page tells.
+        common = self._pages_with(pages, everything, 0)
+        fills = tuple(
+            FillOrder(
+                fill.slot, fill.row, self._pages_with(pages, 1 << fill.slot, common) * self._size
+            )
             for fill in binding.fills
         )
+        return fills, self._pages_with(pages, needed, common) * self._size
 
-    def _leading(self, pages: Sequence[Any], mask: int) -> int:
-        """How many leading pages have all bits of ``mask``."""
-        for index, page in enumerate(pages):
-            if self.valid.get(page.block_id, 0) & mask != mask:
+    def _pages_with(self, pages: Sequence[Any], mask: int, known: int) -> int:
+        """How many leading pages have all bits of a mask; the first ``known`` ones have."""
+        valid = self.valid.get
+        for index in range(known, len(pages)):
+            if valid(pages[index].block_id, 0) & mask != mask:
                 return index
         return len(pages)

@@ -9,13 +9,16 @@ ATTRIBUTE = "lragent"
 
 
 def lora_keys(stock: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
-    """Wraps vLLM's ``_gen_lora_extra_hash_keys``: the binding's key where there is a binding."""
+    """Wraps vLLM's ``_gen_lora_extra_hash_keys``: the binding's key where there is a binding.
+
+    It is called for every page of every request.
+    """
 
     def keys(request: Any) -> list[str]:
         binding = getattr(request, ATTRIBUTE, None)
         if binding is None:
             return stock(request)
-        return [] if binding.key is None else [binding.key]
+        return binding.keys
 
     return keys
 
