@@ -36,6 +36,13 @@ class Backend(attention_gpu.LRDeviceBackend):
     def get_builder_cls():
         return Builder
 
+prepared, prepare = [], attention_gpu.prepare_step
+
+def counted(*args):
+    prepared.append(prepare(*args))
+    return prepared[-1]
+
+attention_gpu.prepare_step = counted
 attention.backend_for = lambda config, options: attention.sized_backend(
     Backend, options.num_slots, config.lora_config.max_lora_rank, "CPU_ATTN")
 root, policy = Path(sys.argv[1]), sys.argv[2]
@@ -47,6 +54,8 @@ with Served(root / "llama", adapters, sharing(policy, adapters)) as served:
     for batch in json.loads(sys.argv[3]):
         answers = served.ask(*[Ask(name, prompt) for name, prompt in batch], tokens=3)
         found.append([list(a.tokens) for a in answers])
+    assert len(served.core.model_executor.driver_worker.worker.model_runner.model.model.layers) > 1
+    assert len(prepared) == len(builds), "a step is worked out once, for all layers"
     batches = [b for _, _, m in builds for b in [m.batch]]
     assert len({b.lr_slot.data_ptr() for b in batches}) == 1, "addresses change"
     assert len({b.adapter_index.data_ptr() for b in batches}) == 1, "addresses change"

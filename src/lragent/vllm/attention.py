@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,11 +40,13 @@ class LRMetadata:
         num_actual_tokens: tokens without padding.
         slot_mapping: ``[T]`` int64, where each token's row lies in the pages; -1 for padding.
         batch: the sequences.
+        step: for backends that work out a step for all layers.
     """
 
     num_actual_tokens: int
     slot_mapping: Tensor
     batch: AttentionBatch
+    step: Any = None
 
 
 class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
@@ -91,9 +92,6 @@ def _readers(state: WorkerState, starts: list[int], count: int) -> tuple[list[in
 
 class LRAttentionImpl(AttentionImpl[LRMetadata]):
     """Attention of one layer. See vLLM for the arguments."""
-
-    attend: Callable[..., Tensor] = staticmethod(flash_lora_attention)
-    write: Callable[..., None] = staticmethod(write_pages)
 
     def __init__(
         self,
@@ -153,22 +151,36 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         if attn_metadata is None:
             self.measure(layer, query)
             return output.zero_()
-        pages, places = self._pages(kv_cache), attn_metadata.slot_mapping
-        tokens = places.shape[0]
-        lr, write_base, slots = self.state.orders_of(tokens)
+        tokens = attn_metadata.slot_mapping.shape[0]
         if key.shape[0] != tokens:
             key, value = key[:tokens], value[:tokens]
-        self.write(key, value, lr, pages, places, write_base, slots)
         shape = (attn_metadata.num_actual_tokens, self.num_heads, self.head_size)
-        self.attend(
+        self.run(
             _rows(query, shape),
-            pages,
-            attn_metadata.batch,
+            key,
+            value,
+            _rows(output, shape),
+            self._pages(kv_cache),
             self._lora_tables(layer),
-            scale=self.scale,
-            out=_rows(output, shape),
+            attn_metadata,
         )
         return output
+
+    def run(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        pages: PageViews,
+        tables: LoraTables,
+        metadata: LRMetadata,
+    ) -> None:
+        """Write ``k`` and ``v [T, Hk, D]``, then attention of ``q [T, Hq, D]`` into ``out``."""
+        places = metadata.slot_mapping
+        lr, write_base, slots = self.state.orders_of(places.shape[0])
+        write_pages(k, v, lr, pages, places, write_base, slots)
+        flash_lora_attention(q, pages, metadata.batch, tables, scale=self.scale, out=out)
 
     def measure(self, layer: Any, query: Tensor) -> None:
         """Called where vLLM measures how much memory a step takes beside the cache."""

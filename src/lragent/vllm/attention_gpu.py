@@ -12,16 +12,19 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from vllm.v1.attention.backend import AttentionCGSupport
 
 from lragent.attention import AttentionBatch, LoraTables, PageViews
 from lragent.attention import triton as kernels
+from lragent.attention.triton.layer import Layer
 from lragent.vllm.attention import (
     LRAttentionBackend,
     LRAttentionImpl,
     LRMetadata,
     LRMetadataBuilder,
 )
+from lragent.vllm.device_step import layout_of, prepare_step
 from lragent.vllm.page_layout import token_elements
 
 
@@ -115,8 +118,25 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
 class LRDeviceImpl(LRAttentionImpl):
     """The kernels themselves, without the checks of host lists, which are not there."""
 
-    attend = staticmethod(kernels.flash_lora_attention)
-    write = staticmethod(kernels.write_pages)
+    def run(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        pages: PageViews,
+        tables: LoraTables,
+        metadata: LRMetadata,
+    ) -> None:
+        """As above; what is launched is worked out for a step's first layer."""
+        step = metadata.step
+        if step is None or step.layout != layout_of(q, k, v, out):
+            places = metadata.slot_mapping
+            orders = self.state.orders_of(places.shape[0])
+            step = metadata.step = prepare_step(
+                q, k, v, out, pages, tables, metadata.batch, orders, places, self.scale
+            )
+        step.run(q, k, v, out, Layer.of(pages, tables, None))
 
     def measure(self, layer: Any, query: torch.Tensor) -> None:
         """Take the memory that kernels share, so that vLLM counts it, and compile them."""

@@ -17,7 +17,7 @@ from lragent.attention.base import (
     UnsupportedError,
 )
 from lragent.attention.triton import fa3, ops
-from lragent.attention.triton.calls import ALL, PlannedRun, prepare, scratch
+from lragent.attention.triton.calls import ALL, Call, PlannedRun, prepare, scratch
 from lragent.attention.triton.launch import interpreting
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import (
@@ -63,9 +63,39 @@ def flash_lora_attention(
         runs = plan_batch(q, pages, batch, tables, window)
         launch_runs(runs, q, out, pages, tables, rotation, scale, window)
         return out
+    for call in attention_calls(q, out, layer, batch, tables, pages, scale, window):
+        call(q, out, layer)
+    return out
+
+
+def attention_calls(
+    q: Tensor,
+    out: Tensor,
+    layer: Layer,
+    batch: AttentionBatch,
+    tables: LoraTables,
+    pages: PageViews,
+    scale: float,
+    window: int,
+) -> list[Call]:
+    """What a batch launches in layers that are laid out like this one, worked out once.
+
+    Args:
+        q: ``[T, Hq, D]``, rows contiguous.
+        out: ``[T, Hq, D]``, rows contiguous.
+        layer: of ``tables`` and ``pages``.
+        batch: the sequences; it keeps the calls.
+        tables: of the layer.
+        pages: of the layer.
+        scale: softmax scale.
+        window: tokens that a query sees, 0 for all.
+
+    Raises:
+        UnsupportedError: see `flash_lora_attention`.
+    """
     # Everything that the launches depend on but for the memory: one entry serves many layers.
     key: Any = (
-        "launches", _is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
+        "launches", is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
         *((x.shape, x.stride(), x.dtype) if x is not None else None for x in layer),
     )  # fmt: skip
     calls = batch.plans.get(key)
@@ -73,9 +103,7 @@ def flash_lora_attention(
         _check(q, out, pages, tables, scale)
         runs = plan_batch(q, pages, batch, tables, window)
         calls = batch.plans[key] = prepare(runs, q, out, layer, scale, window)
-    for call in calls:
-        call(q, out, layer)
-    return out
+    return calls
 
 
 def _check(q: Tensor, out: Tensor, pages: PageViews, tables: LoraTables, scale: float) -> None:
@@ -185,7 +213,7 @@ def _check_pages(q: Tensor, pages: PageViews) -> None:
         raise UnsupportedError("rows of the pages must be contiguous")
 
 
-def _is_fixed(q: Tensor) -> bool:
+def is_fixed(q: Tensor) -> bool:
     """Whether the choice of kernels rests on capacities: while a CUDA graph is captured."""
     return _graph_safe or (
         q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
@@ -196,7 +224,7 @@ def plan_batch(
     q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
 ) -> list[PlannedRun]:
     """The batch's runs with their slices of its tensors, worked out once for all layers."""
-    fixed = _is_fixed(q)
+    fixed = is_fixed(q)
     key_lora = tables.k_b is not None and pages.lr is not None
     shape = Shape(
         heads=q.shape[1],

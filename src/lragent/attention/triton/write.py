@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -84,6 +85,65 @@ def write_kernel(
         tl.store(z_to, z.to(lr_pages.dtype.element_ty), mask=keep_z)
 
 
+class WriteCall(NamedTuple):
+    """The write of one batch, the same in every layer: see `prepare_write`.
+
+    Attributes:
+        launch: launches `write_kernel`.
+        tokens: of the batch.
+        batch: its tensors that no layer changes: LR rows or None, places, flags, slots.
+        strides: of all tensors.
+    """
+
+    launch: Launch
+    tokens: int
+    batch: tuple[Tensor | None, Tensor, Tensor, Tensor]
+    strides: tuple[int, ...]
+
+    def __call__(
+        self, k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, lr_pages: Tensor | None
+    ) -> None:
+        """Launch the kernel for one layer, laid out like the one that was prepared for."""
+        lr, places, flags, slots = self.batch
+        # Tensors that stand in are never read or written.
+        source, target = (k, k_pages) if lr is None or lr_pages is None else (lr, lr_pages)
+        tensors = (k, v, source, k_pages, v_pages, target, places, flags, slots)
+        self.launch((self.tokens, 1, 1), tensors, self.strides)
+
+
+def prepare_write(
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor | None,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    lr_pages: Tensor | None,
+    slot_mapping: Tensor,
+    write_base: Tensor,
+    lr_slots: Tensor,
+) -> WriteCall:
+    """The write of a batch, to be launched; arguments as in `lragent.attention.write_pages`.
+
+    The rows of ``k``, ``v`` and ``lr`` are contiguous.
+    """
+    tokens, heads, width = k.shape
+    slots = 0 if lr is None or lr_pages is None else lr.shape[1]
+    if not slots:
+        lr = None
+    source = k if lr is None else lr
+    target = k_pages if lr is None or lr_pages is None else lr_pages
+    strides = (
+        k.stride(0), k.stride(1), v.stride(0), v.stride(1), source.stride(0), source.stride(1),
+        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3], lr_slots.stride(0),
+    )  # fmt: skip
+    dtypes = (k.dtype, v.dtype, source.dtype, k_pages.dtype, slot_mapping.dtype, lr_slots.dtype)
+    launch = _launch(
+        k.device, strides, dtypes, heads, width, k_pages.shape[2], slots, source.shape[2]
+    )
+    batch = (lr, slot_mapping, write_base.view(torch.uint8), lr_slots)
+    return WriteCall(launch, tokens, batch, strides)
+
+
 def launch_write(
     k: Tensor,
     v: Tensor,
@@ -95,24 +155,13 @@ def launch_write(
     write_base: Tensor,
     lr_slots: Tensor,
 ) -> None:
-    """Launch `write_kernel`; arguments as in `lragent.attention.write_pages`."""
-    tokens, heads, width = k.shape
-    if not tokens:
+    """Launch `write_kernel`; arguments as in `prepare_write`."""
+    if not k.shape[0]:
         return
-    slots = 0 if lr is None or lr_pages is None else lr.shape[1]
-    source = k if lr is None or not slots else lr
-    target = k_pages if lr_pages is None or not slots else lr_pages
-    strides = (
-        k.stride(0), k.stride(1), v.stride(0), v.stride(1), source.stride(0), source.stride(1),
-        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3], lr_slots.stride(0),
+    call = prepare_write(
+        k, v, lr, k_pages, v_pages, lr_pages, slot_mapping, write_base, lr_slots
     )  # fmt: skip
-    dtypes = (k.dtype, v.dtype, source.dtype, k_pages.dtype, slot_mapping.dtype, lr_slots.dtype)
-    launch = _launch(
-        k.device, strides, dtypes, heads, width, k_pages.shape[2], slots, source.shape[2]
-    )
-    flags = write_base.view(torch.uint8)
-    tensors = (k, v, source, k_pages, v_pages, target, slot_mapping, flags, lr_slots)
-    launch((tokens, 1, 1), tensors, strides)
+    call(k, v, k_pages, v_pages, lr_pages)
 
 
 @functools.cache
