@@ -113,6 +113,9 @@ def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
                                               b.mlp.gate_up_proj, b.mlp.down_proj)]  # fmt: skip
         punica = Punica()
         punica.token_mapping_meta = LoRAKernelMeta.make(1, TOKENS, "cpu")
+        made = worker.model_runner.lora_manager._adapter_manager.modules
+        kinds = {name.rpartition(".")[2] for name in made}
+        assert kinds == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
         touched = layers[0].state.touched
         wrappers = [touched.wrapper_for(layer.base_layer.prefix, punica) for layer in layers]
 
@@ -123,3 +126,23 @@ def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
         for name, expected in (("narrow", [True, False, False, False]), ("wide", [True] * 4)) * 2:
             served.ask(Ask(name, prompt_of(20, 1)))
             assert seen() == expected * len(blocks)
+
+
+def test_embeddings_and_the_output_head_have_no_lora_and_a_choice_is_kept(root: Path):
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+
+    def targets(**settings: Any) -> list[str] | None:
+        args: Any = {"model": str(root / "llama"), "enable_lora": True, "max_lora_rank": 8}
+        config = EngineArgs(**args, **settings).create_engine_config()
+        return config.lora_config.target_modules
+
+    on: Any = {"additional_config": {"lragent": {}}}
+    everything = targets(**on)
+    assert everything is not None
+    assert {"q_proj", "o_proj", "gate_proj", "down_proj"} < set(everything)
+    assert not {"lm_head", "embed_tokens"} & set(everything)
+    assert targets(**on, lora_target_modules=["q_proj", "v_proj"]) == ["q_proj", "v_proj"]
+    assert targets() is None

@@ -10,6 +10,7 @@ from typing import Any
 from lragent.vllm.config import KEY, options_of
 from lragent.vllm.engine_check import check_engine
 from lragent.vllm.errors import PluginError
+from lragent.vllm.model_check import LINEAR
 from lragent.vllm.patching import wrap
 
 
@@ -31,6 +32,8 @@ def install(problem: str | None) -> None:
             if problem is not None:
                 raise PluginError(problem)
             check_engine(self, options)
+            if self.lora_config.target_modules is None:
+                self.lora_config.target_modules = list(LINEAR)
             # With all defaults and the version filled in: this enters the key of vLLM's compile
             # cache, so that no graph of another version or without the plugin is ever loaded.
             stamped = options.model_dump(mode="json", exclude={"adapters"})

@@ -50,6 +50,11 @@ class ModelFacts:
         return cls(model.model, shapes, has_key_norm)
 
 
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Modules of the known families whose adapters are served. Those of embeddings and of the output
+head are refused, so vLLM need not run their LoRA on zeros."""
+
+
 def check_adapter(
     adapter: Adapter, facts: ModelFacts, lora_config: Any, allow_other_base: bool
 ) -> None:
