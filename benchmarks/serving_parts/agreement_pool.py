@@ -59,15 +59,19 @@ def run_all(
             return None if name is None else (name, waiting.pop(name))
 
     def work(number: int) -> None:
-        process: EngineProcess | None = None
+        process: Worker | None = None
         started = 0
         while (taken := take(process.env if process else None)) is not None:
             name, task = taken
+            if time.monotonic() > deadline:
+                answers[name] = EngineError("not started: the time for the whole call is over")
+                print(f"{name}: not started", flush=True)
+                continue
             if process is None or process.ended or process.env != task.env:
                 if process is not None:
                     process.close()
                 started += 1
-                process = EngineProcess(task.env, folder / f"{number}-{started}")
+                process = Worker(task.env, folder / f"{number}-{started}")
             begin = time.monotonic()
             try:
                 answers[name] = process.run(task.job, min(limit, deadline - begin))
@@ -84,7 +88,7 @@ def run_all(
     return {name: answers[name] for name in tasks}
 
 
-class EngineProcess:
+class Worker:
     """A process for jobs with the same variables.
 
     Args:
@@ -121,8 +125,6 @@ class EngineProcess:
         Raises:
             EngineError: it failed, or took longer than ``limit`` seconds; the process is ended.
         """
-        if limit <= 0:
-            raise EngineError("not started: the time for the whole call is over")
         self._jobs += 1
         source, target = (self._folder / f"{name}-{self._jobs}.json" for name in ("job", "answer"))
         source.write_text(json.dumps(job))

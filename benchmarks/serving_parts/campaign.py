@@ -90,8 +90,8 @@ class Campaign:
                 print(f"{job.engine}: {', '.join(job.policies) or 'gate only'}", flush=True)
                 process.begin(job)
             left = None if self.limit is None else self.limit - (time.monotonic() - begin)
-            late = wait_for(running, left)
-            answers = [process.result(late) for process in running]
+            wait_for(running, left)
+            answers = [process.result() for process in running]
             passed = verdict_of(chains, answers) or passed
             for step, job, answer in zip(group, jobs, answers, strict=True):
                 name = f"{step.setup.name}, {step.engine}"
@@ -109,9 +109,11 @@ class Campaign:
 
     def _jobs(self, group: Sequence[Step], number: int, chains: Path | None) -> list[Job]:
         """The group's jobs; with the gate where stock's chains are wanted."""
-        turns = self.folder / f"turns-{number}"
-        turns.mkdir()
-        shared = self.shared_settings(group[0].setup, len(group)) if len(group) > 1 else {}
+        turns, shared = None, {}
+        if len(group) > 1:
+            turns = self.folder / f"turns-{number}"
+            turns.mkdir()
+            shared = self.shared_settings(group[0].setup, len(group))
         return [
             Job(
                 engine=step.engine,
@@ -128,7 +130,7 @@ class Campaign:
                 gate=list(self.gate) if chains and step.engine in (STOCK, HOST) else None,
                 chains_from=str(chains or ""),
                 handover_only=list(self.handover_only),
-                turns=str(turns),
+                turns=turns and str(turns),
                 place=place,
                 of=len(group),
             )

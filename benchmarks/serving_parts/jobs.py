@@ -107,25 +107,19 @@ class EngineProcess:
         self._process.stdin.write(b"go\n")
         self._process.stdin.close()
 
-    def result(self, late: bool) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """End the process, and read its answer.
 
         An engine that takes too long is ended. What it had measured by then is its answer, in which
         ``done`` is false.
 
-        Args:
-            late: the time is over.
-
         Raises:
-            JobError: it failed, or the time was over before it had measured anything.
+            JobError: it had measured nothing.
         """
         self.end()
-        code = self._process.returncode
-        if self.answer.exists() and (late or code == 0):
-            return json.loads(self.answer.read_text())
-        if late:
-            raise JobError(f"the {self.engine} engine had measured nothing when the time was over")
-        raise JobError(f"the {self.engine} engine ended with code {code}; see above")
+        if not self.answer.exists():
+            raise JobError(f"the {self.engine} engine had measured nothing when it ended")
+        return json.loads(self.answer.read_text())
 
     @property
     def code(self) -> int | None:
@@ -138,16 +132,22 @@ class EngineProcess:
         self._process.wait()
 
 
-def wait_for(processes: Sequence[EngineProcess], timeout: float | None) -> bool:
-    """Wait until all have ended, or one has failed; whether the time was over before."""
+def wait_for(processes: Sequence[EngineProcess], timeout: float | None) -> None:
+    """Wait until all have ended, or the time is over.
+
+    Raises:
+        JobError: one failed; the others, which would wait for its turns, are not waited for.
+    """
     begin = time.monotonic()
-    while any(process.code is None for process in processes):
-        if any(process.code for process in processes):
-            return False
-        if timeout is not None and time.monotonic() - begin > timeout:
-            return True
+    while True:
+        codes = {process.engine: process.code for process in processes}
+        for engine, code in codes.items():
+            if code:
+                raise JobError(f"the {engine} engine ended with code {code}; see above")
+        over = timeout is not None and time.monotonic() - begin > timeout
+        if over or None not in codes.values():
+            return
         time.sleep(PAUSE)
-    return False
 
 
 class JobError(RuntimeError):

@@ -225,7 +225,7 @@ def _rows(tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
 class LRAttentionBackend(AttentionBackend):
     """What vLLM needs to know of the above; `backend_for` adds the width of the LR slots."""
 
-    # One operator between the piecewise graphs; two take the host twice as long.
+    # One operator between the piecewise graphs instead of two.
     forward_includes_kv_cache_update: bool = True
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
     supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "bfloat16", "float16"]

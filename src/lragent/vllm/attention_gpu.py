@@ -128,7 +128,7 @@ class LRDeviceImpl(LRAttentionImpl):
         tables: LoraTables,
         metadata: LRMetadata,
     ) -> None:
-        """As above; what is launched is worked out for a step's first layer."""
+        """See `LRAttentionImpl`; what is launched is worked out for a step's first layer."""
         step = metadata.step
         if step is None or step.layout != layout_of(q, k, v, out):
             places = metadata.slot_mapping

@@ -95,8 +95,11 @@ SYMBOLS: tuple[Symbol, ...] = (
     Symbol("vllm.lora.layers", "MergedColumnParallelLinearWithLoRA.set_lora", ("index",)),
     Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA.set_lora", ("index",)),
     Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA.reset_lora", ("index",)),
+    Symbol("vllm.lora.utils", "is_in_target_modules", ("module_name", "target_modules")),
     Symbol(
-        "vllm.lora.ops.triton_ops.lora_kernel_metadata", "LoRAKernelMeta.meta_args", ("token_nums",)
+        "vllm.lora.ops.triton_ops.lora_kernel_metadata",
+        "LoRAKernelMeta.__init__",
+        ("active_lora_ids",),
     ),
     Symbol("vllm.lora.punica_wrapper.punica_gpu", "PunicaWrapperGPU.update_metadata", ("mapping",)),
     Symbol("vllm.lora.peft_helper", "PEFTHelper.from_local_dir", ("lora_path",)),
@@ -130,6 +133,8 @@ SYMBOLS: tuple[Symbol, ...] = (
         "vllm.v1.kv_cache_interface", "FullAttentionSpec.real_page_size_bytes", None, ("0.26.0",)
     ),
     Symbol("vllm.v1.attention.backend", "AttentionMetadataBuilder.build", ("common_prefix_len",)),
+    Symbol("vllm.v1.attention.backend", "AttentionBackend.forward_includes_kv_cache_update"),
+    Symbol("vllm.v1.attention.backend", "CommonAttentionMetadata.__init__", ("slot_mapping",)),
     Symbol("vllm.v1.attention.backend", "MultipleOf"),
     Symbol("vllm.v1.kv_cache_interface", "KVCacheLayout", None, ("0.29.0",)),
     Symbol(

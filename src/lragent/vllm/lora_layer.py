@@ -1,4 +1,4 @@
-"""vLLM's LoRA layers: V is left free of the adapter, and modules without weights cost nothing."""
+"""vLLM's LoRA layers: V is left free of the adapter, and nothing is multiplied with zeros."""
 
 # pyright: reportMissingImports=false
 
