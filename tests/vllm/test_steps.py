@@ -206,3 +206,22 @@ def test_an_unload_in_use_lets_the_request_end(root: Path):
     here.finish()
     assert len(here.tokens_of(request)) == len(CONTEXT) + 6
     assert here.memory.wrong == []
+
+
+def test_a_page_whose_last_token_was_scheduled_before_it_was_known(root: Path):
+    """vLLM publishes such a page when the token is there; its validity bits come with it."""
+    adapters = folders(root, "shared")
+    option = sharing("base+lr", adapters, slots=1)
+    here = World(root / "llama", adapters, option, pages=40, ahead=True)
+    new = 4
+    tokens = CONTEXT[: 2 * PAGE + 1 - new]  # the token before the last one fills the second page
+    plan = here.submit("plan", tokens, new)
+    ahead = [here.scheduler.schedule()]
+    for _ in range(new):
+        ahead.append(here.scheduler.schedule())
+        here.update(ahead.pop(0), [[7]])
+    assert not here.scheduler.has_unfinished_requests()
+    act = here.submit("act", [*here.tokens_of(plan), 9], new=1)
+    output = here.scheduler.schedule()
+    assert output.num_scheduled_tokens == {act: 2}
+    assert hits(here) == (2 * PAGE, 2 * PAGE, 0)

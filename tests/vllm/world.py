@@ -31,14 +31,25 @@ class _Sequence:
 
 
 class World:
-    """Requests go in, steps are taken one by one, and every row that a step reads is checked."""
+    """Requests go in, steps are taken one by one, and every row that a step reads is checked.
+
+    With ``ahead``, the scheduler is the one that can plan a step before the last one's tokens are
+    known.
+    """
 
     def __init__(
-        self, model: Path, adapters: Mapping[str, Path], option: Any, pages: int, **settings: Any
+        self,
+        model: Path,
+        adapters: Mapping[str, Path],
+        option: Any,
+        pages: int,
+        ahead: bool = False,
+        **settings: Any,
     ):
         from vllm.engine.arg_utils import EngineArgs
         from vllm.plugins import load_general_plugins
         from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+        from vllm.v1.core.sched.async_scheduler import AsyncScheduler
         from vllm.v1.core.sched.scheduler import Scheduler
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
@@ -58,7 +69,7 @@ class World:
         spec = FullAttentionSpec(block_size=PAGE, num_kv_heads=2, head_size=8, dtype=torch.float32)
         spec = page_spec(spec, option["slots"], rank=8)
         assert spec.page_size_bytes == PAGE * 4 * (32 + 8 * option["slots"])
-        self.scheduler = Scheduler(
+        self.scheduler = (AsyncScheduler if ahead else Scheduler)(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(pages + 1, [], [KVCacheGroupSpec(["layer"], spec)]),
             structured_output_manager=StructuredOutputManager(config),
@@ -123,8 +134,6 @@ class World:
 
     def step(self, choice: random.Random | None = None) -> Any:
         """One step of the scheduler and the worker; returns vLLM's scheduler output."""
-        from vllm.v1.outputs import ModelRunnerOutput
-
         before = {r: q.num_preemptions for r, q in self._requests.items()}
         output = self.scheduler.schedule()
         self.preempted += sum(q.num_preemptions > before[r] for r, q in self._requests.items())
@@ -138,14 +147,20 @@ class World:
             token = choice.randrange(3, 90) if choice else 7
             sampled.append([token] if done else [])
             sequence.tokens += sampled[-1]
-        results = self.scheduler.update_from_output(
-            output, ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
-        )
-        for result in results.values():
+        for result in self.update(output, sampled).values():
             if result.scheduler_stats is not None:
                 self.queried += result.scheduler_stats.prefix_cache_stats.queries
                 self.hit += result.scheduler_stats.prefix_cache_stats.hits
         return output
+
+    def update(self, output: Any, sampled: list[list[int]]) -> Any:
+        """Tell the scheduler what the requests of a step sampled; returns vLLM's outputs."""
+        from vllm.v1.outputs import ModelRunnerOutput
+
+        ids = list(output.num_scheduled_tokens)
+        return self.scheduler.update_from_output(
+            output, ModelRunnerOutput(ids, {r: i for i, r in enumerate(ids)}, sampled)
+        )
 
     def finish(self, choice: random.Random | None = None) -> None:
         """Take steps until nothing is left to do."""

@@ -5,8 +5,9 @@ there *and* the request's LR slot in it is valid, or only the former: then the r
 page, runs its tokens again and writes nothing but its slot. vLLM allows a request more pages than
 computed tokens, so this needs nothing of it but the calls below.
 
-Bits are set at the moment at which vLLM publishes a page's hash (when its tokens are scheduled), so
-a request of the same step may use both; within a layer all rows are written before any is read.
+Bits are set at the moment at which vLLM publishes a page's hash: when its tokens are scheduled, so
+that a request of the same step may use both (within a layer all rows are written before any is
+read), or, where the scheduler runs ahead of the tokens it has seen, once they are known.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ class PageBooks:
         self._record = not hasattr(manager, "record_prefix_cache_stats")
         self._stock_lookup = manager.get_computed_blocks
         self._stock_allocate = manager.allocate_slots
+        self._stock_cache = manager.cache_blocks
         self._stock_free = manager.free
         self._stock_pop = getattr(manager, "pop_blocks_for_free", None)
         self._stock_new = self._pool.get_new_blocks
         manager.get_computed_blocks = self.get_computed_blocks
         manager.allocate_slots = self.allocate_slots
+        manager.cache_blocks = self.cache_blocks
         manager.free = self.free
         if self._stock_pop is not None:
             manager.pop_blocks_for_free = self.pop_blocks_for_free
@@ -108,6 +111,11 @@ class PageBooks:
             self._admit(request, computed)
         self._set_bits(request, min(computed + num_new_tokens, request.num_tokens))
         return result
+
+    def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
+        """As vLLM's own, called for tokens that were unknown when they were scheduled."""
+        self._stock_cache(request, num_computed_tokens)
+        self._set_bits(request, num_computed_tokens)
 
     def free(self, request: Any) -> None:
         """As vLLM's own. The bits stay with the pages."""

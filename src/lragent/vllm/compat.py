@@ -43,6 +43,11 @@ SYMBOLS: tuple[Symbol, ...] = (
     ),
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_computed_blocks", ("request",)),
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.create_kv_cache_blocks", ("blocks",)),
+    Symbol(
+        "vllm.v1.core.kv_cache_manager",
+        "KVCacheManager.cache_blocks",
+        ("request", "num_computed_tokens"),
+    ),
     Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_blocks", ("request_id",)),
     Symbol(
         "vllm.v1.core.kv_cache_manager",
