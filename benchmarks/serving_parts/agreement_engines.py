@@ -64,11 +64,14 @@ class Vllm:
         """Give the memory back, for the next engine in this process."""
         import torch
         from vllm.distributed import cleanup_dist_env_and_memory
+        from vllm.platforms import current_platform
 
         self.engine.llm.llm_engine.engine_core.shutdown()
         del self.engine
         torch.compiler.reset()
         cleanup_dist_env_and_memory()
+        # With its last graph this pool is gone, and torch takes no further graph into it.
+        type(current_platform)._global_graph_pool = None
 
     def facts(self) -> dict[str, Any]:
         """What runs in fact: model runner, graph mode, attention backend, capacity."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make
 
-from lragent.attention.triton import flash_lora_attention
+from lragent.attention.triton import flash_lora_attention, relaunch
 from lragent.attention.triton.relaunch import Launch
 
 
@@ -30,16 +31,25 @@ class Kernel:
 
 
 class Compiled:
+    """What Triton keeps of a compiled kernel."""
+
+    function = "function"
+    packed_metadata = "metadata"
+
     def __init__(self, notes: list[tuple[Any, ...]]):
         self.notes = notes
 
-    def __getitem__(self, grid: Any) -> Any:
-        return lambda *args: self.notes.append(("launched", grid, args))
+    def run(self, x: int, y: int, z: int, stream: str, *args: Any) -> None:
+        assert stream == "stream of 0"
+        assert args[:5] == ("function", "metadata", None, None, None)
+        self.notes.append(("launched", (x, y, z), args[5:]))
 
 
-def test_is_compiled_once_for_each_alignment():
+def test_is_compiled_once_for_each_alignment(monkeypatch: pytest.MonkeyPatch):
+    active = SimpleNamespace(get_current_stream=lambda device: f"stream of {device}")
+    monkeypatch.setattr(relaunch, "driver", SimpleNamespace(active=active))
     kernel = Kernel()
-    launch = Launch(kernel, {"num_warps": 4, "BLOCK": 32})
+    launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
     memory = torch.zeros(64)
     assert memory.data_ptr() % 16 == 0
     x, y, shifted = memory, memory[16:], memory[1:]
@@ -52,10 +62,8 @@ def test_is_compiled_once_for_each_alignment():
         "compiled", "launched", "compiled", "compiled", "launched",
     ]  # fmt: skip
     assert kernel.notes[0][3] == {"num_warps": 4, "BLOCK": 32}
-    _, grid, args = kernel.notes[1]
-    assert grid == (2, 1, 1)
-    assert args[0] is y
-    assert args[2:] == (6, 32)  # numbers, then constants in the kernel's order
+    # Addresses and numbers, then constants in the kernel's order.
+    assert kernel.notes[1][1:] == ((2, 1, 1), (y.data_ptr(), x.data_ptr(), 6, 32))
 
 
 def attend(problem: Problem) -> torch.Tensor:

@@ -2,7 +2,9 @@
 
 Triton looks at every argument of a launch to find the compiled kernel that fits, some thirty
 microseconds for the arguments of attention. A step of a model launches the same kernels in every
-layer, on other memory alone, and waits for the host. Here the kernel that fits is found once.
+layer, on other memory alone, and waits for the host. Here the kernel that fits is found once, and
+gets addresses: a tensor would be asked for its address again, and the driver what lies there.
+Triton's launch hooks, which some profilers set, see the first launch only.
 """
 
 # kernel[grid](...) is Triton's way to launch; a type checker sees a plain function.
@@ -10,11 +12,12 @@ layer, on other memory alone, and waits for the host. Here the kernel that fits 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
+from triton.runtime import driver
 
 Grid = tuple[int, int, int]
 
@@ -28,14 +31,16 @@ class Launch:
 
     Args:
         kernel: takes tensors, then other arguments, then constants.
+        device: of the tensors.
         options: the kernel's constants, and Triton's options such as ``num_warps``.
     """
 
-    def __init__(self, kernel: Any, options: dict[str, Any]):
+    def __init__(self, kernel: Any, device: torch.device, options: dict[str, Any]):
         self.kernel = kernel
+        self.device = device
         self.options = options
         self.constants = tuple(options[name] for name in kernel.arg_names if name in options)
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, Callable[[Grid, tuple[Any, ...]], None] | None] = {}
 
     def __call__(self, grid: Grid, tensors: tuple[Tensor, ...], others: tuple[Any, ...]) -> None:
         """Launch once.
@@ -45,14 +50,37 @@ class Launch:
             tensors: the kernel's first arguments, on the current device.
             others: its next ones.
         """
-        aligned = 0
-        for tensor in tensors:
-            aligned = aligned * 2 + (tensor.data_ptr() % 16 == 0)
-        compiled = self._compiled.get(aligned)
-        if compiled is None:  # the first, and every one in Triton's interpreter
-            self._compiled[aligned] = self.kernel[grid](*tensors, *others, **self.options)
-        else:
-            compiled[grid](*tensors, *others, *self.constants)
+        pointers = [tensor.data_ptr() for tensor in tensors]
+        low = 0
+        for pointer in pointers:
+            low |= pointer
+        misaligned = _misaligned(pointers) if low % 16 else 0
+        again = self._compiled.get(misaligned)
+        if again is not None:
+            again(grid, (*pointers, *others, *self.constants))
+            return
+        # The first time, and every time in Triton's interpreter, which compiles nothing.
+        compiled = self.kernel[grid](*tensors, *others, **self.options)
+        self._compiled[misaligned] = None if compiled is None else _again(compiled, self.device)
+
+
+def _misaligned(pointers: list[int]) -> int:
+    """A bit for each pointer, set where it is no multiple of 16."""
+    bits = 0
+    for pointer in pointers:
+        bits = bits * 2 + (pointer % 16 != 0)
+    return bits
+
+
+def _again(compiled: Any, device: torch.device) -> Callable[[Grid, tuple[Any, ...]], None]:
+    """Launches a compiled kernel as Triton does, without hooks."""
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    stream_of, index = driver.active.get_current_stream, device.index
+
+    def launch(grid: Grid, arguments: tuple[Any, ...]) -> None:
+        run(*grid, stream_of(index), function, metadata, None, None, None, *arguments)
+
+    return launch
 
 
 _launches: dict[Hashable, Launch] = {}
@@ -70,5 +98,5 @@ def launch_of(kernel: Any, device: torch.device, fixed: Hashable, **options: Any
     key = (kernel, device, fixed, tuple(options.items()))
     found = _launches.get(key)
     if found is None:
-        found = _launches[key] = Launch(kernel, options)
+        found = _launches[key] = Launch(kernel, device, options)
     return found
