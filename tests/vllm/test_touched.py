@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +27,24 @@ PLACES, TOKENS = 3, 12
 class Punica:
     """vLLM's wrapper for GPUs: its metadata, and its kernels by the arguments they are given."""
 
-    def __init__(self) -> None:
-        self.token_mapping_meta = LoRAKernelMeta.make(PLACES, TOKENS, "cpu")
+    def __init__(self, places: int = PLACES) -> None:
+        self.token_mapping_meta = LoRAKernelMeta.make(places, TOKENS, "cpu")
+        self.prompt_mapping_meta = LoRAKernelMeta.make(places, TOKENS, "cpu")
+        self.indices_len: list[int | None] = [None] * 4
+        self.is_prefill = False
+        self._token_lora_indices = torch.empty(TOKENS, dtype=torch.long)
+        self._sampler_indices = torch.empty(TOKENS, dtype=torch.long)
+        self._sampler_indices_padded = torch.empty(TOKENS, dtype=torch.long)
+        self._embeddings_indices = torch.empty(TOKENS, dtype=torch.long)
         self.products: list[int] = []  # adapters multiplied with, in order
 
-    def update_metadata(self, places: Tensor) -> None:
-        self.token_mapping_meta.prepare_tensors(places)
+    def serve(self, places: Sequence[int]) -> None:
+        """A batch of tokens whose adapters, with ids from 1 on, are at these places."""
+        ids = [place + 1 for place in places]
+        mapping = SimpleNamespace(index_mapping=ids, prompt_mapping=ids, is_prefill=True)
+        count = self.token_mapping_meta.active_lora_ids.shape[0] - 1
+        update: Any = vars(self)["update_metadata"]  # what `TouchedModules` puts there
+        update(mapping, list(range(1, count + 1)), count + 1, 100)
 
     def add(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
         """``y += x W`` of each token's adapter."""
@@ -55,8 +68,8 @@ def test_lists_leave_out_adapters_without_weights():
     touched.mark(o, 1, True)
     touched.mark("layers.1.o_proj", 1, True)
     touched.mark(o, 1, False)  # the other layer's o_proj still has weights
-    places = torch.tensor([2, 2, -1, 0, 1, 1, 1, 0, 2, -1, 1, 0])
-    punica.update_metadata(places)
+    places = [2, 2, -1, 0, 1, 1, 1, 0, 2, -1, 1, 0]
+    punica.serve(places)
     weights = torch.randn(PLACES, 4, 5)
     x = torch.randn(TOKENS, 4)
     for wrapper, adapters in ((first, [0, 1, 2]), (second, [1])):
@@ -64,7 +77,7 @@ def test_lists_leave_out_adapters_without_weights():
         y = torch.zeros(TOKENS, 5)
         wrapper.add(y, x, weights)
         assert wrapper.products == adapters
-        for token, place in enumerate(places.tolist()):
+        for token, place in enumerate(places):
             expected = x[token] @ weights[place] if place in adapters else torch.zeros(5)
             torch.testing.assert_close(y[token], expected)
 
@@ -79,9 +92,9 @@ def test_lists_stay_where_they_are_and_layers_of_a_kind_share_one():
     at = mine.active_lora_ids.data_ptr()
     touched.mark("layers.0.o_proj", 0, True)
     assert touched.stale
-    touched.refresh()  # vLLM's list is not filled in yet, and may hold anything
+    touched.refresh()  # before the first batch
     assert mine.active_lora_ids.tolist() == [-1] * 4
-    punica.update_metadata(torch.zeros(TOKENS, dtype=torch.long))
+    punica.serve([0] * TOKENS)
     assert not touched.stale
     assert mine.active_lora_ids.data_ptr() == at
     assert mine.active_lora_ids.tolist() == [0, -1, -1, -1]
@@ -111,8 +124,7 @@ def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
         blocks = worker.model_runner.model.model.layers
         layers = [x for b in blocks for x in (b.self_attn.qkv_proj, b.self_attn.o_proj,
                                               b.mlp.gate_up_proj, b.mlp.down_proj)]  # fmt: skip
-        punica = Punica()
-        punica.token_mapping_meta = LoRAKernelMeta.make(1, TOKENS, "cpu")
+        punica = Punica(places=1)
         made = worker.model_runner.lora_manager._adapter_manager.modules
         kinds = {name.rpartition(".")[2] for name in made}
         assert kinds == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
@@ -120,7 +132,7 @@ def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
         wrappers = [touched.wrapper_for(layer.base_layer.prefix, punica) for layer in layers]
 
         def seen() -> list[bool]:
-            punica.update_metadata(torch.zeros(TOKENS, dtype=torch.long))
+            punica.serve([0] * TOKENS)
             return [w.token_mapping_meta.active_lora_ids[0].item() == 0 for w in wrappers]
 
         for name, expected in (("narrow", [True, False, False, False]), ("wide", [True] * 4)) * 2:

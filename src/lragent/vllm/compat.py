@@ -104,9 +104,27 @@ SYMBOLS: tuple[Symbol, ...] = (
     Symbol(
         "vllm.lora.ops.triton_ops.lora_kernel_metadata",
         "LoRAKernelMeta.__init__",
-        ("active_lora_ids",),
+        (
+            "active_lora_ids",
+            "num_tokens_per_lora",
+            "lora_token_start_loc",
+            "no_lora_flag_cpu",
+            "num_active_loras_cpu",
+            "token_lora_mapping",
+            "token_indices_sorted_by_lora_ids",
+            "captured_lora_counts",
+        ),
     ),
-    Symbol("vllm.lora.punica_wrapper.punica_gpu", "PunicaWrapperGPU.update_metadata", ("mapping",)),
+    Symbol(
+        "vllm.lora.layers",
+        "LoRAMapping.__init__",
+        ("index_mapping", "prompt_mapping", "is_prefill"),
+    ),
+    Symbol(
+        "vllm.lora.punica_wrapper.punica_gpu",
+        "PunicaWrapperGPU.update_metadata",
+        ("mapping", "lora_index_to_id", "max_loras", "vocab_size"),
+    ),
     Symbol("vllm.lora.peft_helper", "PEFTHelper.from_local_dir", ("lora_path",)),
     Symbol("vllm.lora.peft_helper", "PEFTHelper.validate_legal", ("lora_config",)),
     Symbol(

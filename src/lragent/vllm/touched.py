@@ -12,7 +12,10 @@ import copy
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
+
+from lragent.vllm.lora_metadata import HostMetadata, send
 
 KINDS = 8  # of modules; the families served have four
 
@@ -27,20 +30,21 @@ class TouchedModules:
         device: the model's device.
 
     Attributes:
+        lists: ``[KINDS, max_loras + 1]`` int32, each kind's list; -1 for none.
         stale: whether `refresh` has to run before the next step.
     """
 
     def __init__(self, max_loras: int, device: torch.device | str):
+        self.lists = torch.full((KINDS, max_loras + 1), -1, dtype=torch.int32, device=device)
         self.stale = False
-        self._lists = torch.full((KINDS, max_loras + 1), -1, dtype=torch.int32, device=device)
-        self._touched = torch.zeros(KINDS, max_loras, dtype=torch.bool, device=device)
+        self._touched = np.zeros((KINDS, max_loras), dtype=np.bool_)
         self._layers: list[list[set[str]]] = [
             [set() for _ in range(max_loras)] for _ in range(KINDS)
         ]
         self._kinds: dict[str, int] = {}
         self._wrappers: dict[int, Any] = {}
         self._meta: Any = None
-        self._known = False
+        self._active = np.empty(0, dtype=np.int64)
 
     def mark(self, path: str, place: int, touched: bool) -> None:
         """Note whether the adapter at a place has weights in the module at a path."""
@@ -62,36 +66,26 @@ class TouchedModules:
         if meta is None:
             return punica
         if self._meta is not meta:
-            self._meta, self._wrappers, self._known = meta, {}, False
-            self._follow(punica)
+            self._meta, self._wrappers = meta, {}
+            punica.update_metadata = HostMetadata(punica, self).update
         kind = self._kind(path)
         if kind not in self._wrappers:
             wrapper = copy.copy(punica)
-            wrapper.token_mapping_meta = dataclasses.replace(
-                meta, active_lora_ids=self._lists[kind]
-            )
+            wrapper.token_mapping_meta = dataclasses.replace(meta, active_lora_ids=self.lists[kind])
             self._wrappers[kind] = wrapper
         return self._wrappers[kind]
 
+    def follow(self, active: np.ndarray) -> np.ndarray:
+        """The kinds' lists for a batch with these adapters (-1 for none), to be put in `lists`."""
+        self._active, self.stale = active, False
+        lists = np.full(self.lists.shape, -1, dtype=np.int64)
+        touched = self._touched[:, np.maximum(active, 0)] & (active >= 0)
+        lists[:, : len(active)] = np.where(touched, active, -1)
+        return lists
+
     def refresh(self) -> None:
-        """Take over the batch's list of adapters, without waiting for the device."""
-        self.stale = False
-        if not self._known:  # vLLM's list has never been filled in
-            return
-        active = self._meta.active_lora_ids
-        touched = self._touched[:, active.clamp(min=0)] & (active >= 0)
-        self._lists.copy_(torch.where(touched, active, -1))
+        """Correct the lists of the batch that was followed last, after marks have changed."""
+        send([self.lists.view(-1)], [self.follow(self._active).reshape(-1)], np.int32)
 
     def _kind(self, path: str) -> int:
         return self._kinds.setdefault(path.rpartition(".")[2], len(self._kinds))
-
-    def _follow(self, punica: Any) -> None:
-        """Refresh whenever vLLM has worked out the batch's list."""
-        stock = punica.update_metadata
-
-        def update_metadata(*args: Any, **kwargs: Any) -> None:
-            stock(*args, **kwargs)
-            self._known = True
-            self.refresh()
-
-        punica.update_metadata = update_metadata

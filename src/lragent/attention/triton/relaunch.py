@@ -75,7 +75,8 @@ def _misaligned(pointers: list[int]) -> int:
 def _again(compiled: Any, device: torch.device) -> Callable[[Grid, tuple[Any, ...]], None]:
     """Launches a compiled kernel as Triton does, without hooks."""
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
-    stream_of, index = driver.active.get_current_stream, device.index
+    active: Any = driver.active
+    stream_of, index = active.get_current_stream, device.index
 
     def launch(grid: Grid, arguments: tuple[Any, ...]) -> None:
         run(*grid, stream_of(index), function, metadata, None, None, None, *arguments)

@@ -1,0 +1,171 @@
+"""What vLLM's LoRA kernels know of a step, worked out on the host.
+
+vLLM sorts a step's tokens by adapter on the device and waits for the outcome, whenever the tokens
+or adapters of a batch are others than before: a step with new prompts is begun only when the one
+before it has ended. The adapter of each token is known on the host. Here the tokens are sorted
+there, and two copies, which nothing waits for, bring everything to where the kernels read it.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lragent.vllm.errors import PluginError
+
+if TYPE_CHECKING:
+    from lragent.vllm.touched import TouchedModules
+
+_NEEDED = (
+    "token_mapping_meta", "prompt_mapping_meta", "indices_len", "is_prefill",
+    "_token_lora_indices", "_sampler_indices", "_sampler_indices_padded", "_embeddings_indices",
+)  # fmt: skip
+"""What has to be there of ``PunicaWrapperGPU``."""
+
+
+class Sorted(NamedTuple):
+    """Tokens by adapter.
+
+    Attributes:
+        adapters: places of the adapters that occur, rising; -1 for none.
+        counts: tokens of each.
+        order: the tokens, those of one adapter together.
+    """
+
+    adapters: np.ndarray
+    counts: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, places: np.ndarray) -> Sorted:
+        """Sort tokens by the place of their adapter."""
+        adapters, counts = np.unique(places, return_counts=True)
+        return cls(adapters, counts, np.argsort(places, kind="stable"))
+
+
+class HostMetadata:
+    """Takes the place of ``update_metadata`` of vLLM's wrapper of LoRA kernels for GPUs.
+
+    Args:
+        punica: the wrapper.
+        touched: gets the adapters of each batch.
+
+    Raises:
+        PluginError: the wrapper is another than in the versions of vLLM that are served.
+    """
+
+    def __init__(self, punica: Any, touched: TouchedModules):
+        lost = [name for name in _NEEDED if not hasattr(punica, name)]
+        if lost:
+            raise PluginError(
+                f"vLLM's {type(punica).__name__} has no {', '.join(lost)}; install a vLLM that "
+                "lragent knows, or leave the option out"
+            )
+        self._punica = punica
+        self._touched = touched
+
+    def update(
+        self,
+        mapping: Any,
+        lora_index_to_id: Sequence[int | None],
+        max_loras: int,
+        vocab_size: int,
+        **_: Any,
+    ) -> None:
+        """As vLLM's own.
+
+        Raises:
+            KeyError: a token's adapter is not on the device.
+        """
+        punica = self._punica
+        tokens = places_of(mapping.index_mapping, lora_index_to_id)
+        prompts = places_of(mapping.prompt_mapping, lora_index_to_id)
+        punica.is_prefill = mapping.is_prefill
+        count, asked = len(tokens), len(prompts)
+        punica.indices_len[:] = [count, asked, asked, count]
+        padded = np.where(prompts < 0, max_loras - 1, prompts) * asked + np.arange(asked)
+        rows = np.where(tokens < 0, 0, tokens) * vocab_size
+        embeddings = punica._embeddings_indices
+        if embeddings.dim() == 2:  # vLLM 0.26 has a first row, for more words, that stays zero
+            embeddings[0, :count].zero_()
+            embeddings = embeddings[1]
+        send(
+            [
+                punica._token_lora_indices[:count],
+                punica._sampler_indices[:asked],
+                punica._sampler_indices_padded[:asked],
+                embeddings[:count],
+            ],
+            [tokens, prompts, padded, rows],
+            np.int64,
+        )
+        by_token, by_prompt = Sorted.of(tokens), Sorted.of(prompts)
+        targets, values = _kernel_inputs(punica.token_mapping_meta, tokens, by_token)
+        more_targets, more_values = _kernel_inputs(punica.prompt_mapping_meta, prompts, by_prompt)
+        lists = self._touched.follow(by_token.adapters)
+        send(
+            [*targets, *more_targets, self._touched.lists.view(-1)],
+            [*values, *more_values, lists.reshape(-1)],
+            np.int32,
+        )
+
+
+def places_of(ids: Sequence[int], lora_index_to_id: Sequence[int | None]) -> np.ndarray:
+    """Place on the device of each adapter id ``[n]`` int64, -1 for ids up to 0 (no adapter).
+
+    Raises:
+        KeyError: an id has no place.
+    """
+    wanted = np.fromiter(ids, np.int64, len(ids))
+    known = np.array([0 if i is None else i for i in lora_index_to_id], dtype=np.int64)
+    order = np.argsort(known, kind="stable")
+    at = np.searchsorted(known, wanted, sorter=order)
+    places = order[np.minimum(at, len(known) - 1)]
+    lost = (wanted > 0) & (known[places] != wanted)
+    if lost.any():
+        raise KeyError(f"no adapter {wanted[lost][0]} on the device")
+    return np.where(wanted > 0, places, -1)
+
+
+def send(targets: Sequence[Tensor], values: Sequence[np.ndarray], dtype: Any) -> None:
+    """Copy arrays to tensors of their shapes, all on one device, without waiting for it."""
+    source = torch.from_numpy(np.concatenate(values).astype(dtype))
+    device = targets[0].device
+    if device.type == "cuda":
+        # Torch keeps the pinned memory until the copy is done.
+        source = source.pin_memory().to(device, non_blocking=True)
+    parts = source.split([len(value) for value in values])
+    torch._foreach_copy_(list(targets), parts)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _kernel_inputs(
+    meta: Any, places: np.ndarray, found: Sorted
+) -> tuple[list[Tensor], list[np.ndarray]]:
+    """Tensors of a ``LoRAKernelMeta`` and what goes there; sets its numbers for the host."""
+    targets = [meta.active_lora_ids, meta.num_tokens_per_lora, meta.lora_token_start_loc]
+    adapters, counts, starts = (np.zeros(target.shape[0], dtype=np.int64) for target in targets)
+    adapters[:] = -1
+    none = bool((places == -1).all())
+    meta.no_lora_flag_cpu[0] = none
+    active = 0
+    if not none:
+        active = len(found.adapters)
+        adapters[:active], counts[:active] = found.adapters, found.counts
+        starts[1 : active + 1] = np.cumsum(found.counts)
+        targets += [
+            meta.token_lora_mapping[: len(places)],
+            meta.token_indices_sorted_by_lora_ids[: len(places)],
+        ]
+        captured = meta.captured_lora_counts
+        larger = bisect.bisect_left(captured, active)
+        active = captured[larger] if larger < len(captured) else active
+    meta.num_active_loras_cpu[0] = active
+    values = [adapters, counts, starts]
+    return targets, values if none else [*values, places, found.order]
