@@ -12,10 +12,11 @@ from .policies import STOCK
 from .rows import open_row, row
 from .trajectories import arrivals, read
 from .turns import Turns
-from .workload import ACT, PLAN, draw, single, trace, trace_length, workflow
+from .workload import ACT, PLAN, REFLECT, draw, single, trace, trace_length, workflow
 
 Row = dict[str, Any]
 ALONE = Turns()
+SAME = 4  # times that the same adapter is asked again
 
 
 class Measured(Engine, Protocol):
@@ -85,7 +86,7 @@ def ttft(engine: Engine, ask: Ask) -> float:
 def handover(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
 ) -> list[Row]:
-    """TTFT of a new context, of the same adapter again, and of another adapter after it.
+    """TTFT of a new context, of the same adapter again, and of the other two adapters after it.
 
     Stock has a new context without an adapter measured too.
 
@@ -105,7 +106,7 @@ def handover(
                     engine.use(policy)
                     engine.forget()
                     found = _handed_over(engine, prompt, policy == STOCK)
-                    for kind, seconds in found.items() if repeat else ():  # the first warms up
+                    for kind, seconds in found if repeat else ():  # the first warms up
                         times.setdefault((policy, kind), []).append(seconds)
         rows += [
             row("handover", f"{kind}, {length}", policy, ttft_s=values, context=length, kind=kind)
@@ -114,15 +115,14 @@ def handover(
     return rows
 
 
-def _handed_over(engine: Engine, prompt: Sequence[int], bare_model: bool) -> dict[str, float]:
-    found = {
-        "cold": ttft(engine, Ask(PLAN, prompt, 1)),
-        "same": ttft(engine, Ask(PLAN, prompt, 1)),
-        "other": ttft(engine, Ask(ACT, prompt, 1)),
-    }
+def _handed_over(
+    engine: Engine, prompt: Sequence[int], bare_model: bool
+) -> list[tuple[str, float]]:
+    """What is short is asked for several times, as it differs most."""
+    asks = [("cold", PLAN), *[("same", PLAN)] * SAME, ("other", ACT), ("other", REFLECT)]
     if bare_model:
-        found["cold, no adapter"] = ttft(engine, Ask(None, prompt, 1))
-    return found
+        asks.append(("cold, no adapter", None))
+    return [(kind, ttft(engine, Ask(agent, prompt, 1))) for kind, agent in asks]
 
 
 def workflows(

@@ -10,7 +10,6 @@ from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
 from lragent.attention.triton.launch import launch_project
 from lragent.attention.triton.tiles import ProjectTile
-from lragent.attention.triton.workspace import buffer
 
 
 @pytest.mark.parametrize("tokens", [5, 150, 300])
@@ -51,23 +50,19 @@ def test_no_tokens():
 
 
 @pytest.mark.parametrize("splits", [2, 3, 8])
-def test_whoever_comes_last_adds_the_shares(splits: int):
-    """The same every time, tiles of many sizes after each other, and nothing is left counted."""
+def test_shares_are_added_the_same_every_time(splits: int):
     generator = torch.Generator().manual_seed(splits)
     a = (torch.randn(4, 16, 512, generator=generator) * 512**-0.5).to(DEVICE, HALF)
-    for tokens, slots in ((70, 3), (9, 1), (40, 4), (70, 3)):
+    for tokens, slots in ((70, 3), (9, 1), (40, 4)):
         x = torch.randn(tokens, 512, generator=generator).to(DEVICE, HALF)
         index = torch.randint(-1, 4, (1, slots), generator=generator).expand(tokens, slots)
         index = index.to(DEVICE, torch.int32).contiguous()
-        tile = ProjectTile(16, 32, 64, splits, 4, 3)
         found = []
         for _ in range(3):
             out = torch.full((tokens, slots, 16), float("nan"), dtype=HALF, device=DEVICE)
-            launch_project(x, a, index, out, tile)
+            launch_project(x, a, index, out, ProjectTile(16, 32, 64, splits, 4, 3))
             found.append(out)
         assert torch.equal(found[0], found[1])
         assert torch.equal(found[0], found[2])
         truth = project_lr_reference(x.double(), a.double(), index)
         assert_within(found[0], truth, project_lr_torch(x, a, index))
-        counted = buffer("project, arrived", 10, torch.int32, x.device)
-        assert not counted.any()

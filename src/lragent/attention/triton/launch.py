@@ -21,7 +21,7 @@ from lragent.attention.triton.combine import combine_kernel
 from lragent.attention.triton.dense import dense_kernel
 from lragent.attention.triton.expand import expand_kernel
 from lragent.attention.triton.layer import Layer, Sequences, present
-from lragent.attention.triton.project import rows_kernel, tiles_kernel
+from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
 from lragent.attention.triton.relaunch import Grid, Launch, launch_of
 from lragent.attention.triton.tiles import (
     ProjectTile,
@@ -300,21 +300,19 @@ def launch_project(
     sms = multiprocessors(x.device)
     tile = tile or project_tile(tokens, slots, columns, width, x.dtype, sms)
     strides = (x.stride(0), *a.stride()[:2], index.stride(0))
-    project = _projection(
+    project, add = _projection(
         x.device, tile, slots, columns, width, strides, x.dtype, a.dtype, out.dtype
     )
     if not tile.block_t:
         grid = (tokens, slots, triton.cdiv(columns, tile.block_c))
         project(grid, (out, x, a, index), strides)
         return
-    across, down = triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c)
-    parts, arrived = out, index
-    if tile.splits > 1:
-        size = tile.splits * tokens * slots * columns
-        parts = buffer("project", size, torch.float32, x.device)
-        arrived = buffer("project, arrived", across * down, torch.int32, x.device)
-    tensors = (out, x, a, index, parts, arrived)
-    project((across, down, tile.splits), tensors, (tokens, tile.splits, *strides))
+    count, splits = tokens * slots * columns, tile.splits
+    parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
+    grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c), splits)
+    project(grid, (parts, x, a, index), (tokens, splits, *strides))
+    if splits > 1:
+        add((triton.cdiv(count, 512), 1, 1), (out, parts), (count,))
 
 
 @functools.cache
@@ -326,21 +324,28 @@ def _projection(
     width: int,
     strides: tuple[int, ...],
     *dtypes: torch.dtype,
-) -> Launch:
-    """The projection's launch."""
+) -> tuple[Launch, Launch]:
+    """The projection's launch, and that of the sum of its shares."""
     layout = (strides, dtypes, tile.splits > 1)
+    pdl = {"launch_pdl": True} if _has_pdl(device) else {}
+    add = launch_of(
+        add_kernel, device, dtypes,
+        SPLITS=tile.splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl,
+    )  # fmt: skip
     if not tile.block_t:
-        return launch_of(
+        rows = launch_of(
             rows_kernel, device, layout,
             SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=tile.block_c, BLOCK_D=tile.block_d,
             num_warps=tile.warps,
         )  # fmt: skip
-    return launch_of(
+        return rows, add
+    tiles = launch_of(
         tiles_kernel, device, layout,
         SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
-        BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d, SPLIT=tile.splits > 1,
+        BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d,
         EVEN=width % tile.block_d == 0, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
+    return tiles, add
 
 
 def _rank_block(rank: int) -> int:

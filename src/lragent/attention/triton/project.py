@@ -3,8 +3,8 @@
 Two kernels. `rows_kernel` gives each token and a few columns to a program of their own, which is
 fastest for a few tokens. `tiles_kernel` takes a tile of tokens at once: in a tile, tokens with the
 same choice of A (usually all) share one matrix product over all their slots, so a group's slots
-cost little more than one. The hidden dimension may be shared out: whichever program of a tile comes
-last adds the shares up, in a fixed order.
+cost little more than one. The hidden dimension may be shared out; the shares are added in a fixed
+order.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -56,12 +56,10 @@ def rows_kernel(
 
 @triton.jit(do_not_specialize=("tokens", "splits"))
 def tiles_kernel(
-    out_ptr,  # [T, S, W]
+    out_ptr,  # [K splits, T, S, W] fp32 with several splits, else [T, S, W]
     x_ptr,
     a_ptr,
     index_ptr,
-    parts_ptr,  # [splits, T, S, W] fp32, used when SPLIT
-    arrived_ptr,  # a number a tile, zero before and after, used when SPLIT
     tokens,
     splits,
     stride_x,
@@ -75,7 +73,6 @@ def tiles_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLIT: tl.constexpr,
     EVEN: tl.constexpr,  # every share is whole blocks: loads need no mask along the dimension
 ):
     """Grid: (token tiles, blocks of slot-and-column, shares of the hidden dimension)."""
@@ -95,9 +92,7 @@ def tiles_kernel(
     share = tl.cdiv(tl.cdiv(D, BLOCK_D), splits) * BLOCK_D
     begin = tl.program_id(2) * share
     end = tl.minimum(D, begin + share)
-    out_rows = out_ptr + row_t * columns
-    part_rows = parts_ptr + row_t * columns
-    part = tokens.to(tl.int64) * columns
+    out_rows = out_ptr + (tl.program_id(2).to(tl.int64) * tokens + row_t) * columns
     left = tl.where(offs_t < tokens, 1, 0)
     while tl.max(left, 0) > 0:
         leader = tl.min(tl.where(left > 0, offs_t, 2147483647), 0)
@@ -119,24 +114,23 @@ def tiles_kernel(
             x = tl.load(x_ptrs, mask=keep_x, other=0.0)
             a = tl.load(a_columns[None, :] + at[:, None], mask=keep_b, other=0.0)
             acc = tl.dot(x, a.to(x.dtype), acc, input_precision="ieee")
-        keep = same[:, None] & keep_c[None, :]
-        if SPLIT:
-            mine = part_rows + tl.program_id(2) * part
-            tl.store(mine[:, None] + offs_c[None, :], acc, mask=keep)
-        else:
-            to = out_rows[:, None] + offs_c[None, :]
-            tl.store(to, acc.to(out_ptr.dtype.element_ty), mask=keep)
+        tl.store(
+            out_rows[:, None] + offs_c[None, :],
+            acc.to(out_ptr.dtype.element_ty),
+            mask=same[:, None] & keep_c[None, :],
+        )
         left = tl.where(same, 0, left)
-    if SPLIT:
-        arrived = arrived_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-        tl.debug_barrier()  # all of this program's numbers are stored before it is counted
-        if tl.atomic_add(arrived, 1, sem="acq_rel") == splits - 1:
-            keep = (offs_t < tokens)[:, None] & keep_c[None, :]
-            at = part_rows[:, None] + offs_c[None, :]
-            total = tl.zeros([BLOCK_T, BLOCK_C], tl.float32)
-            for split in tl.range(0, splits):
-                # Not from the first-level cache, which does not see what others have stored.
-                total += tl.load(at + split * part, mask=keep, other=0.0, cache_modifier=".cg")
-            to = out_rows[:, None] + offs_c[None, :]
-            tl.store(to, total.to(out_ptr.dtype.element_ty), mask=keep)
-            tl.store(arrived, 0)
+
+
+@triton.jit(do_not_specialize=("count",))
+def add_kernel(
+    out_ptr, parts_ptr, count, SPLITS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr
+):
+    """Add the shares of `tiles_kernel` in order; grid: blocks of the output."""
+    if PDL:
+        tl.extra.cuda.gdc_wait()
+    offs = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for split in tl.static_range(SPLITS):
+        total += tl.load(parts_ptr + split * count + offs, mask=offs < count, other=0.0)
+    tl.store(out_ptr + offs, total.to(out_ptr.dtype.element_ty), mask=offs < count)

@@ -20,8 +20,6 @@ _buffers: dict[tuple[str, torch.device], list[Tensor]] = {}
 def buffer(name: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """At least ``size`` elements of ``dtype`` that stay valid until the next call with ``name``.
 
-    New memory is zero. A kernel that counts in it leaves it so.
-
     Raises:
         UnsupportedError: the buffer is too small and a CUDA graph is being captured.
     """
@@ -34,7 +32,7 @@ def buffer(name: str, size: int, dtype: torch.dtype, device: torch.device) -> Te
                 "run this batch once under lragent.attention.triton.graph_safe before"
             )
         held.append(
-            torch.zeros(1 << max(needed - 1, 255).bit_length(), dtype=torch.uint8, device=device)
+            torch.empty(1 << max(needed - 1, 255).bit_length(), dtype=torch.uint8, device=device)
         )
     return held[-1][:needed].view(dtype)
 
