@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from lragent.vllm.errors import PluginError
+from lragent.vllm.transfer import send
 
 if TYPE_CHECKING:
     from lragent.vllm.touched import TouchedModules
@@ -104,16 +104,14 @@ class HostMetadata:
                 embeddings[:count],
             ],
             [tokens, prompts, padded, rows],
-            np.int64,
         )
         by_token, by_prompt = Sorted.of(tokens), Sorted.of(prompts)
         targets, values = _kernel_inputs(punica.token_mapping_meta, tokens, by_token)
         more_targets, more_values = _kernel_inputs(punica.prompt_mapping_meta, prompts, by_prompt)
         lists = self._touched.follow(by_token.adapters)
         send(
-            [*targets, *more_targets, self._touched.lists.view(-1)],
-            [*values, *more_values, lists.reshape(-1)],
-            np.int32,
+            [*targets, *more_targets, self._touched.lists],
+            [*values, *more_values, lists],
         )
 
 
@@ -132,17 +130,6 @@ def places_of(ids: Sequence[int], lora_index_to_id: Sequence[int | None]) -> np.
     if lost.any():
         raise KeyError(f"no adapter {wanted[lost][0]} on the device")
     return np.where(wanted > 0, places, -1)
-
-
-def send(targets: Sequence[Tensor], values: Sequence[np.ndarray], dtype: Any) -> None:
-    """Copy arrays to tensors of their shapes, all on one device, without waiting for it."""
-    source = torch.from_numpy(np.concatenate(values).astype(dtype))
-    device = targets[0].device
-    if device.type == "cuda":
-        # Torch keeps the pinned memory until the copy is done.
-        source = source.pin_memory().to(device, non_blocking=True)
-    parts = source.split([len(value) for value in values])
-    torch._foreach_copy_(list(targets), parts)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _kernel_inputs(

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lragent.vllm.lora_metadata import HostMetadata, send
+from lragent.vllm.lora_metadata import HostMetadata
+from lragent.vllm.transfer import send
 
 KINDS = 8  # of modules; the families served have four
 
@@ -85,7 +86,7 @@ class TouchedModules:
 
     def refresh(self) -> None:
         """Correct the lists of the batch that was followed last, after marks have changed."""
-        send([self.lists.view(-1)], [self.follow(self._active).reshape(-1)], np.int32)
+        send([self.lists], [self.follow(self._active)])
 
     def _kind(self, path: str) -> int:
         return self._kinds.setdefault(path.rpartition(".")[2], len(self._kinds))

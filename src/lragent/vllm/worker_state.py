@@ -16,6 +16,7 @@ from lragent.vllm.config import Options
 from lragent.vllm.orders import OWN_ROW, Admission, StepOrders
 from lragent.vllm.row_loading import load_rows
 from lragent.vllm.touched import TouchedModules
+from lragent.vllm.transfer import send
 
 _OWN = -2  # in `rows` until the adapters' places in vLLM's stacks are known
 
@@ -103,15 +104,6 @@ class WorkerState:
             table[:, column] = order.slot, row, order.start
         return _Plan(admission, table)
 
-    @staticmethod
-    def _put(buffer: torch.Tensor, values: np.ndarray) -> None:
-        """Copy to the device without waiting for it: from ordinary memory, CUDA would first wait
-        for the step that runs. Torch keeps the pinned memory until the copy is done."""
-        source = torch.from_numpy(values)
-        if buffer.device.type == "cuda":
-            source = source.pin_memory()
-        buffer[: source.shape[0]].copy_(source, non_blocking=True)
-
     @property
     def down_rows(self) -> int:
         """Rows of a layer's ``down``: the active adapters' own, then the groups'."""
@@ -147,16 +139,17 @@ class WorkerState:
         position = np.arange(total) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
         slots, rows, starts = (table[request, part] for part in range(3))
         filled = position[:, None] >= starts
-        self._put(self.slots, np.where(filled, slots, -1))
-        self._put(self.rows, np.where(filled, rows, -1))
+        padded = np.full(self.sizes.max_requests, -1)
+        padded[: len(plans)] = self.host_slots
+        send(
+            [self.slots[:total], self.rows[:total], self.slot_of_request],
+            [np.where(filled, slots, -1), np.where(filled, rows, -1), padded],
+        )
         base = np.array([plan.admission.base_tokens for plan in plans])
-        self._put(self.write_base, position >= base[request])
+        send([self.write_base[:total]], [position >= base[request]])
         if self.options.folds:
             folds = np.array([plan.admission.folds for plan in plans])
-            self._put(self.fold, folds[request, None].astype(np.float32))
-        padded = np.full(self.sizes.max_requests, -1, dtype=np.int32)
-        padded[: len(plans)] = self.host_slots
-        self._put(self.slot_of_request, padded)
+            send([self.fold[:total]], [folds[request]])
         self._tokens = total
 
     def orders_of(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
