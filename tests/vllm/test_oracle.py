@@ -17,13 +17,13 @@ from lragent.vllm.bindings import Binding
 READS = 100_000
 
 
-def world(root: Path, policy: str, kind: str = "own") -> World:
+def world(root: Path, policy: str, kind: str = "own", ahead: bool = False) -> World:
     """Adapters on one A (shared), with their own, or with their own and known only as they come."""
     adapters = folders(root, "own" if kind == "late" else kind)
     option = sharing(policy, adapters)
     if kind == "late":
         option["adapters"] = {}
-    return World(root / "llama", adapters, option, pages=32)
+    return World(root / "llama", adapters, option, pages=32, ahead=ahead)
 
 
 def play(world: World, reads: int, seed: int) -> None:
@@ -48,7 +48,17 @@ def play(world: World, reads: int, seed: int) -> None:
 @pytest.mark.parametrize("kind", ["shared", "own", "late"])
 @pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
 def test_no_wrong_read(policy: str, kind: str, root: Path):
-    here = world(root, policy, kind)
+    check(world(root, policy, kind), policy)
+
+
+@pytest.mark.every_version
+@pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
+def test_no_wrong_read_with_a_scheduler_that_runs_ahead(policy: str, root: Path):
+    check(world(root, policy, ahead=True), policy)
+
+
+def check(here: World, policy: str) -> None:
+    """Play, and find nothing wrong though pages were short, hit and computed again."""
     play(here, READS, seed=1)
     assert here.memory.reads >= READS
     assert here.memory.wrong == []

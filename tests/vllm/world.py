@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +34,7 @@ class _Sequence:
 class World:
     """Requests go in, steps are taken one by one, and every row that a step reads is checked.
 
-    With ``ahead``, the scheduler is the one that can plan a step before the last one's tokens are
-    known.
+    With ``ahead``, vLLM's scheduler plans each step before the tokens of the one before are known.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class World:
         spec = FullAttentionSpec(block_size=PAGE, num_kv_heads=2, head_size=8, dtype=torch.float32)
         spec = page_spec(spec, option["slots"], rank=8)
         assert spec.page_size_bytes == PAGE * 4 * (32 + 8 * option["slots"])
+        self.ahead = ahead
         self.scheduler = (AsyncScheduler if ahead else Scheduler)(
             vllm_config=config,
             kv_cache_config=KVCacheConfig(pages + 1, [], [KVCacheGroupSpec(["layer"], spec)]),
@@ -97,6 +98,7 @@ class World:
         self.queried = self.hit = 0  # tokens, in vLLM's own statistics
         self._requests: dict[str, Any] = {}
         self._running: dict[str, _Sequence] = {}
+        self._in_flight: deque[tuple[Any, list[list[int]]]] = deque()
         self._rows: dict[int, str] = {}
         self._count = 0
 
@@ -147,10 +149,14 @@ class World:
             token = choice.randrange(3, 90) if choice else 7
             sampled.append([token] if done else [])
             sequence.tokens += sampled[-1]
-        for result in self.update(output, sampled).values():
-            if result.scheduler_stats is not None:
-                self.queried += result.scheduler_stats.prefix_cache_stats.queries
-                self.hit += result.scheduler_stats.prefix_cache_stats.hits
+        if ids:
+            self._in_flight.append((output, sampled))
+        unknown = 1 if self.ahead and ids else 0  # steps whose tokens the scheduler waits for
+        while len(self._in_flight) > unknown:
+            for result in self.update(*self._in_flight.popleft()).values():
+                if result.scheduler_stats is not None:
+                    self.queried += result.scheduler_stats.prefix_cache_stats.queries
+                    self.hit += result.scheduler_stats.prefix_cache_stats.hits
         return output
 
     def update(self, output: Any, sampled: list[list[int]]) -> Any:
