@@ -131,6 +131,7 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
             },
             environments[case.policy != STOCK]
             | {"VLLM_USE_V2_MODEL_RUNNER": "1" if case.runner == "v2" else "0"},
+            kin=f"{case.policy}, {case.runner}",
         )
         for case in cases
     }
@@ -151,6 +152,7 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
                 },
             },
             environments[False],
+            kin=policy,
         )
         for policy in policies
     }

@@ -34,14 +34,14 @@ class Case:
 def cases_of(policies: Sequence[str], modes: Sequence[str], runners: Sequence[str]) -> list[Case]:
     """Stock in the first and the last mode, then the policies.
 
-    `IN_ALL_MODES` run in every mode under every runner, other policies in the first of each.
+    `IN_ALL_MODES` run in every mode under every runner, other policies in the first mode.
     """
     stock = [Case(STOCK, mode, runners[0]) for mode in dict.fromkeys((modes[0], modes[-1]))]
     plugin = [
         Case(policy, mode, runner)
         for policy in PLUGIN
         if policy in policies
-        for runner in (runners if policy in IN_ALL_MODES else runners[:1])
+        for runner in runners
         for mode in (modes if policy in IN_ALL_MODES else modes[:1])
     ]
     return stock + plugin

@@ -23,10 +23,17 @@ ENDING = 10  # seconds for a process to end by itself
 
 @dataclass(frozen=True)
 class Task:
-    """A job's data and the variables of its process."""
+    """One engine.
+
+    Attributes:
+        job: data for the program.
+        env: variables of its process.
+        kin: engines of a kin run one after another in one process, as they share compiled code.
+    """
 
     job: Mapping[str, Any]
     env: Mapping[str, str]
+    kin: str = ""
 
 
 class EngineError(RuntimeError):
@@ -48,20 +55,29 @@ def run_all(
         limit: seconds for one task.
         deadline: of `time.monotonic`; after it nothing is started and what runs is ended.
     """
-    waiting, lock = dict(tasks), threading.Lock()
+    waiting, begun, lock = dict(tasks), set[str](), threading.Lock()
     answers: dict[str, Answer] = {}
 
-    def take(env: Mapping[str, str] | None) -> tuple[str, Task] | None:
-        """The next task, one for a process with these variables if there is one."""
+    def take(last: Task | None) -> tuple[str, Task] | None:
+        """The next task of a process: of the last one's kin, else of a kin that none has begun."""
+
+        def rank(name: str) -> tuple[bool, bool, bool]:
+            task = waiting[name]
+            other = last is None or task.env != last.env
+            return other or task.kin != last.kin, task.kin in begun, other
+
         with lock:
-            fits = (name for name, task in waiting.items() if task.env == env)
-            name = next(fits, next(iter(waiting), None))
-            return None if name is None else (name, waiting.pop(name))
+            if not waiting:
+                return None
+            name = min(waiting, key=rank)
+            begun.add(waiting[name].kin)
+            return name, waiting.pop(name)
 
     def work(number: int) -> None:
         process: Worker | None = None
+        task: Task | None = None
         started = 0
-        while (taken := take(process.env if process else None)) is not None:
+        while (taken := take(task)) is not None:
             name, task = taken
             if time.monotonic() > deadline:
                 answers[name] = EngineError("not started: the time for the whole call is over")

@@ -177,7 +177,8 @@ def test_cases():
     assert names[:2] == ["stock, full, v2", "stock, eager, v2"]
     assert len(names) == len(set(names)) == 2 + 2 * 4
     few = cases_of(["base"], ["full", "piecewise", "eager"], ["v2", "v1"])
-    assert [case.name for case in few if case.policy == "base"] == ["base, full, v2"]
+    base = [case.name for case in few if case.policy == "base"]
+    assert base == ["base, full, v2", "base, full, v1"]
 
 
 def test_settings_by_mode():
@@ -266,23 +267,29 @@ def test_a_failing_process_is_told_with_its_last_lines(tmp_path: Path):
     assert "not started" in str(late["two"])
 
 
-def test_a_process_runs_engines_of_its_kind_one_after_the_other(tmp_path: Path):
-    """A stand-in for the program that says which process answered; a job may fail or hang."""
-    package = tmp_path / "serving_parts"
+def stand_in(folder: Path) -> dict[str, str]:
+    """Variables that put a program in the place of the real one: it says which process answered,
+    and how many jobs that had before; a job may wait, fail or hang."""
+    package = folder / "serving_parts"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "agreement_process.py").write_text(
         "import json, os, sys, time\n"
-        "for line in sys.stdin:\n"
+        "for number, line in enumerate(sys.stdin):\n"
         "    source, target = json.loads(line)\n"
         "    job = json.load(open(source))\n"
         "    assert not job.get('fails'), 'no such engine'\n"
-        "    time.sleep(60 if job.get('hangs') else 0)\n"
+        "    time.sleep(60 if job.get('hangs') else job.get('seconds', 0))\n"
         "    with open(target + '.part', 'w') as file:\n"
-        "        json.dump({'pid': os.getpid(), 'kind': os.environ['KIND']}, file)\n"
+        "        found = {'pid': os.getpid(), 'kind': os.environ['KIND'], 'number': number}\n"
+        "        json.dump(found, file)\n"
         "    os.rename(target + '.part', target)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_a_process_runs_engines_of_its_kind_one_after_the_other(tmp_path: Path):
+    env = stand_in(tmp_path)
     stock, plugin = env | {"KIND": "stock"}, env | {"KIND": "plugin"}
     tasks = {
         "a": Task({}, stock), "b": Task({}, plugin), "c": Task({}, stock),
@@ -293,6 +300,21 @@ def test_a_process_runs_engines_of_its_kind_one_after_the_other(tmp_path: Path):
     assert found["a"]["pid"] == found["c"]["pid"] != found["e"]["pid"]
     assert "no such engine" in str(found["d"])
     assert "not done in 5 s" in str(found["f"])
+
+
+def test_engines_that_share_compiled_code_follow_each_other(tmp_path: Path):
+    env = stand_in(tmp_path) | {"KIND": "plugin"}
+    tasks = {name: Task({}, env, kin=name[0]) for name in ("x0", "z0", "y0", "y1", "x1")}
+    found: dict[str, Any] = run_all(tasks, tmp_path / "one", 1, 60, float("inf"))
+    assert sorted(found, key=lambda name: found[name]["number"]) == ["x0", "x1", "z0", "y0", "y1"]
+
+
+def test_processes_begin_with_kins_of_their_own(tmp_path: Path):
+    env = stand_in(tmp_path) | {"KIND": "plugin"}
+    tasks = {name: Task({"seconds": 2}, env, kin=name[0]) for name in ("x0", "x1", "y0")}
+    found: dict[str, Any] = run_all(tasks, tmp_path / "two", 2, 60, float("inf"))
+    assert found["x0"]["pid"] != found["y0"]["pid"]
+    assert found["x0"]["number"] == found["y0"]["number"] == 0
 
 
 def test_metadata_gives_the_entry_points_of_pyproject(tmp_path: Path):
