@@ -8,7 +8,7 @@
 Every engine runs in a process of its own, on the same seeded prompts, on a Llama of the shape of
 Llama-3.1-8B with random weights and three adapters on q_proj and v_proj (one A on v_proj). Parts:
 
-- handover: TTFT of a new context, the same adapter again, and another adapter after it.
+- handover: TTFT of a new context, the same adapter again, and the others after it.
 - workflow: sessions whose prompt passes plan, act and reflect three times; generated tokens/s.
 - trace: LRAgent's 17-step trace, one stream, rank 8; tokens/s, sum of TTFT, peak KV bytes.
 - tight: many such streams under a KV budget that holds one copy of their pages but not two.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -28,26 +28,6 @@ _NEEDED = (
     "_token_lora_indices", "_sampler_indices", "_sampler_indices_padded", "_embeddings_indices",
 )  # fmt: skip
 """What has to be there of ``PunicaWrapperGPU``."""
-
-
-class Sorted(NamedTuple):
-    """Tokens by adapter.
-
-    Attributes:
-        adapters: places of the adapters that occur, rising; -1 for none.
-        counts: tokens of each.
-        order: the tokens, those of one adapter together.
-    """
-
-    adapters: np.ndarray
-    counts: np.ndarray
-    order: np.ndarray
-
-    @classmethod
-    def of(cls, places: np.ndarray) -> Sorted:
-        """Sort tokens by the place of their adapter."""
-        adapters, counts = np.unique(places, return_counts=True)
-        return cls(adapters, counts, np.argsort(places, kind="stable"))
 
 
 class HostMetadata:
@@ -105,14 +85,10 @@ class HostMetadata:
             ],
             [tokens, prompts, padded, rows],
         )
-        by_token, by_prompt = Sorted.of(tokens), Sorted.of(prompts)
-        targets, values = _kernel_inputs(punica.token_mapping_meta, tokens, by_token)
-        more_targets, more_values = _kernel_inputs(punica.prompt_mapping_meta, prompts, by_prompt)
-        lists = self._touched.follow(by_token.adapters)
-        send(
-            [*targets, *more_targets, self._touched.lists],
-            [*values, *more_values, lists],
-        )
+        targets, values = _kernel_inputs(punica.token_mapping_meta, tokens)
+        more_targets, more_values = _kernel_inputs(punica.prompt_mapping_meta, prompts)
+        lists = self._touched.follow(values[0])
+        send([*targets, *more_targets, self._touched.lists], [*values, *more_values, lists])
 
 
 def places_of(ids: Sequence[int], lora_index_to_id: Sequence[int | None]) -> np.ndarray:
@@ -132,27 +108,29 @@ def places_of(ids: Sequence[int], lora_index_to_id: Sequence[int | None]) -> np.
     return np.where(wanted > 0, places, -1)
 
 
-def _kernel_inputs(
-    meta: Any, places: np.ndarray, found: Sorted
-) -> tuple[list[Tensor], list[np.ndarray]]:
-    """Tensors of a ``LoRAKernelMeta`` and what goes there; sets its numbers for the host."""
+def _kernel_inputs(meta: Any, places: np.ndarray) -> tuple[list[Tensor], list[np.ndarray]]:
+    """Tensors of a ``LoRAKernelMeta`` and what goes there, the places that occur first.
+
+    Its numbers for the host are set.
+    """
     targets = [meta.active_lora_ids, meta.num_tokens_per_lora, meta.lora_token_start_loc]
-    adapters, counts, starts = (np.zeros(target.shape[0], dtype=np.int64) for target in targets)
+    adapters, counts, starts = values = [np.zeros(len(t), dtype=np.int64) for t in targets]
     adapters[:] = -1
     none = bool((places == -1).all())
-    meta.no_lora_flag_cpu[0] = none
     active = 0
     if not none:
-        active = len(found.adapters)
-        adapters[:active], counts[:active] = found.adapters, found.counts
-        starts[1 : active + 1] = np.cumsum(found.counts)
+        found, tokens = np.unique(places, return_counts=True)
+        active = len(found)
+        adapters[:active], counts[:active] = found, tokens
+        starts[1 : active + 1] = np.cumsum(tokens)
         targets += [
             meta.token_lora_mapping[: len(places)],
             meta.token_indices_sorted_by_lora_ids[: len(places)],
         ]
+        values += [places, np.argsort(places, kind="stable")]
         captured = meta.captured_lora_counts
         larger = bisect.bisect_left(captured, active)
         active = captured[larger] if larger < len(captured) else active
+    meta.no_lora_flag_cpu[0] = none
     meta.num_active_loras_cpu[0] = active
-    values = [adapters, counts, starts]
-    return targets, values if none else [*values, places, found.order]
+    return targets, values

@@ -24,7 +24,7 @@ def send(targets: Sequence[Tensor], values: Sequence[np.ndarray]) -> None:
 
     Args:
         targets: contiguous, of one dtype, on one device.
-        values: one for each, of its shape and any dtype that its numbers fit into.
+        values: one for each, with as many numbers, of any dtype if they fit into the tensor's.
     """
     first = targets[0]
     flat = [np.asarray(value, dtype=_ELEMENTS[first.dtype]).reshape(-1) for value in values]
