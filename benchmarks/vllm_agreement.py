@@ -45,7 +45,7 @@ from serving_parts.shapes import TINY, write_config
 from serving_parts.workload import draw
 
 ROOT = Path(__file__).parent.parent
-ENDING = 90.0  # seconds kept for the embedded engine when the whole call is limited
+ENDING = 120.0  # seconds kept for the embedded engine when the whole call is limited
 Json = dict[str, Any]
 
 
@@ -112,10 +112,12 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
         "forced": [asdict(step) for step in forced(ids[half:], length)],
     }
     parallel = options.parallel or (3 if on_gpu else 1)
-    # Engines side by side: torch would start as many threads in each as there are cores.
-    threads = str(max(1, (os.cpu_count() or 1) // parallel))
+    # Engines side by side: torch would start as many threads and compilers in each as there are
+    # cores.
+    share = str(max(1, (os.cpu_count() or 1) // parallel))
+    shares = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
     environments = {
-        plugin: {"OMP_NUM_THREADS": threads} | environment_of(plugin, folder)
+        plugin: shares | environment_of(plugin, folder)
         for plugin in (False, True)
     }
     deadline = time.monotonic() + options.limit
