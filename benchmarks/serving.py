@@ -14,12 +14,12 @@ Llama-3.1-8B with random weights and three adapters on q_proj and v_proj (one A 
 - tight: many such streams under a KV budget that holds one copy of their pages but not two.
 - open: trajectories of --data arrive at random at rising rates; p50, p90 and p99.
 
-Several calls add up to one file when hardware, versions, commit and model agree. Adapters outside
-of groups are isolated, so one engine serves ``isolated`` and ``base+lr``. With --together all
-engines are started side by side, each with room for what is measured alone, and take turns, repeat
-by repeat: a machine's slow minute is then slow for all of them. Before the first numbers the plugin
-under ``isolated`` has to choose stock vLLM's tokens; without that nothing is written. Figures:
-benchmarks/serving_figure.py.
+Several calls add up to one file when hardware, versions, model and the package's source agree.
+Adapters outside of groups are isolated, so one engine serves ``isolated`` and ``base+lr``. With
+--together all engines are started side by side, each with room for what is measured alone, and take
+turns, repeat by repeat: a machine's slow minute is then slow for all of them. Before the first
+numbers the plugin under ``isolated`` has to choose stock vLLM's tokens; without that nothing is
+written. Figures: benchmarks/serving_figure.py.
 """
 
 from __future__ import annotations

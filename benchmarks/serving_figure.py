@@ -142,7 +142,8 @@ def main() -> None:
         if not rows:
             continue
         figure = make(rows)
-        title = f"{part}: {result['model']}, {device}, vLLM {version}, {result['commit'][:10]}"
+        commits = ", ".join(dict.fromkeys(row["commit"][:10] for row in rows))
+        title = f"{part}: {result['model']}, {device}, vLLM {version}, {commits}"
         figure.suptitle(title, fontsize=9)
         figure.tight_layout()
         figure.savefig(path.with_name(f"{path.stem}-{part}.svg"))

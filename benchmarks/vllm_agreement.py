@@ -17,7 +17,8 @@ What is compared are the log-probabilities of the likeliest 20 tokens, and the c
 The tolerance is twice the difference between stock vLLM and the embedded engine, plus what one
 engine differs from itself in other batches and graphs. As a control another adapter's answers have
 to lie outside of it. Writes benchmarks/results/vllm-agreement-<gpu>.json; several calls add up to
-one file when hardware, versions and commit agree. Ends with 1 when something failed or differs.
+one file when hardware, versions and the package's source agree. Ends with 1 when something failed
+or differs.
 """
 
 from __future__ import annotations
@@ -116,10 +117,7 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
     # cores.
     share = str(max(1, (os.cpu_count() or 1) // parallel))
     shares = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
-    environments = {
-        plugin: shares | environment_of(plugin, folder)
-        for plugin in (False, True)
-    }
+    environments = {plugin: shares | environment_of(plugin, folder) for plugin in (False, True)}
     deadline = time.monotonic() + options.limit
     tasks = {
         case.name: Task(
@@ -174,7 +172,7 @@ def merged(old: Json | None, new: Json) -> Json:
     """The earlier calls' engines and rows with this call's.
 
     Raises:
-        result.MergeError: the file is of another machine, version or commit.
+        result.MergeError: the file is of another machine, version or source.
     """
     if old is None:
         return new
@@ -204,6 +202,7 @@ def main() -> int:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="lragent-agreement-") as name:
         new = run(options, on_gpu, plan.cases_of(options.policies, modes, runners), Path(name))
+    new["rows"] = [{**row, "commit": call.commit} for row in new["rows"]]
     result.save(path, merged(old, {**identity, **new}))
     failed = {name: facts["error"] for name, facts in new["engines"].items() if "error" in facts}
     for name, why in failed.items():

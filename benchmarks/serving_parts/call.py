@@ -17,7 +17,7 @@ class Call:
 
     Attributes:
         hardware: see `machine.hardware`.
-        commit: what is measured.
+        commit: of the checkout.
     """
 
     hardware: dict[str, Any]
@@ -29,10 +29,11 @@ class Call:
         return self.hardware["driver"] is not None
 
     def identity(self, model: str) -> dict[str, Any]:
-        """What results have to agree in to stand in one file."""
+        """What a result says of its run; `result.IDENTITY` are those that calls agree in."""
         return {
             "hardware": self.hardware,
             "versions": machine.versions(),
+            "source": machine.source(),
             "commit": self.commit,
             "model": model,
             "environment": machine.environment(),

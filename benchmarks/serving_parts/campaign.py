@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import gate
-from .jobs import EngineProcess, Job, JobError, Setup, Step, wait_for
+from .jobs import EngineProcess, Job, JobError, Step, wait_for
 from .policies import HOST, STOCK
 from .result import Result, check_identity, load, merge, save
 from .summary import summary
@@ -27,7 +27,7 @@ class Campaign:
 
     Attributes:
         path: result file.
-        identity: hardware, versions, commit, model and environment.
+        identity: hardware, versions, source, commit, model and environment.
         model: folder of the model.
         adapters: folders by agent, by rank.
         sizes: what is run, as plain data.
@@ -36,8 +36,8 @@ class Campaign:
         limit: seconds for the whole call; None for no limit.
         plugin_settings: further arguments of ``vllm.LLM`` where the plugin is on.
         handover_only: names that no other part is measured for.
-        shared_settings: further arguments of ``vllm.LLM`` by setup, where several engines share
-            the device, for a number of engines.
+        shared_settings: further arguments of ``vllm.LLM`` for a step, where a number of engines
+            share the device.
     """
 
     path: Path
@@ -50,13 +50,13 @@ class Campaign:
     limit: float | None
     plugin_settings: Mapping[str, Any] = field(default_factory=dict)
     handover_only: Sequence[str] = ()
-    shared_settings: Callable[[Setup, int], Mapping[str, Any]] = lambda setup, count: {}
+    shared_settings: Callable[[Step, int], Mapping[str, Any]] = lambda step, count: {}
 
     def earlier(self) -> Result | None:
         """The result of earlier calls.
 
         Raises:
-            MergeError: it is of another machine, version or commit.
+            MergeError: it is of another machine, version or source.
         """
         old = load(self.path)
         if old is not None:
@@ -79,6 +79,7 @@ class Campaign:
         begin = time.monotonic()
         old = self.earlier()
         call = 1 + max((row["call"] for row in old["rows"]), default=0) if old else 1
+        origin = {"call": call, "commit": self.identity["commit"]}
         passed = old["gate"] if old else None
         result = old or {**self.identity, "gate": None, "engines": {}, "rows": []}
         chains: Path | None = None
@@ -95,7 +96,7 @@ class Campaign:
             passed = verdict_of(chains, answers) or passed
             for step, job, answer in zip(group, jobs, answers, strict=True):
                 name = f"{step.setup.name}, {step.engine}"
-                rows = [{**row, "call": call} for row in answer["rows"]]
+                rows = [{**row, **origin} for row in answer["rows"]]
                 engines = {name: {**answer["engine"], **job.settings}}
                 result = merge(result, {**self.identity, "engines": engines, "rows": rows})
                 print(f"{name}: {answer['seconds']} s, {len(rows)} rows", flush=True)
@@ -109,11 +110,10 @@ class Campaign:
 
     def _jobs(self, group: Sequence[Step], number: int, chains: Path | None) -> list[Job]:
         """The group's jobs; with the gate where stock's chains are wanted."""
-        turns, shared = None, {}
+        turns = None
         if len(group) > 1:
             turns = self.folder / f"turns-{number}"
             turns.mkdir()
-            shared = self.shared_settings(group[0].setup, len(group))
         return [
             Job(
                 engine=step.engine,
@@ -124,7 +124,7 @@ class Campaign:
                 settings={
                     **step.setup.settings,
                     **({} if step.engine == STOCK else self.plugin_settings),
-                    **shared,
+                    **(self.shared_settings(step, len(group)) if turns else {}),
                 },
                 sizes=dict(self.sizes),
                 gate=list(self.gate) if chains and step.engine in (STOCK, HOST) else None,

@@ -1,7 +1,8 @@
-"""Hardware, versions and commit of this run: what results must agree in to stand in one file."""
+"""Hardware, versions, source and commit of this run."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -48,6 +49,19 @@ def versions() -> dict[str, Any]:
         "vllm": vllm_version,
         "lragent": lragent.__version__,
     }
+
+
+def source() -> str:
+    """SHA-256 of the package that is imported, its data files included: what is measured."""
+    import lragent
+
+    folder = Path(lragent.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            name, content = str(path.relative_to(folder)).encode(), path.read_bytes()
+            digest.update(b"%d %s %d " % (len(name), name, len(content)) + content)
+    return digest.hexdigest()
 
 
 def environment() -> dict[str, str]:

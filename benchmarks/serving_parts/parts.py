@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from .drive import Ask, Engine, Run, drive
+from .drive import Ask, Engine, Run, Session, drive
 from .policies import STOCK
 from .rows import open_row, row
 from .trajectories import arrivals, read
@@ -210,17 +210,17 @@ def traces(
         for policy in policies:
             engine.use(policy)
             ttft(engine, Ask(PLAN, longest, 1))
-            drive(engine, [(0.0, trace(min(sizes.chunks), sizes.vocab, "warm"))])
     for chunk in sizes.chunks:
         length = trace_length(chunk)
         found = {policy: Tally() for policy in policies}
-        for repeat in range(sizes.repeats):
+        for repeat in range(sizes.repeats + 1):
             with turns.turn():
                 for policy, tally in found.items():
                     engine.use(policy)
                     engine.forget()
                     done = drive(engine, [(0.0, trace(chunk, sizes.vocab, "trace", chunk, repeat))])
-                    tally.add(length, done, [sum(first_tokens(done))], engine.kv_bytes())
+                    if repeat:  # the first warms up
+                        tally.add(length, done, [sum(first_tokens(done))], engine.kv_bytes())
         rows += [tally.row("trace", str(length), p, tokens=length) for p, tally in found.items()]
     return rows
 
@@ -234,13 +234,11 @@ def tight_traces(
     with turns.turn():
         for policy in policies:
             engine.use(policy)
-            drive(engine, [(0.0, trace(min(sizes.chunks), sizes.vocab, "warm"))])
+            # As many at once: vLLM compiles kernels for the adapters and tokens of a batch.
+            drive(engine, tight_streams(sessions, min(sizes.chunks), sizes, "warm"))
     found = {policy: Tally() for policy in policies}
     for repeat in range(sizes.repeats):
-        streams = [
-            [(0.0, trace(chunk, sizes.vocab, "tight", repeat, n)) for n in range(sessions)]
-            for _ in policies
-        ]
+        streams = [tight_streams(sessions, chunk, sizes, "tight", repeat) for _ in policies]
         with turns.turn():
             for (policy, tally), stream in zip(found.items(), streams, strict=True):
                 engine.use(policy)
@@ -248,6 +246,13 @@ def tight_traces(
                 done = drive(engine, stream)
                 tally.add(sessions * length, done, first_tokens(done), engine.kv_bytes())
     return [tally.row("tight", f"{sessions} x {length}", p) for p, tally in found.items()]
+
+
+def tight_streams(
+    sessions: int, chunk: int, sizes: Sizes, *names: object
+) -> list[tuple[float, Session]]:
+    """Traces that begin at once, each with its own tokens."""
+    return [(0.0, trace(chunk, sizes.vocab, *names, n)) for n in range(sessions)]
 
 
 def open_loop(

@@ -34,6 +34,11 @@ def is_guest(name: str) -> bool:
     return name.removesuffix(ONE) == GUEST
 
 
+def keeps_copies(name: str) -> bool:
+    """Whether each adapter has pages of its own for what all have read."""
+    return name in (STOCK, GUEST)
+
+
 def uses_one_adapter(name: str) -> bool:
     """Whether all requests go to the first adapter."""
     return name == BOUND or name.endswith(ONE)

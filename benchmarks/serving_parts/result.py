@@ -11,7 +11,9 @@ from typing import Any
 from .policies import BOUND, STOCK
 
 Result = dict[str, Any]
-IDENTITY = ("hardware", "versions", "commit", "model", "environment")
+IDENTITY = ("hardware", "versions", "source", "model", "environment")
+"""What calls have to agree in to stand in one file. Their commits may differ in documents and
+benchmarks: ``source`` is a digest of the package."""
 
 
 class MergeError(ValueError):
@@ -19,7 +21,7 @@ class MergeError(ValueError):
 
 
 def check_identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Refuse to mix calls of different machines, versions, commits or models.
+    """Refuse to mix calls of different machines, versions, sources or models.
 
     Raises:
         MergeError: says in what they differ.
@@ -28,7 +30,7 @@ def check_identity(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     if differ:
         lines = [f"{name}: {old.get(name)} there, {new.get(name)} now" for name in differ]
         raise MergeError(
-            "the result file is of another machine, version or commit; move it away or name "
+            "the result file is of another machine, version or source; move it away or name "
             "another with --out\n  " + "\n  ".join(lines)
         )
 
@@ -39,15 +41,16 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def merge(old: Result, new: Result) -> Result:
-    """`old` with the engines and rows of `new`, and the ratios of all rows.
+    """`old` with the engines, rows and commit of `new`, and the ratios of all rows.
 
     Raises:
-        MergeError: hardware, versions, commit, model or environment differ.
+        MergeError: hardware, versions, source, model or environment differ.
     """
     check_identity(old, new)
     rows = {key_of(row): row for row in (*old["rows"], *new["rows"])}
     engines = {**old["engines"], **new["engines"]}
-    return {**old, "engines": engines, "rows": with_ratios(list(rows.values()))}
+    both = {"engines": engines, "rows": with_ratios(list(rows.values()))}
+    return {**old, "commit": new["commit"], **both}
 
 
 def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -55,7 +58,7 @@ def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     ``ratio_to_*`` is of tokens a second where there are any (more is better), else of TTFT (less is
     better); ``ttft_ratio_to_*`` is always of TTFT. ``across_calls`` says that a row of another call
-    was taken: the same machine type, versions and commit, another start.
+    was taken: the same machine type, versions and source, another start.
     """
     found = {key_of(row): row for row in rows}
     result = []

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from .adapters import AGENTS
-from .jobs import AGENT_RANK, HANDOVER, OPEN, TIGHT, TRACE, TRACE_RANK, WORKFLOW, Setup
+from .jobs import AGENT_RANK, HANDOVER, OPEN, TIGHT, TRACE, TRACE_RANK, WORKFLOW, Setup, Step
 from .parts import Sizes
+from .policies import keeps_copies
 from .shapes import LLAMA_8B, TINY, Shape
 from .workload import trace_length
 
@@ -43,8 +44,9 @@ SMALL = Sizes(
     longest=700,
 )
 GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
-# The base pages of all tight sessions fit with a margin; two copies of them do not.
-TIGHT_SHARE = 1.3
+# The base pages of all tight sessions fit, with a tenth for LR slots and for pages that are not
+# full; two copies of them do not.
+TIGHT_SHARE = 1.1
 # Room for LR slots and for pages that are not full.
 SHARED_ROOM = 1.02
 
@@ -57,25 +59,27 @@ def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
 
 
 def shared_settings(
-    setup: Setup, engines: int, shape: Shape, sizes: Sizes, item_bytes: int
+    step: Step, engines: int, shape: Shape, sizes: Sizes, item_bytes: int
 ) -> dict[str, Any]:
     """Arguments of ``vllm.LLM`` for engines that share a device: a KV budget for what they run.
 
     Args:
-        setup: their settings.
+        step: one of them.
         engines: how many they are.
         shape: of the model.
         sizes: what is run.
         item_bytes: size of an element of the cache.
     """
+    setup = step.setup
     needed = setup.settings.get("kv_cache_memory_bytes")
     if needed is None:
         generate, new = sizes.workflow_new
         tokens = [setup.settings["max_model_len"]]
         if HANDOVER in setup.parts:
             tokens.append(2 * max(sizes.contexts))
-        if TRACE in setup.parts:  # a copy for each agent where nothing is shared
-            tokens.append(len(AGENTS) * trace_length(max(sizes.chunks)))
+        if TRACE in setup.parts:
+            copies = len(AGENTS) if any(map(keeps_copies, step.policies)) else 1
+            tokens.append(copies * trace_length(max(sizes.chunks)))
         if WORKFLOW in setup.parts:
             grown = 9 * generate + 8 * new
             tokens += [count * (length + grown) for count, length in sizes.workflows]

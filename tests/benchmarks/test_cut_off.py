@@ -25,7 +25,8 @@ from benchmarks.serving_parts.result import load, save
 from benchmarks.serving_parts.rows import row
 
 IDENTITY = {
-    "hardware": {"device": "none"}, "versions": {}, "commit": "0", "model": "m", "environment": {},
+    "hardware": {"device": "none"}, "versions": {}, "source": "0", "commit": "1", "model": "m",
+    "environment": {},
 }  # fmt: skip
 SETUP = Setup("agents", 16, (HANDOVER,), {})
 ROW = row("handover", "same, 64", "base+lr", ttft_s=[0.1, 0.2], context=64, kind="same")
@@ -95,7 +96,7 @@ def test_campaign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gate: Any) ->
     kept = load(path)
     assert (kept is not None) == bool(gate)
     if kept is not None:
-        assert [r["case"] for r in kept["rows"]] == ["same, 64"]
+        assert [(r["case"], r["commit"]) for r in kept["rows"]] == [("same, 64", "1")]
 
 
 def test_each_process_starts_when_the_one_before_is_taken(

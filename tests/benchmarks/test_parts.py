@@ -69,6 +69,7 @@ def test_a_policy_that_took_its_time_is_repeated_no_more(engine: FakeEngine):
 
 def test_trace(engine: FakeEngine):
     short, long = parts.traces(engine, ["base"], with_options(SMALL, repeats=1))
+    assert len(engine.log) == 1 + 2 * 2 * 17  # the longest prompt, and each trace once unmeasured
     assert (short["case"], long["case"]) == ("976", "1168")
     # Every prompt is prefilled whole, 100 tokens a second, and its last step gives a token.
     sums = sum(-(-len(ask.prompt) // 100) for ask in engine.log[-17:])
@@ -79,5 +80,5 @@ def test_trace(engine: FakeEngine):
 def test_tight(engine: FakeEngine):
     (row,) = parts.tight_traces(engine, ["base"], with_options(SMALL, repeats=1))
     assert row["case"] == "3 x 1168"
-    assert len(engine.log) == 17 * 4
+    assert len(engine.log) == 2 * 3 * 17  # the first time with the shortest traces
     assert row["repeats"] == 3 * 17

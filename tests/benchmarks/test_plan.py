@@ -11,7 +11,7 @@ import pytest
 import torch
 from benchmarks.serving_parts.adapters import AGENTS, write_adapters
 from benchmarks.serving_parts.dummy_weights import fill
-from benchmarks.serving_parts.jobs import make_plan, sizes_of
+from benchmarks.serving_parts.jobs import Setup, Step, make_plan, sizes_of
 from benchmarks.serving_parts.policies import engines_of, is_guest, plugin_option, uses_one_adapter
 from benchmarks.serving_parts.shapes import LLAMA_8B, TINY, shape_at, write_config
 from benchmarks.serving_parts.sizes import FULL, SMALL, kv_budget, setups_of, shared_settings
@@ -52,16 +52,21 @@ def test_the_gate_comes_first_and_once():
 
 def test_engines_side_by_side_have_room_for_what_they_run():
     setups = setups_of(["handover", "workflow", "tight"], LLAMA_8B, FULL, {}, 2)
-    agents, tight = (shared_settings(setup, 2, LLAMA_8B, FULL, 2) for setup in setups)
-    room = agents["kv_cache_memory_bytes"]
+
+    def room_of(setup: Setup, engines: int, *policies: str) -> int:
+        step = Step(setup, "any", list(policies))
+        return shared_settings(step, engines, LLAMA_8B, FULL, 2)["kv_cache_memory_bytes"]
+
+    room, tight = (room_of(setup, 2, "isolated") for setup in setups)
     needed = 16 * (8192 + 9 * 64 + 8 * 200) * 131072
     assert needed * 1.01 < room < needed * 1.03
     # Two of them with weights of 15.3 GiB, activations and graphs fit on an H100.
     assert 2 * (room + (15.3 + 2.4) * 2**30) < 79 * 2**30
-    assert tight["kv_cache_memory_bytes"] == kv_budget(LLAMA_8B, FULL, 2)
+    assert tight == kv_budget(LLAMA_8B, FULL, 2)
     [trace] = setups_of(["trace"], LLAMA_8B, FULL, {}, 2)
-    ample = shared_settings(trace, 3, LLAMA_8B, FULL, 2)["kv_cache_memory_bytes"]
-    assert ample > 3 * trace_length(16384) * 131072
+    longest = trace_length(16384) * 131072
+    assert room_of(trace, 3, "isolated", "base+lr") > 3 * longest
+    assert 1.01 * longest < room_of(trace, 3, "bound", "base+lr") < 1.03 * longest
 
 
 def test_settings_leave_room_for_the_longest_prompt():

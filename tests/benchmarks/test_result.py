@@ -6,21 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.serving_parts.machine import source
 from benchmarks.serving_parts.result import MergeError, file_name, load, merge, save, with_ratios
 from benchmarks.serving_parts.rows import open_row, quantile, row
 from benchmarks.serving_parts.summary import summary
 
+import lragent
+
 IDENTITY = {
     "hardware": {"device": "NVIDIA H100 80GB HBM3", "driver": "1"},
     "versions": {"vllm": "0.29.0"},
-    "commit": "abc",
+    "source": "abc",
     "model": "m",
     "environment": {},
 }
 
 
 def result(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {**IDENTITY, "gate": {"passed": True}, "engines": {}, "rows": list(rows), **more}
+    return {
+        **IDENTITY,
+        "commit": "1",
+        "gate": {"passed": True},
+        "engines": {},
+        "rows": list(rows),
+        **more,
+    }
 
 
 def speed(case: str, policy: str, tokens: float, call: int = 1, **more: Any) -> dict[str, Any]:
@@ -71,9 +81,10 @@ def test_ratios():
 
 def test_a_later_call_adds_rows_and_replaces_its_own():
     old = result(speed("a", "stock", 100), speed("b", "stock", 5), engines={"x": 1})
-    new = result(speed("a", "stock", 200, call=2), engines={"y": 2})
+    new = result(speed("a", "stock", 200, call=2), engines={"y": 2}, commit="2")
     merged = merge(old, new)
     assert merged["engines"] == {"x": 1, "y": 2}
+    assert merged["commit"] == "2"
     assert {key: r["tokens_per_s"] for key, r in by_key(merged["rows"]).items()} == {
         ("a", "stock"): 200,
         ("b", "stock"): 5,
@@ -143,3 +154,20 @@ def test_highest_rate_ends_at_the_first_that_is_too_much():
     rows += [at(1, 2.0, "full")]
     found = {entry["what"].rsplit(", ", 1)[1]: entry["value"] for entry in summary(result(*rows))}
     assert found == {"stock": 1, "base": 2, "full": 0.0}
+
+
+def test_the_source_is_what_is_imported_without_compiled_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "deep" / "__pycache__").mkdir(parents=True)
+    first, second = tmp_path / "__init__.py", tmp_path / "deep" / "data.json"
+    first.write_text("a = 1")
+    second.write_text("{}")
+    monkeypatch.setattr(lragent, "__file__", str(first))
+    digest = source()
+    (tmp_path / "deep" / "__pycache__" / "data.pyc").write_text("x")
+    assert source() == digest
+    second.write_text("{ }")
+    assert source() != digest
+    second.rename(tmp_path / "data.json")
+    assert source() != digest
