@@ -22,7 +22,7 @@ FULL = Sizes(
     workflows=((8, 2048), (16, 8192)),
     workflow_new=(64, 200),
     chunks=(256, 512, 1024, 2048, 4096, 8192, 16384),
-    tight=(8, 4096),
+    tight=(16, 2048),
     rates=(0.5, 1, 2, 4, 8, 16, 32),
     open_seconds=20,
     open_limit=60,
@@ -44,18 +44,19 @@ SMALL = Sizes(
     longest=700,
 )
 GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
-# The base pages of all tight sessions fit, with a tenth for LR slots and for pages that are not
-# full; two copies of them do not.
-TIGHT_SHARE = 1.1
+# The shared pages of all tight sessions fit, with room for pages that are not full; two copies of
+# them do not.
+TIGHT_SHARE = 1.04
 # Room for LR slots and for pages that are not full.
 SHARED_ROOM = 1.02
 
 
 def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
-    """KV bytes that hold the base pages of all tight sessions but no second copy."""
+    """KV bytes that hold ``base``'s pages of all tight sessions, a slot for each agent included."""
     sessions, chunk = sizes.tight
     tokens = sessions * trace_length(chunk)
-    return int(TIGHT_SHARE * tokens * shape.base_elements * item_bytes)
+    elements = shape.base_elements + shape.layers * len(AGENTS) * TRACE_RANK
+    return int(TIGHT_SHARE * tokens * elements * item_bytes)
 
 
 def shared_settings(

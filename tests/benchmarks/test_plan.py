@@ -80,8 +80,11 @@ def test_settings_leave_room_for_the_longest_prompt():
 
 
 def test_the_tight_budget_holds_one_copy_but_not_two():
-    one = 8 * trace_length(4096) * 131072  # bytes of a token of Llama-3.1-8B in bf16
-    assert one < kv_budget(LLAMA_8B, FULL, 2) < 2 * one
+    # Bytes of a token of Llama-3.1-8B in bf16, without and with three slots of rank 8.
+    one, with_slots = (16 * trace_length(2048) * size for size in (131072, 131072 + 32 * 3 * 8 * 2))
+    assert with_slots < kv_budget(LLAMA_8B, FULL, 2) < 1.1 * one
+    [tight] = setups_of(["tight"], LLAMA_8B, FULL, {}, 2)
+    assert tight.settings["kv_cache_memory_bytes"] == kv_budget(LLAMA_8B, FULL, 2)
 
 
 def test_sizes_survive_the_way_between_processes():
