@@ -70,6 +70,7 @@ def arguments() -> argparse.Namespace:
     add("--workflows", nargs="+", help="sessions x prompt tokens, such as 8x2048")
     add("--chunks", nargs="+", type=int, help="C of the traces: 912 + 4 C tokens")
     add("--tight", help="sessions x C, such as 8x4096")
+    add("--tight-share", type=float, help="its KV budget over the base pages of all sessions")
     add("--rates", nargs="+", type=float, help="trajectories a second of the open loop")
     add("--open-seconds", type=float, help="for how long they arrive")
     add("--data", type=Path, help="trace_step_lengths.jsonl.gz, for the open loop")
@@ -142,6 +143,7 @@ def sizes_of(options: argparse.Namespace, shape: shapes.Shape) -> sizes.Sizes:
         workflows=options.workflows and tuple(pair(text) for text in options.workflows),
         chunks=options.chunks and tuple(options.chunks),
         tight=pair(options.tight),
+        tight_share=options.tight_share,
         rates=options.rates and tuple(sorted(options.rates)),
         open_seconds=options.open_seconds,
         data=options.data and str(options.data.resolve()),

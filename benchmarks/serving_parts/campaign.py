@@ -97,7 +97,7 @@ class Campaign:
             for step, job, answer in zip(group, jobs, answers, strict=True):
                 name = f"{step.setup.name}, {step.engine}"
                 rows = [{**row, **origin} for row in answer["rows"]]
-                engines = {name: {**answer["engine"], **job.settings}}
+                engines = {name: {**answer["engine"], **job.settings, **origin}}
                 result = merge(result, {**self.identity, "engines": engines, "rows": rows})
                 print(f"{name}: {answer['seconds']} s, {len(rows)} rows", flush=True)
             if passed is not None:

@@ -17,6 +17,8 @@ from .workload import ACT, PLAN, REFLECT, draw, single, trace, trace_length, wor
 Row = dict[str, Any]
 ALONE = Turns()
 SAME = 4  # times that the same adapter is asked again
+# The base pages of all tight sessions fit with a margin; two copies of them do not.
+TIGHT_SHARE = 1.3
 
 
 class Measured(Engine, Protocol):
@@ -49,6 +51,7 @@ class Sizes:
         workflow_new: tokens generated, and new ones, in a step of the workflow.
         chunks: C of the traces.
         tight: sessions and C of the traces under a tight KV budget.
+        tight_share: that budget, over the base pages of all these sessions.
         rates: trajectories a second of the open loop, rising.
         open_seconds: for how long trajectories arrive.
         open_limit: seconds after which a rate is given up.
@@ -65,6 +68,7 @@ class Sizes:
     workflow_new: tuple[int, int]
     chunks: tuple[int, ...]
     tight: tuple[int, int]
+    tight_share: float
     rates: tuple[float, ...]
     open_seconds: float
     open_limit: float
@@ -228,9 +232,15 @@ def traces(
 def tight_traces(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
 ) -> list[Row]:
-    """Many streams of the trace at once, under the KV budget that the engine was started with."""
+    """Many streams of the trace at once, under the KV budget that the engine was started with.
+
+    The case names the budget's share where it is not `TIGHT_SHARE`.
+    """
     sessions, chunk = sizes.tight
     length = trace_length(chunk)
+    case = f"{sessions} x {length}"
+    if sizes.tight_share != TIGHT_SHARE:
+        case += f" in {sizes.tight_share:g}"
     with turns.turn():
         for policy in policies:
             engine.use(policy)
@@ -245,7 +255,7 @@ def tight_traces(
                 engine.forget()
                 done = drive(engine, stream)
                 tally.add(sessions * length, done, first_tokens(done), engine.kv_bytes())
-    return [tally.row("tight", f"{sessions} x {length}", p) for p, tally in found.items()]
+    return [tally.row("tight", case, p) for p, tally in found.items()]
 
 
 def tight_streams(

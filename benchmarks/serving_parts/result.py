@@ -12,8 +12,8 @@ from .policies import BOUND, STOCK
 
 Result = dict[str, Any]
 IDENTITY = ("hardware", "versions", "source", "model", "environment")
-"""What calls have to agree in to stand in one file. Their commits may differ in documents and
-benchmarks: ``source`` is a digest of the package."""
+"""What calls have to agree in to stand in one file. ``source`` is a digest of the package; commits
+may differ in documents and benchmarks, but no ratio is taken between rows of two commits."""
 
 
 class MergeError(ValueError):
@@ -58,7 +58,7 @@ def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     ``ratio_to_*`` is of tokens a second where there are any (more is better), else of TTFT (less is
     better); ``ttft_ratio_to_*`` is always of TTFT. ``across_calls`` says that a row of another call
-    was taken: the same machine type, versions and source, another start.
+    was taken: the same machine type, versions and commit, another start.
     """
     found = {key_of(row): row for row in rows}
     result = []
@@ -76,7 +76,9 @@ def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratio(row: Mapping[str, Any], other: Mapping[str, Any], measure: str) -> float | None:
-    """One measure of a row over another's; None where either has none."""
+    """One measure of a row over another's; None where either has none, or of two commits."""
+    if row.get("commit") != other.get("commit"):
+        return None
     if not row.get(measure) or not other.get(measure):
         return None
     return round(row[measure] / other[measure], 4)

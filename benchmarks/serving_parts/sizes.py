@@ -8,7 +8,7 @@ from typing import Any
 
 from .adapters import AGENTS
 from .jobs import AGENT_RANK, HANDOVER, OPEN, TIGHT, TRACE, TRACE_RANK, WORKFLOW, Setup, Step
-from .parts import Sizes
+from .parts import TIGHT_SHARE, Sizes
 from .policies import keeps_copies
 from .shapes import LLAMA_8B, TINY, Shape
 from .workload import trace_length
@@ -22,7 +22,8 @@ FULL = Sizes(
     workflows=((8, 2048), (16, 8192)),
     workflow_new=(64, 200),
     chunks=(256, 512, 1024, 2048, 4096, 8192, 16384),
-    tight=(16, 2048),
+    tight=(8, 4096),
+    tight_share=TIGHT_SHARE,
     rates=(0.5, 1, 2, 4, 8, 16, 32),
     open_seconds=20,
     open_limit=60,
@@ -38,25 +39,22 @@ SMALL = Sizes(
     workflow_new=(6, 20),
     chunks=(16, 64),
     tight=(3, 64),
+    tight_share=TIGHT_SHARE,
     rates=(1, 4),
     open_seconds=3,
     open_limit=20,
     longest=700,
 )
 GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
-# The shared pages of all tight sessions fit, with room for pages that are not full; two copies of
-# them do not.
-TIGHT_SHARE = 1.04
 # Room for LR slots and for pages that are not full.
 SHARED_ROOM = 1.02
 
 
 def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
-    """KV bytes that hold ``base``'s pages of all tight sessions, a slot for each agent included."""
+    """KV bytes that hold the base pages of all tight sessions but no second copy."""
     sessions, chunk = sizes.tight
     tokens = sessions * trace_length(chunk)
-    elements = shape.base_elements + shape.layers * len(AGENTS) * TRACE_RANK
-    return int(TIGHT_SHARE * tokens * elements * item_bytes)
+    return int(sizes.tight_share * tokens * shape.base_elements * item_bytes)
 
 
 def shared_settings(

@@ -82,6 +82,8 @@ def _capacity(engines: dict[str, Any]) -> list[dict[str, Any]]:
     mine, stock = engines.get(f"agents, {HOST}"), engines.get(f"agents, {STOCK}")
     if not mine or not stock or "kv_cache_memory_bytes" in {**mine, **stock}:
         return []
+    if mine.get("commit") != stock.get("commit"):
+        return []
     value = round(mine["kv_tokens"] / stock["kv_tokens"], 4)
     what = f"KV capacity in tokens, {HOST}, over stock"
     return [_entry(3, what, value, TOKENS_OF_STOCK, True)]

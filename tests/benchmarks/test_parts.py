@@ -82,3 +82,9 @@ def test_tight(engine: FakeEngine):
     assert row["case"] == "3 x 1168"
     assert len(engine.log) == 2 * 3 * 17  # the first time with the shortest traces
     assert row["repeats"] == 3 * 17
+
+
+def test_the_case_names_another_budget(engine: FakeEngine):
+    sizes = with_options(SMALL, repeats=1, tight_share=1.05)
+    (row,) = parts.tight_traces(engine, ["base"], sizes)
+    assert row["case"] == "3 x 1168 in 1.05"

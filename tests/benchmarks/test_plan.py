@@ -14,7 +14,14 @@ from benchmarks.serving_parts.dummy_weights import fill
 from benchmarks.serving_parts.jobs import Setup, Step, make_plan, sizes_of
 from benchmarks.serving_parts.policies import engines_of, is_guest, plugin_option, uses_one_adapter
 from benchmarks.serving_parts.shapes import LLAMA_8B, TINY, shape_at, write_config
-from benchmarks.serving_parts.sizes import FULL, SMALL, kv_budget, setups_of, shared_settings
+from benchmarks.serving_parts.sizes import (
+    FULL,
+    SMALL,
+    kv_budget,
+    setups_of,
+    shared_settings,
+    with_options,
+)
 from benchmarks.serving_parts.workload import trace_length
 from safetensors.numpy import load_file
 
@@ -80,11 +87,10 @@ def test_settings_leave_room_for_the_longest_prompt():
 
 
 def test_the_tight_budget_holds_one_copy_but_not_two():
-    # Bytes of a token of Llama-3.1-8B in bf16, without and with three slots of rank 8.
-    one, with_slots = (16 * trace_length(2048) * size for size in (131072, 131072 + 32 * 3 * 8 * 2))
-    assert with_slots < kv_budget(LLAMA_8B, FULL, 2) < 1.1 * one
-    [tight] = setups_of(["tight"], LLAMA_8B, FULL, {}, 2)
-    assert tight.settings["kv_cache_memory_bytes"] == kv_budget(LLAMA_8B, FULL, 2)
+    one = 8 * trace_length(4096) * 131072  # bytes of a token of Llama-3.1-8B in bf16
+    assert one < kv_budget(LLAMA_8B, FULL, 2) < 2 * one
+    tighter = with_options(FULL, tight_share=1.05)
+    assert one < kv_budget(LLAMA_8B, tighter, 2) < kv_budget(LLAMA_8B, FULL, 2)
 
 
 def test_sizes_survive_the_way_between_processes():

@@ -79,6 +79,24 @@ def test_ratios():
     assert not found["a", "base+lr"]["across_calls"]
 
 
+def test_no_ratio_between_two_commits():
+    rows = [
+        speed("a", "bound", 200, commit="1"),
+        speed("a", "base+lr", 190, commit="2", call=2),
+        speed("b", "bound", 200, commit="2"),
+        speed("b", "base+lr", 190, commit="2", call=2),
+    ]
+    found = by_key(with_ratios(rows))
+    assert found["a", "base+lr"]["ratio_to_bound"] is None
+    assert found["b", "base+lr"]["ratio_to_bound"] == 0.95
+    engines = {
+        "agents, stock": {"kv_tokens": 1000, "commit": "1"},
+        "agents, base+lr": {"kv_tokens": 990, "commit": "2"},
+    }
+    whats = [entry["what"] for entry in summary(result(*rows, engines=engines))]
+    assert whats == ["workflow b, base+lr: speed over bound"]
+
+
 def test_a_later_call_adds_rows_and_replaces_its_own():
     old = result(speed("a", "stock", 100), speed("b", "stock", 5), engines={"x": 1})
     new = result(speed("a", "stock", 200, call=2), engines={"y": 2}, commit="2")
