@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 from lragent.attention.triton.common import (
-    FILTER,
+    BATCH_SIZES,
     PARTS,
     find_tile,
     load_block,
@@ -189,11 +189,7 @@ def _expand(
     return acc
 
 
-# Sizes that change from batch to batch must not compile the kernel anew.
-_BATCH_SIZES = (*FILTER, "window", "num_positions", "stride_table")
-
-
-@triton.jit(do_not_specialize=_BATCH_SIZES, do_not_specialize_on_alignment=PARTS)
+@triton.jit(do_not_specialize=BATCH_SIZES, do_not_specialize_on_alignment=PARTS)
 def attend_kernel(
     q_ptr,
     out_ptr,

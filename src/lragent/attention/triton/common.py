@@ -18,6 +18,9 @@ import triton.language as tl
 FILTER = ("num_sequences", "splits", "min_query", "max_query")
 """Arguments that say which sequences a launch serves, and by how many shares; never compiled in."""
 
+BATCH_SIZES = (*FILTER, "window", "num_positions", "stride_table")
+"""Arguments of the attention kernels that change from batch to batch; never compiled in."""
+
 PARTS = ("starts_ptr", "lens_ptr", "adapter_ptr", "slot_ptr")
 """Tensors of a batch, of which a launch gets a part that may begin anywhere."""
 

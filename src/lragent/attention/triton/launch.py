@@ -18,6 +18,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lragent.attention.triton.attend import attend_kernel
 from lragent.attention.triton.combine import combine_kernel
+from lragent.attention.triton.decode import HEADS, WARP_TOKENS, decode_kernel, serves
 from lragent.attention.triton.dense import dense_kernel
 from lragent.attention.triton.expand import expand_kernel
 from lragent.attention.triton.layer import Layer, Sequences, present
@@ -53,7 +54,7 @@ class AttendCall(NamedTuple):
     """Attention over pages, the same in every layer: see `prepare_attend`.
 
     Attributes:
-        attend: launches `attend_kernel`.
+        attend: launches `attend_kernel` or `decode_kernel`.
         grid: its programs.
         batch: its tensors that follow from the batch.
         numbers: its other arguments.
@@ -158,17 +159,25 @@ def prepare_attend(
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0),
     )  # fmt: skip
     dtypes = (q.dtype, out.dtype, lr.dtype, v_b.dtype, k_b.dtype, cos.dtype)
-    attend = launch_of(
-        attend_kernel, q.device, (strides, dtypes),
-        KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_M=tile.block_m, BLOCK_D=block_d,
-        BLOCK_N=tile.block_n, PAGE=page,
+    common: dict[str, Any] = dict(
+        KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_D=block_d, BLOCK_N=tile.block_n, PAGE=page,
         V_RANK=v_rank, BLOCK_VR=_rank_block(v_rank),
-        CHUNK_VR=expand_chunk(max(v_rank, 1), width, q.dtype),
         K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64),
-        ALIGN_Z=align, WINDOW=window > 0, EXACT=q.dtype.itemsize > 2, DECODE=decode,
-        SPLIT=splits > 1,
-        num_warps=tile.warps, num_stages=tile.stages,
+        ALIGN_Z=align, WINDOW=window > 0, SPLIT=splits > 1, num_stages=tile.stages,
     )  # fmt: skip
+    if decode and serves(q.dtype, width, group, v_rank, k_rank):
+        warps = min(tile.warps, tile.block_n // WARP_TOKENS)
+        attend = launch_of(
+            decode_kernel, q.device, (strides, dtypes),
+            **common, BLOCK_M=HEADS, W=warps, num_warps=warps,
+        )  # fmt: skip
+    else:
+        attend = launch_of(
+            attend_kernel, q.device, (strides, dtypes),
+            **common, BLOCK_M=tile.block_m,
+            CHUNK_VR=expand_chunk(max(v_rank, 1), width, q.dtype),
+            EXACT=q.dtype.itemsize > 2, DECODE=decode, num_warps=tile.warps,
+        )  # fmt: skip
     filtered = (count, splits, min_query, max_query)
     if splits > 1:
         pdl = {"launch_pdl": True} if _has_pdl(q.device) else {}
