@@ -9,7 +9,7 @@ from tests.attention.triton.problems import DEVICE, HALF, assert_within
 from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
 from lragent.attention.triton.launch import launch_project
-from lragent.attention.triton.tiles import ProjectTile
+from lragent.attention.triton.tiles import ProjectTile, RowsTile
 
 
 @pytest.mark.parametrize("tokens", [5, 150, 300])
@@ -47,6 +47,23 @@ def test_no_tokens():
     x = torch.empty(0, 64, device=DEVICE)
     index = torch.empty(0, 2, dtype=torch.int32, device=DEVICE)
     assert project_lr(x, torch.empty(1, 8, 64, device=DEVICE), index).shape == (0, 2, 8)
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [RowsTile(1, 2, 512, 0, 4, 1), RowsTile(2, 4, 256, 0, 8, 1), RowsTile(16, 8, 32, 8, 8, 3)],
+    ids=["one-token", "two-tokens", "matrix-unit"],
+)
+@pytest.mark.parametrize("hidden", [512, 400])
+def test_few_tokens_with_choices_of_their_own(tile: RowsTile, hidden: int):
+    generator = torch.Generator().manual_seed(hidden)
+    a = (torch.randn(4, 12, hidden, generator=generator) * hidden**-0.5).to(DEVICE, HALF)
+    x = torch.randn(21, hidden, generator=generator).to(DEVICE, HALF)
+    index = torch.randint(-1, 4, (21, 3), generator=generator).to(DEVICE, torch.int32)
+    out = torch.full((21, 3, 12), float("nan"), dtype=HALF, device=DEVICE)
+    launch_project(x, a, index, out, tile)
+    truth = project_lr_reference(x.double(), a.double(), index)
+    assert_within(out, truth, project_lr_torch(x, a, index))
 
 
 @pytest.mark.parametrize("splits", [2, 3, 8])

@@ -2,10 +2,10 @@
 
 `attend_kernel` takes queries as rows. A matrix instruction has 16 of them, so decode with a few
 query heads a KV head leaves most rows empty, every warp computes the same scores, and the key term
-``RoPE(z B)`` has to pass through shared memory to become the second factor. Here tokens are the rows:
-each warp takes its own tokens of a tile, the term stays in the registers it was computed in, and the
-query heads are the narrow side of 8. Each warp keeps an online softmax of its own; they are added
-once, after the last tile.
+``RoPE(z B)`` has to pass through shared memory to become the second factor. Here tokens are the
+rows: each warp takes its own tokens of a tile, the term stays in the registers that it was computed
+in, and the query heads are the narrow side of 8. Each warp keeps an online softmax of its own; they
+are added once, after the last tile.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lragent.attention.triton.common import BATCH_SIZES, PARTS, load_block
+from lragent.attention.triton.common import BATCH_SIZES, PARTS
 
 HEADS = 8
 """Most query heads a KV head: the narrow side of a product."""

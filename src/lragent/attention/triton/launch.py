@@ -26,6 +26,7 @@ from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kern
 from lragent.attention.triton.relaunch import Grid, Launch, launch_of
 from lragent.attention.triton.tiles import (
     ProjectTile,
+    RowsTile,
     Tile,
     attention_tile,
     choose_splits,
@@ -159,12 +160,13 @@ def prepare_attend(
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0),
     )  # fmt: skip
     dtypes = (q.dtype, out.dtype, lr.dtype, v_b.dtype, k_b.dtype, cos.dtype)
-    common: dict[str, Any] = dict(
-        KV_HEADS=kv_heads, GROUP=group, D=width, BLOCK_D=block_d, BLOCK_N=tile.block_n, PAGE=page,
-        V_RANK=v_rank, BLOCK_VR=_rank_block(v_rank),
-        K_RANK=k_rank, BLOCK_KR=min(_rank_block(k_rank), 64),
-        ALIGN_Z=align, WINDOW=window > 0, SPLIT=splits > 1, num_stages=tile.stages,
-    )  # fmt: skip
+    common: dict[str, Any] = {
+        "KV_HEADS": kv_heads, "GROUP": group, "D": width, "BLOCK_D": block_d,
+        "BLOCK_N": tile.block_n, "PAGE": page,
+        "V_RANK": v_rank, "BLOCK_VR": _rank_block(v_rank),
+        "K_RANK": k_rank, "BLOCK_KR": min(_rank_block(k_rank), 64),
+        "ALIGN_Z": align, "WINDOW": window > 0, "SPLIT": splits > 1, "num_stages": tile.stages,
+    }  # fmt: skip
     if decode and serves(q.dtype, width, group, v_rank, k_rank):
         warps = min(tile.warps, tile.block_n // WARP_TOKENS)
         attend = launch_of(
@@ -299,7 +301,7 @@ def launch_dense(
 
 
 def launch_project(
-    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: ProjectTile | None = None
+    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: RowsTile | ProjectTile | None = None
 ) -> None:
     """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`."""
     tokens, width = x.shape
@@ -309,13 +311,12 @@ def launch_project(
     sms = multiprocessors(x.device)
     tile = tile or project_tile(tokens, slots, columns, width, x.dtype, sms)
     strides = (x.stride(0), *a.stride()[:2], index.stride(0))
-    project, add = _projection(
-        x.device, tile, slots, columns, width, strides, x.dtype, a.dtype, out.dtype
-    )
-    if not tile.block_t:
-        grid = (tokens, slots, triton.cdiv(columns, tile.block_c))
-        project(grid, (out, x, a, index), strides)
+    layout = (slots, columns, width, strides, (x.dtype, a.dtype, out.dtype))
+    if isinstance(tile, RowsTile):
+        grid = (triton.cdiv(tokens, tile.block_t), slots, triton.cdiv(columns, tile.block_w))
+        _rows(x.device, tile, *layout)(grid, (out, x, a, index), (tokens, *strides))
         return
+    project, add = _tiles(x.device, tile, *layout)
     count, splits = tokens * slots * columns, tile.splits
     parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
     grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c), splits)
@@ -325,31 +326,41 @@ def launch_project(
 
 
 @functools.cache
-def _projection(
+def _rows(
+    device: torch.device,
+    tile: RowsTile,
+    slots: int,
+    columns: int,
+    width: int,
+    strides: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+) -> Launch:
+    """The projection's launch, a few tokens and columns of one slot a program."""
+    return launch_of(
+        rows_kernel, device, (strides, dtypes),
+        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_W=tile.block_w,
+        BLOCK_D=tile.block_d, SHARES=tile.shares, num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+@functools.cache
+def _tiles(
     device: torch.device,
     tile: ProjectTile,
     slots: int,
     columns: int,
     width: int,
     strides: tuple[int, ...],
-    *dtypes: torch.dtype,
+    dtypes: tuple[torch.dtype, ...],
 ) -> tuple[Launch, Launch]:
-    """The projection's launch, and that of the sum of its shares."""
-    layout = (strides, dtypes, tile.splits > 1)
+    """The projection's launch by tiles of all slots, and that of the sum of its shares."""
     pdl = {"launch_pdl": True} if _has_pdl(device) else {}
     add = launch_of(
         add_kernel, device, dtypes,
         SPLITS=tile.splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl,
     )  # fmt: skip
-    if not tile.block_t:
-        rows = launch_of(
-            rows_kernel, device, layout,
-            SLOTS=slots, WIDTH=columns, D=width, BLOCK_W=tile.block_c, BLOCK_D=tile.block_d,
-            num_warps=tile.warps,
-        )  # fmt: skip
-        return rows, add
     tiles = launch_of(
-        tiles_kernel, device, layout,
+        tiles_kernel, device, (strides, dtypes, tile.splits > 1),
         SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
         BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d,
         EVEN=width % tile.block_d == 0, num_warps=tile.warps, num_stages=tile.stages,

@@ -1,10 +1,10 @@
 """The LR projection ``z = x A`` for one or all slots of each token.
 
-Two kernels. `rows_kernel` gives each token and a few columns to a program of their own, which is
-fastest for a few tokens. `tiles_kernel` takes a tile of tokens at once: in a tile, tokens with the
-same choice of A (usually all) share one matrix product over all their slots, so a group's slots
-cost little more than one. The hidden dimension may be shared out; the shares are added in a fixed
-order.
+Two kernels. `rows_kernel` gives a few tokens and columns of one slot to a program of their own, and
+the whole hidden dimension, which is fastest for few tokens: there is nothing to add up afterwards.
+`tiles_kernel` takes a tile of tokens at once: in a tile, tokens with the same choice of A (usually
+all) share one matrix product over all their slots, so a group's slots cost little more than one.
+The hidden dimension may be shared out among programs; the shares are added in a fixed order.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -18,12 +18,13 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("tokens",))
 def rows_kernel(
     out_ptr,  # [T, S, W]
     x_ptr,
     a_ptr,
     index_ptr,
+    tokens,
     stride_x,
     stride_an,
     stride_aw,
@@ -31,27 +32,56 @@ def rows_kernel(
     SLOTS: tl.constexpr,
     WIDTH: tl.constexpr,
     D: tl.constexpr,
+    BLOCK_T: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    SHARES: tl.constexpr,  # of the hidden dimension, side by side, for the matrix unit; 0 without
 ):
-    """Grid: (tokens, slots, column blocks)."""
-    token = tl.program_id(0).to(tl.int64)
+    """Grid: (blocks of tokens, slots, column blocks)."""
+    offs_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     slot = tl.program_id(1)
     offs_w = tl.program_id(2) * BLOCK_W + tl.arange(0, BLOCK_W)
-    offs_d = tl.arange(0, BLOCK_D)
-    chosen = tl.load(index_ptr + token * stride_index + slot).to(tl.int64)
+    row_t = offs_t.to(tl.int64)
+    keep_t = offs_t < tokens
     keep_w = offs_w < WIDTH
-    total = tl.zeros([BLOCK_W, BLOCK_D], tl.float32)
-    if chosen >= 0:
-        a_rows = a_ptr + chosen * stride_an + offs_w[:, None] * stride_aw
-        for first in tl.range(0, D, BLOCK_D):
-            at = first + offs_d
-            x = tl.load(x_ptr + token * stride_x + at, mask=at < D, other=0.0).to(tl.float32)
-            a = tl.load(a_rows + at[None, :], mask=keep_w[:, None] & (at < D)[None, :], other=0.0)
-            total += a.to(tl.float32) * x[None, :]
-    out = tl.sum(total, 1)
-    out_row = out_ptr + (token * SLOTS + slot) * WIDTH
-    tl.store(out_row + offs_w, out.to(out_ptr.dtype.element_ty), mask=keep_w)
+    choices = tl.load(index_ptr + row_t * stride_index + slot, mask=keep_t, other=-1).to(tl.int64)
+    out = tl.zeros([BLOCK_T, BLOCK_W], tl.float32)
+    # Tokens with the same choice of A together; usually all.
+    chosen = tl.max(choices, 0)
+    while chosen >= 0:
+        same = choices == chosen
+        a_rows = a_ptr + chosen * stride_an + offs_w * stride_aw
+        x_rows = x_ptr + row_t * stride_x
+        if SHARES == 0:
+            total = tl.zeros([BLOCK_T, BLOCK_W, BLOCK_D], tl.float32)
+            for first in tl.range(0, D, BLOCK_D):
+                at = first + tl.arange(0, BLOCK_D)
+                keep_d = (at < D)[None, :]
+                x = tl.load(x_rows[:, None] + at[None, :], same[:, None] & keep_d, 0.0)
+                a = tl.load(a_rows[:, None] + at[None, :], keep_w[:, None] & keep_d, 0.0)
+                total += a.to(tl.float32)[None, :, :] * x.to(tl.float32)[:, None, :]
+            out += tl.sum(total, 2)
+        else:
+            share: tl.constexpr = (D + SHARES - 1) // SHARES
+            begin = tl.arange(0, SHARES)[:, None] * share
+            parts = tl.zeros([SHARES, BLOCK_T, BLOCK_W], tl.float32)
+            for first in tl.range(0, share, BLOCK_D):
+                offs_d = first + tl.arange(0, BLOCK_D)[None, :]
+                at = begin + offs_d
+                keep_d = (offs_d < share) & (at < D)
+                x_ptrs = x_rows[None, :, None] + at[:, None, :]
+                x = tl.load(x_ptrs, same[None, :, None] & keep_d[:, None, :], 0.0)
+                a_ptrs = a_rows[None, None, :] + at[:, :, None]
+                a = tl.load(a_ptrs, keep_w[None, None, :] & keep_d[:, :, None], 0.0)
+                parts = tl.dot(x, a.to(x.dtype), parts)
+            out += tl.sum(parts, 0)
+        chosen = tl.max(tl.where(choices < chosen, choices, -1), 0)
+    out_rows = out_ptr + (row_t * SLOTS + slot) * WIDTH
+    tl.store(
+        out_rows[:, None] + offs_w[None, :],
+        out.to(out_ptr.dtype.element_ty),
+        mask=keep_t[:, None] & keep_w[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=("tokens", "splits"))

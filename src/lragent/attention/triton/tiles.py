@@ -34,14 +34,36 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class ProjectTile:
-    """How the LR projection is launched.
+class RowsTile:
+    """How `rows_kernel` is launched for the LR projection.
 
     Attributes:
-        block_t: tokens of a program; 0 for the kernel that takes one token a program.
+        block_t: tokens of a program.
+        block_w: columns of a program, all of one slot.
+        block_d: hidden dimensions in one step, of each share.
+        shares: shares of the hidden dimension that the matrix unit takes side by side; 0 to
+            multiply without it.
+        warps: warps of a program.
+        stages: depth of software pipelining.
+    """
+
+    block_t: int
+    block_w: int
+    block_d: int
+    shares: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class ProjectTile:
+    """How `tiles_kernel` is launched for the LR projection.
+
+    Attributes:
+        block_t: tokens of a program.
         block_c: columns (slots times width) of a program.
         block_d: hidden dimensions in one step.
-        splits: shares of the hidden dimension.
+        splits: shares of the hidden dimension, each a program's.
         warps: warps of a program.
         stages: depth of software pipelining.
     """
@@ -56,10 +78,17 @@ class ProjectTile:
 
 def project_tile(
     tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype, sms: int
-) -> ProjectTile:
-    """One token a program for a few; else tiles, the hidden dimension shared to fill ``sms``."""
+) -> RowsTile | ProjectTile:
+    """A token or two a program for a few; else tiles, the hidden dimension shared out to fill
+    ``sms``."""
     if tokens * slots <= 128:
-        return ProjectTile(0, 2, min(1 << (width - 1).bit_length(), 4096), 1, 4, 1)
+        block_d = min(1 << (width - 1).bit_length(), 4096)
+        if tokens > 1 and slots > 1:
+            # Two tokens read the same A, which is most of what several slots read.
+            return RowsTile(2, 4, block_d, 0, 8, 1)
+        return RowsTile(1, 2, block_d, 0, 4, 1)
+    if dtype.itemsize == 2 and slots > 1 and tokens <= 128:
+        return RowsTile(16, 8, 128, 8, 8, 3)
     narrow = slots * columns <= 16
     block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 64 if tokens <= 512 else 128)
     block_t = 16 if tokens <= 256 else 32 if narrow and tokens <= 1024 else 64
