@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make
+from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make, sharing
 
 from lragent.attention import UnsupportedError
 from lragent.attention.triton import fa3, flash_lora_attention, graph_safe, workspace
+from lragent.attention.triton.calls import scratch
+from lragent.attention.triton.entry import launch_runs, plan_batch
 from lragent.attention.triton.workspace import held_bytes
 
 
@@ -82,6 +84,7 @@ if DEVICE.type == "cuda":
             monkeypatch.setattr(fa3, "find", lambda device: None)
         else:
             assert fa3.find(DEVICE) is not None, "install FlashAttention 3 to test this path"
+            monkeypatch.setattr(fa3, "takes_block_tables", lambda found: False)
         for k_rank, window in ((0, None), (8, None), (0, 300)):
             problem = make(
                 [1, 900, 1200, 20, 1],
@@ -95,10 +98,45 @@ if DEVICE.type == "cuda":
             out = torch.full_like(problem.q, float("nan"))
             monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
             run(problem, out)
-            plans = [plan for key, plan in problem.batch.plans.items() if key[0] == "triton"]
-            paths = {planned.run.path for plan in plans for planned in plan}
-            assert paths == {"decode", "expand"}
+            assert paths_of(problem) == {"decode", "expand"}
             assert_close(out, problem)
+
+    @pytest.mark.parametrize("page_size", [16, 128])
+    @pytest.mark.parametrize("window", [None, 300])
+    def test_completed_values(window: int | None, page_size: int, monkeypatch: pytest.MonkeyPatch):
+        if not fa3.takes_block_tables(fa3.find(DEVICE)):
+            pytest.skip("needs the FlashAttention 3 of vLLM")
+        problem = make(
+            [1, 256, 200, 20, 1],
+            [3000, 2101, 2101, 20, 400],
+            heads=(32, 8),
+            head_dim=128,
+            page_size=page_size,
+            adapters=[0, 1, 0, -1, 1],
+            window=window,
+            dtype=HALF,
+        )
+        problem = sharing(problem, 1, 2)
+        monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
+        # What the buffer held before must not reach the result.
+        scratch(problem.pages.k.numel(), HALF, DEVICE).fill_(float("nan"))
+        out = torch.full_like(problem.q, float("nan"))
+        run(problem, out)
+        assert paths_of(problem) == {"decode", "values"}
+        assert_close(out, problem)
+
+        # The operators, which compiled models call.
+        arguments = (problem.pages, problem.batch, problem.tables)
+        runs = plan_batch(problem.q, *arguments, window or 0)
+        out.fill_(float("nan"))
+        launch_runs(
+            runs, problem.q, out, problem.pages, problem.tables, None, problem.scale, window or 0
+        )
+        assert_close(out, problem)
+
+    def paths_of(problem: Problem) -> set[str]:
+        plans = [plan for key, plan in problem.batch.plans.items() if key[0] == "triton"]
+        return {planned.run.path for plan in plans for planned in plan}
 
     def test_a_capture_without_warm_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(workspace, "_buffers", {})

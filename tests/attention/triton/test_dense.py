@@ -8,7 +8,7 @@ import pytest
 import torch
 from tests.attention.triton.problems import DEVICE, HALF, assert_within
 
-from lragent.attention.triton.launch import launch_dense
+from lragent.attention.triton.prefill import launch_dense
 from lragent.attention.triton.tiles import Tile
 
 

@@ -21,6 +21,7 @@ from lragent.attention.triton.calls import ALL, Call, PlannedRun, prepare, scrat
 from lragent.attention.triton.launch import interpreting
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import (
+    FA3_PAGED_RATE,
     FA3_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
@@ -135,6 +136,12 @@ def launch_runs(
     layer = Layer.of(pages, tables, rotation)
     for planned in runs:
         run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
+        if run.path == "values":
+            ops.attend_values(
+                q, out, cu_seqlens_q, *layer, *sequences, scale, window,
+                run.max_query, run.max_seq, work,
+            )  # fmt: skip
+            continue
         if cu_seqlens_k is not None:
             ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
@@ -225,20 +232,28 @@ def plan_batch(
 ) -> list[PlannedRun]:
     """The batch's runs with their slices of its tensors, worked out once for all layers."""
     fixed = is_fixed(q)
-    key_lora = tables.k_b is not None and pages.lr is not None
-    shape = Shape(
+    shape = shape_of(q, pages, tables, window)
+    key: Any = ("triton", shape, fixed, q.dtype)
+    if key not in batch.plans:
+        batch.plans[key] = parts_of(_runs(batch, shape, fixed), batch, shape, q.dtype)
+    return batch.plans[key]
+
+
+def shape_of(q: Tensor, pages: PageViews, tables: LoraTables, window: int) -> Shape:
+    """What the cost rule needs to know; arguments as in `plan_batch`."""
+    fixed = is_fixed(q)
+    return Shape(
         heads=q.shape[1],
         kv_heads=pages.kv_heads,
         head_dim=pages.head_dim,
         itemsize=q.dtype.itemsize,
-        key_lora=key_lora,
+        key_lora=tables.k_b is not None and pages.lr is not None,
         window=window,
+        num_pages=pages.num_pages,
+        page_size=pages.page_size,
         dense_rate=0.0 if fixed else _dense_rate(q),
+        paged_rate=0.0 if fixed else _paged_rate(pages.k),
     )
-    key: Any = ("triton", shape, fixed, q.dtype)
-    if key not in batch.plans:
-        batch.plans[key] = _plan(batch, shape, fixed, q.dtype)
-    return batch.plans[key]
 
 
 def reserve_scratch(
@@ -246,7 +261,8 @@ def reserve_scratch(
 ) -> None:
     """Take the memory that contexts are expanded in now, for whoever plans a device's memory.
 
-    Takes nothing where contexts are never expanded.
+    Takes nothing where contexts are never expanded, and all that is ever used where values may be
+    completed: that takes room for every page of a cache whose size is not planned yet.
 
     Args:
         context: most tokens of a batch's contexts together.
@@ -256,7 +272,9 @@ def reserve_scratch(
         device: of the cache.
     """
     if _expands(dtype, device):
-        most = min(2 * context * kv_heads * head_dim, SCRATCH_BYTES // dtype.itemsize)
+        most = SCRATCH_BYTES // dtype.itemsize
+        if not fa3.takes_block_tables(fa3.find(device)):
+            most = min(2 * context * kv_heads * head_dim, most)
         scratch(most, dtype, device)
 
 
@@ -274,13 +292,34 @@ def _dense_rate(q: Tensor) -> float:
     return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
 
 
-def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) -> list[PlannedRun]:
+def _paged_rate(k: Tensor) -> float:
+    """FLOP/s of FlashAttention 3 over these pages of keys; 0 where it cannot read them."""
+    # It loads 16 bytes at a time.
+    aligned = all(step * k.dtype.itemsize % 16 == 0 for step in k.stride()[:3])
+    if not (_expands(k.dtype, k.device) and aligned):
+        return 0.0
+    return FA3_PAGED_RATE if fa3.takes_block_tables(fa3.find(k.device)) else 0.0
+
+
+def _runs(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[Run]:
+    if not fixed:
+        return plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
     count = batch.seq_lens.shape[0]
-    if fixed:
-        path = "decode" if batch.max_query <= 1 else "tiles"
-        runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
-    else:
-        runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
+    path = "decode" if batch.max_query <= 1 else "tiles"
+    return [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
+
+
+def parts_of(
+    runs: Sequence[Run], batch: AttentionBatch, shape: Shape, dtype: torch.dtype
+) -> list[PlannedRun]:
+    """Runs with their slices of the batch's tensors.
+
+    Args:
+        runs: of the batch.
+        batch: the sequences.
+        shape: of the layers.
+        dtype: of the queries.
+    """
     plan = []
     for run in runs:
         part = slice(run.first, run.last)
@@ -291,6 +330,7 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) 
         if run.path == "expand":
             starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
             torch.cumsum(lens, 0, dtype=torch.int32, out=starts_k[1:])
+        if run.path in ("expand", "values"):
             work = _work(run, starts_q, lens, shape, dtype)
         plan.append(PlannedRun(run, starts_q, sequences, starts_k, work))
     return plan
@@ -299,11 +339,12 @@ def _plan(batch: AttentionBatch, shape: Shape, fixed: bool, dtype: torch.dtype) 
 def _work(
     run: Run, cu_seqlens_q: Tensor, seq_lens: Tensor, shape: Shape, dtype: torch.dtype
 ) -> Tensor | None:
-    """FlashAttention 3's work list for an expanded run, made once for all layers."""
+    """FlashAttention 3's work list for a run that it serves, made once for all layers."""
     found = fa3.find(seq_lens.device)
     if found is None:
         return None
     return fa3.schedule(
         found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,
         shape.heads, shape.kv_heads, shape.head_dim, dtype, shape.window,
+        shape.page_size if run.path == "values" else None,
     )  # fmt: skip

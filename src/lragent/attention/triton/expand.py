@@ -1,7 +1,8 @@
-"""Gather the context of some sequences into contiguous K and V, adapter terms included.
+"""Write keys and values with adapter terms included, for attention that knows no adapters.
 
-One pass writes ``K = k + RoPE(z_k B_k)`` and ``V = v + z_v B_v``; after it any dense attention
-serves all adapters. `plan.py` says when that is cheaper than reading the pages as they lie.
+`expand_kernel` gathers the context of some sequences into contiguous ``K = k + RoPE(z_k B_k)`` and
+``V = v + z_v B_v``. `values_kernel` writes V alone, of one sequence, into pages of their own.
+`plan.py` says when that is cheaper than reading the pages as they lie.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -15,6 +16,41 @@ import triton
 import triton.language as tl
 
 from lragent.attention.triton.common import PARTS, find_tile, load_block, locate, low_rank_key
+
+
+@triton.jit
+def full_values(
+    v_rows,  # [n] pointers to each token's base values
+    z_rows,  # [n] pointers to each token's LR row
+    keep,  # [n] tokens whose rows may be read
+    has_z,  # whether the sequence has an adapter and a slot
+    b_ptr,  # B_v of this adapter and head
+    stride_b,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    RANK: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """``v + z B`` of a tile of tokens, ``[n, BLOCK_D]``; zeros where a row is not kept."""
+    offs_d = tl.arange(0, BLOCK_D)
+    v = load_block(v_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
+    if RANK > 0 and has_z:
+        total = tl.zeros([v_rows.shape[0], BLOCK_D], tl.float32)
+        for offset in tl.static_range(0, RANK, BLOCK_R):
+            offs_r = offset + tl.arange(0, BLOCK_R)
+            z = tl.load(
+                z_rows[:, None] + offs_r[None, :],
+                mask=keep[:, None] & (offs_r < RANK)[None, :],
+                other=0.0,
+            )
+            b = tl.load(
+                b_ptr + offs_r[:, None] * stride_b + offs_d[None, :],
+                mask=(offs_r < RANK)[:, None] & (offs_d < D)[None, :],
+                other=0.0,
+            )
+            total = tl.dot(z, b.to(v.dtype), total, input_precision="ieee")
+        v = (v.to(tl.float32) + total).to(v.dtype)
+    return v
 
 
 @triton.jit(
@@ -118,22 +154,76 @@ def expand_kernel(
         k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
         tl.store(k_out_ptr + out_rows[:, None] + offs_d[None, :], k, mask=keep_out)
 
-    v = load_block(v_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
-    if V_RANK > 0 and has_z:
-        b_head = vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D
-        total = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-        for offset in tl.static_range(0, V_RANK, BLOCK_VR):
-            offs_r = offset + tl.arange(0, BLOCK_VR)
-            z = tl.load(
-                z_rows[:, None] + offs_r[None, :],
-                mask=keep[:, None] & (offs_r < V_RANK)[None, :],
-                other=0.0,
-            )
-            b = tl.load(
-                b_head + offs_r[:, None] * stride_vbr + offs_d[None, :],
-                mask=(offs_r < V_RANK)[:, None] & (offs_d < D)[None, :],
-                other=0.0,
-            )
-            total = tl.dot(z, b.to(dtype), total, input_precision="ieee")
-        v = (v.to(tl.float32) + total).to(dtype)
+    v = full_values(
+        v_rows,
+        z_rows,
+        keep,
+        has_z,
+        vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D,
+        stride_vbr,
+        D,
+        BLOCK_D,
+        V_RANK,
+        BLOCK_VR,
+    )
+    tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)
+
+
+@triton.jit(do_not_specialize_on_alignment=(*PARTS, "table_ptr"))
+def values_kernel(
+    v_out_ptr,  # [P, Hk, N, D]
+    v_ptr,
+    lr_ptr,
+    vb_ptr,
+    table_ptr,  # the pages of the sequence
+    lens_ptr,  # [1], as the next two
+    adapter_ptr,
+    slot_ptr,
+    stride_vp,
+    stride_vh,
+    stride_vn,
+    stride_zp,
+    stride_zn,
+    stride_zm,
+    stride_vba,
+    stride_vbr,
+    KV_HEADS: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    PAGE: tl.constexpr,
+    V_RANK: tl.constexpr,
+    BLOCK_VR: tl.constexpr,
+    ALIGN_Z: tl.constexpr,
+):
+    """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of the sequence."""
+    head = (tl.program_id(0) % KV_HEADS).to(tl.int64)
+    start = tl.program_id(0) // KV_HEADS * BLOCK_N
+    tokens = tl.load(lens_ptr)
+    # Attention may load the last page whole: NaN times a probability of 0 is NaN, so the rows
+    # behind the last token become zeros.
+    padded = tl.cdiv(tokens, PAGE) * PAGE
+    if start >= padded:
+        return
+    adapter = tl.load(adapter_ptr).to(tl.int64)
+    slot = tl.load(slot_ptr).to(tl.int64)
+    offs_n = start + tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    pages, rows = locate(table_ptr, offs_n, offs_n < padded, PAGE, True)
+    # LR strides come divided by ALIGN_Z, as in `expand_kernel`.
+    z_base = lr_ptr + tl.maximum(slot, 0) * (stride_zm * ALIGN_Z)
+    v = full_values(
+        v_ptr + head * stride_vh + pages * stride_vp + rows * stride_vn,
+        z_base + pages * (stride_zp * ALIGN_Z) + rows * (stride_zn * ALIGN_Z),
+        offs_n < tokens,
+        (adapter >= 0) & (slot >= 0),
+        vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D,
+        stride_vbr,
+        D,
+        BLOCK_D,
+        V_RANK,
+        BLOCK_VR,
+    )
+    out_rows = ((pages * KV_HEADS + head) * PAGE + rows) * D
+    keep_out = (offs_n < padded)[:, None] & (offs_d < D)[None, :]
     tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)

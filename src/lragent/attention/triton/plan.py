@@ -5,15 +5,19 @@ A batch is cut into runs of neighbouring sequences:
 - **decode**: at most one query each. The split kernel reads the pages as they lie.
 - **tiles**: the same kernel on tiles of queries.
 - **expand**: the context is gathered into a scratch buffer once, adapter terms included, and a
-  dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Chosen when a
-  dense kernel serves the device and dtype, the context fits in the buffer, and the estimate is
-  smaller.
+  dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Possible where
+  a dense kernel serves the device and dtype, and the context fits in the buffer.
+- **values**: only the values are completed, into the buffer, at the place of their page, and
+  FlashAttention 3 reads the keys where they lie, with one block table for both. Possible where it
+  takes block tables, keys have no adapter term, and the values of all pages of a layer fit in the
+  buffer. One sequence at a time, as others may read the same pages under other adapters.
 
-Estimates, with F the floating-point operations of causal attention and B the bytes that gathering
-reads and writes: ``F / tiles_rate + start`` against ``B / gather_rate + F / dense_rate + launch``.
-The start is what few tiles take however short the context; many tiles hide it. Key LoRA slows the
-tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense kernel. The
-rates were measured on an H100 (``docs/kernels.md``); only their ratios matter.
+The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
+that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
+launch`` and ``B / 2 / gather_rate + F / paged_rate + launch``. The start is what few tiles take
+however short the context; many tiles hide it. Key LoRA slows the tiles (every tile of queries
+rebuilds the keys) and the gathering, but not the dense kernel. The rates were measured on an H100
+(``docs/kernels.md``); only their ratios matter.
 """
 
 from __future__ import annotations
@@ -21,13 +25,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-Path = Literal["decode", "tiles", "expand"]
+Path = Literal["decode", "tiles", "expand", "values"]
 
 SCRATCH_BYTES = 512 << 20
-"""Most bytes of expanded K and V at a time."""
+"""Most bytes of expanded K and V, or of completed values, at a time."""
 
 FA3_RATE = 700e12
 """FLOP/s of FlashAttention 3 over contiguous keys."""
+
+FA3_PAGED_RATE = 610e12
+"""FLOP/s of FlashAttention 3 over pages."""
 
 TRITON_RATE = 490e12
 """FLOP/s of `dense_kernel`."""
@@ -70,7 +77,10 @@ class Shape(NamedTuple):
         itemsize: bytes of an element.
         key_lora: whether keys have an adapter term.
         window: tokens that a query sees, 0 for all.
+        num_pages: pages of the layer.
+        page_size: tokens of a page.
         dense_rate: FLOP/s of the dense kernel for this dtype and device, 0 without one.
+        paged_rate: FLOP/s of FlashAttention 3 over pages, 0 where it cannot read them.
     """
 
     heads: int
@@ -79,49 +89,67 @@ class Shape(NamedTuple):
     itemsize: int
     key_lora: bool
     window: int
+    num_pages: int
+    page_size: int
     dense_rate: float
+    paged_rate: float
+
+    @property
+    def values_token(self) -> int:
+        """Bytes of the values of one token."""
+        return self.kv_heads * self.head_dim * self.itemsize
 
     @property
     def expanded_token(self) -> int:
         """Bytes of one expanded token, K and V."""
-        return 2 * self.kv_heads * self.head_dim * self.itemsize
+        return 2 * self.values_token
+
+    @property
+    def completes_values(self) -> bool:
+        """Whether the values path is possible."""
+        values = self.num_pages * self.page_size * self.values_token
+        return self.paged_rate > 0 and not self.key_lora and values <= SCRATCH_BYTES
 
 
-def expanding_wins(shape: Shape, queries: int, context: int) -> bool:
-    """Whether the expand path is estimated faster for one sequence."""
-    if not shape.dense_rate or shape.expanded_token * context > SCRATCH_BYTES:
-        return False
+def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
+    """Seconds of one sequence with several queries, by each path that is possible."""
     seen = context - queries / 2
     if shape.window:
         seen = min(seen, shape.window)
     work = 4.0 * shape.heads * shape.head_dim * queries * seen
-    moved = 2.0 * shape.expanded_token * context
     few = queries * shape.heads < _FEW_ROWS
     start = _START_FEW if few else 0.0
     tiles_rate, gather_rate = _TILES_RATE_FEW if few else _TILES_RATE, _GATHER_RATE
     if shape.key_lora:
         tiles_rate, gather_rate = _TILES_RATE_KEY_LORA, _GATHER_RATE_KEY_LORA
-    expanded = moved / gather_rate + work / shape.dense_rate + _LAUNCH
-    return expanded < work / tiles_rate + start
+    seconds: dict[Path, float] = {"tiles": work / tiles_rate + start}
+    gather = 2.0 * shape.expanded_token * context / gather_rate
+    if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
+        seconds["expand"] = gather + work / shape.dense_rate + _LAUNCH
+    if shape.completes_values:
+        seconds["values"] = gather / 2 + work / shape.paged_rate + _LAUNCH
+    return seconds
+
+
+def best_path(shape: Shape, queries: int, context: int) -> Path:
+    """The path that is estimated fastest for one sequence with several queries."""
+    seconds = estimates(shape, queries, context)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]) -> list[Run]:
     """Cut a batch into runs; sequences without queries cost nothing in any run.
 
-    Only the expand path needs neighbours. The kernels of the other two skip sequences by their
-    number of queries, so all decode sequences share one launch, and so do tile sequences with no
-    expanded one between them.
+    The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
+    sequences share one launch, and so do tile sequences with none of another path of several
+    queries between them. The expand path needs neighbours, and the values path joins no sequences.
     """
     runs: list[Run] = []
     for index, context in enumerate(seq_lens):
         queries = cu_seqlens_q[index + 1] - cu_seqlens_q[index]
         if queries == 0:
             continue
-        path: Path = "tiles"
-        if queries == 1:
-            path = "decode"
-        elif expanding_wins(shape, queries, context):
-            path = "expand"
+        path = "decode" if queries == 1 else best_path(shape, queries, context)
         joined = _joinable(runs, path, index, context, shape)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
@@ -133,6 +161,8 @@ def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]
 
 def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shape) -> int | None:
     """Position of the earlier run that sequence ``index`` may join."""
+    if path == "values":
+        return None
     for position in reversed(range(len(runs))):
         run = runs[position]
         if run.path == path:
@@ -140,7 +170,7 @@ def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shap
                 return position
             fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
             return position if fits and run.last == index else None
-        if path == "expand" or (path == "tiles" and run.path == "expand"):
+        if path == "expand" or (path == "tiles" and run.path in ("expand", "values")):
             return None
     return None
 

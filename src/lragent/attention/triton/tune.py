@@ -22,7 +22,8 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from lragent.attention.triton.calls import ALL
-from lragent.attention.triton.launch import launch_dense, prepare_attend, prepare_expand
+from lragent.attention.triton.launch import prepare_attend
+from lragent.attention.triton.prefill import launch_dense, prepare_expand
 from lragent.attention.triton.tiles import Tile, architecture, multiprocessors, tile_key
 from lragent.attention.triton.timing import Case, Pool, time_calls
 

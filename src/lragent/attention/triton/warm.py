@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from lragent.attention.base import AttentionBatch, LoraTables, PageViews
-from lragent.attention.triton.entry import flash_lora_attention, project_lr, write_pages
+from lragent.attention.triton.calls import prepare
+from lragent.attention.triton.entry import (
+    flash_lora_attention,
+    parts_of,
+    project_lr,
+    shape_of,
+    write_pages,
+)
 from lragent.attention.triton.launch import MOST_SPLITS, AttendCall, prepare_attend
 from lragent.attention.triton.layer import Layer, Sequences
+from lragent.attention.triton.plan import Run, estimates
 from lragent.attention.triton.tiles import attention_tile
 
 _QUERIES = (16, 256, 2048)
@@ -50,7 +58,10 @@ def warm_up(
     for queries, contexts in _prefills(max_tokens, max_requests, max_context):
         q = torch.zeros(sum(queries), heads, pages.head_dim, dtype=dtype, device=device)
         batch = _batch(queries, contexts, pages.page_size, device)
-        flash_lora_attention(q, pages, batch, tables, scale=scale)
+        if len(queries) == 1:
+            _by_every_path(q, pages, batch, tables, scale)
+        else:
+            flash_lora_attention(q, pages, batch, tables, scale=scale)
     k = torch.zeros(1, pages.kv_heads, pages.head_dim, dtype=dtype, device=device)
     lr = k.new_zeros(1, columns, down.shape[1])
     nowhere = torch.full((1, columns), -1, dtype=torch.int32, device=device)
@@ -79,6 +90,18 @@ def _attention(
             )  # fmt: skip
             assert call is not None, "there are queries"
             yield call, q
+
+
+def _by_every_path(
+    q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, scale: float
+) -> None:
+    """One prompt by each path that is possible: the best one depends on the cache's size too."""
+    layer, out = Layer.of(pages, tables, None), torch.empty_like(q)
+    shape, query, context = shape_of(q, pages, tables, 0), batch.max_query, batch.max_seq
+    for path in estimates(shape, query, context):
+        plan = parts_of([Run(path, 0, 1, query, context, context)], batch, shape, q.dtype)
+        for call in prepare(plan, q, out, layer, scale, 0):
+            call(q, out, layer)
 
 
 def _prefills(
