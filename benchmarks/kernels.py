@@ -10,6 +10,10 @@ heads, head size 128, bf16, pages of 16 tokens holding K, V and one LR slot. Tim
 over replays of a CUDA graph of calls that rotate through more data than L2 holds. The peer reads
 the same pages in the same run: FlashAttention 3 without any LoRA, scheduled outside the timed
 region where that is faster (as vLLM does), or PyTorch's SDPA where it is not installed.
+
+Decode and ``prefill-large-cache`` have a cache of 2M tokens a layer, the other prompts one of 256k:
+few queries over a long context are served differently where the values of all pages fit into the
+scratch buffer (docs/kernels.md).
 """
 
 from __future__ import annotations
@@ -32,11 +36,20 @@ from serving_parts.result import file_name
 from lragent.attention.triton import fa3
 from lragent.attention.triton.entry import launch_runs, plan_batch
 from lragent.attention.triton.launch import launch_project
-from lragent.attention.triton.timing import Case, Pool, Timing, time_calls, time_together
+from lragent.attention.triton.timing import (
+    Case,
+    Pool,
+    Timing,
+    copies,
+    time_calls,
+    time_together,
+)
 from lragent.attention.triton.write import launch_write
 
 ROOT = Path(__file__).parent.parent
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN = 32, 8, 128, 4096
+LARGE, SMALL = 1 << 21, 1 << 18
+"""Tokens of the caches; the values of the small one fill the scratch buffer."""
 
 DECODE = [(batch, context) for batch in (1, 4, 16, 64) for context in (1024, 8192, 32768)]
 DECODE_OTHER = [(1, 8192), (4, 32768), (16, 1024), (16, 8192), (16, 32768), (64, 8192)]
@@ -45,6 +58,8 @@ PREFILL = [
     (2048, 2048), (2048, 8192), (2048, 32768), (4096, 32768), (8192, 8192), (8192, 32768),
 ]  # fmt: skip
 PREFILL_OTHER = [(256, 8192), (512, 8192), (2048, 8192), (2048, 32768), (8192, 8192)]
+# Few queries, where completing the values of a small cache is another way than gathering.
+PREFILL_LARGE = [(256, 1024), (256, 8192), (256, 32768), (512, 8192), (512, 32768)]
 MIXED = [
     ([1] * 31 + [2048], [4096] * 31 + [8192]),
     ([1] * 8 + [512] * 4, [8192] * 8 + [4096] * 4),
@@ -135,19 +150,23 @@ def attention_rows(top: dict[str, float]) -> list[dict[str, Any]]:
     """Decode, prefill and mixed batches over the ranks, with and without key LoRA."""
     rows = []
     for rank, key_rank in ((16, 0), (8, 0), (32, 0), (64, 0), (16, 16)):
-        pool = Pool(1 << 21, v_rank=rank, k_rank=key_rank)
+        pool = Pool(LARGE, v_rank=rank, k_rank=key_rank)
         full = (rank, key_rank) == (16, 0)
         for batch, context in DECODE if full else DECODE_OTHER:
             rows.append(attention_row("decode", pool, [1] * batch, [context] * batch, top))
+        if full:
+            for query, context in PREFILL_LARGE:
+                rows.append(attention_row("prefill-large-cache", pool, [query], [context], top))
+        del pool
+        torch.cuda.empty_cache()
         if full or key_rank:
+            pool = Pool(SMALL, v_rank=rank, k_rank=key_rank)
             for query, context in PREFILL if full else PREFILL_OTHER:
                 rows.append(attention_row("prefill", pool, [query], [context], top))
         if full:
             for queries, contexts in MIXED:
                 rows.append(attention_row("mixed", pool, queries, contexts, top))
             rows += without_fa3(pool, top)
-        del pool
-        torch.cuda.empty_cache()
     return rows
 
 
@@ -173,33 +192,47 @@ def without_fa3(pool: Pool, top: dict[str, float]) -> list[dict[str, Any]]:
 
 def cache_rows(top: dict[str, float]) -> list[dict[str, Any]]:
     """The cache write, and the LR projection for one and for eight slots."""
-    pool, rows = Pool(1 << 18), []
-    pages = pool.pages
-    a = torch.randn(8, 16, HIDDEN, dtype=torch.bfloat16, device="cuda")
+    rows = []
+    pool = Pool(SMALL)
     for tokens in TOKENS:
-        options: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cuda"}
-        k = torch.randn(tokens, KV_HEADS, HEAD_DIM, **options)
-        z = torch.randn(tokens, 1, 16, **options)
-        x = torch.randn(tokens, HIDDEN, **options)
-        places = torch.randperm(1 << 18, device="cuda")[:tokens]
-        base = torch.ones(tokens, dtype=torch.bool, device="cuda")
-        slots = torch.zeros(tokens, 1, dtype=torch.int32, device="cuda")
-        write = partial(
-            launch_write, k, k, z, pages.k, pages.v, pages.lr, places, base, slots
-        )  # fmt: skip
-        moved = 2 * tokens * pool.token_bytes
-        rows.append(cache_row("write", tokens, 1, [write] * 20, None, moved, top))
-        for count in (1, 8):
-            index = torch.arange(count, dtype=torch.int32, device="cuda").expand(tokens, count)
-            out = torch.empty(tokens, count, 16, **options)
-            project = partial(launch_project, x, a, index.contiguous(), out)
-            stacked = a[:count].reshape(-1, HIDDEN).T
-            moved = 2 * (x.numel() + stacked.numel() + out.numel())
-            product = partial(torch.mm, x, stacked)
-            rows.append(
-                cache_row("project", tokens, count, [project] * 20, [product] * 20, moved, top)
-            )
+        rows.append(write_row(pool, tokens, top))
+        rows += [project_row(tokens, slots, top) for slots in (1, 8)]
     return rows
+
+
+def write_row(pool: Pool, tokens: int, top: dict[str, float]) -> dict[str, Any]:
+    """Time the write of new tokens to places all over the cache."""
+    pages, moved = pool.pages, 2 * tokens * pool.token_bytes
+    base = torch.ones(tokens, dtype=torch.bool, device="cuda")
+    slots = torch.zeros(tokens, 1, dtype=torch.int32, device="cuda")
+    calls = []
+    for _ in range(copies(moved)):
+        k, v = (random(tokens, KV_HEADS, HEAD_DIM) for _ in range(2))
+        places = torch.randperm(SMALL, device="cuda")[:tokens]
+        calls.append(
+            partial(
+                launch_write, k, v, random(tokens, 1, 16), pages.k, pages.v, pages.lr, places, base,
+                slots,
+            )
+        )  # fmt: skip
+    return cache_row("write", tokens, 1, calls, None, moved, top)
+
+
+def project_row(tokens: int, slots: int, top: dict[str, float]) -> dict[str, Any]:
+    """Time the LR projection; the peer is one torch.mm over all slots."""
+    index = torch.arange(slots, dtype=torch.int32, device="cuda").expand(tokens, slots).contiguous()
+    moved = 2 * (tokens * HIDDEN + slots * 16 * HIDDEN + tokens * slots * 16)
+    calls, peers = [], []
+    for _ in range(copies(moved)):
+        x, a = random(tokens, HIDDEN), random(slots, 16, HIDDEN)
+        calls.append(partial(launch_project, x, a, index, random(tokens, slots, 16)))
+        peers.append(partial(torch.mm, x, a.reshape(-1, HIDDEN).T))
+    return cache_row("project", tokens, slots, calls, peers, moved, top)
+
+
+def random(*shape: int) -> torch.Tensor:
+    """Normally distributed bf16 numbers on the device."""
+    return torch.randn(shape, dtype=torch.bfloat16, device="cuda")
 
 
 def cache_row(
@@ -211,9 +244,9 @@ def cache_row(
     moved: int,
     top: dict[str, float],
 ) -> dict[str, Any]:
-    """Time the write or a projection; the peer of a projection is one torch.mm over all slots."""
-    mine = time_calls(calls)
-    peer = None if peers is None else time_calls(peers).median
+    """Time the write or a projection beside its peer, if it has one."""
+    mine, *others = time_together([calls] if peers is None else [calls, peers])
+    peer = others[0].median if others else None
     row = {
         "kind": kind,
         "batch": tokens,
@@ -302,6 +335,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "prefill and mixed": mean(both, kv_lora=False),
         "prefill and mixed, 2048 queries and more": mean(long, kv_lora=False),
+        "prefill, few queries, large cache": mean(rows, kind="prefill-large-cache"),
         "prefill without FA3": mean(rows, kind="prefill-without-fa3"),
         "decode, key and value": mean(rows, kind="decode", kv_lora=True),
         "prefill, key and value": mean(rows, kind="prefill", kv_lora=True),

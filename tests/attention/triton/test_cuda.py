@@ -104,8 +104,7 @@ if DEVICE.type == "cuda":
     @pytest.mark.parametrize("page_size", [16, 128])
     @pytest.mark.parametrize("window", [None, 300])
     def test_completed_values(window: int | None, page_size: int, monkeypatch: pytest.MonkeyPatch):
-        if not fa3.takes_block_tables(fa3.find(DEVICE)):
-            pytest.skip("needs the FlashAttention 3 of vLLM")
+        assert fa3.takes_block_tables(fa3.find(DEVICE)), "install vLLM to test this path"
         problem = make(
             [1, 256, 200, 20, 1],
             [3000, 2101, 2101, 20, 400],
@@ -132,6 +131,27 @@ if DEVICE.type == "cuda":
         launch_runs(
             runs, problem.q, out, problem.pages, problem.tables, None, problem.scale, window or 0
         )
+        assert_close(out, problem)
+
+    @pytest.mark.parametrize("path", ["expand", "values"])
+    def test_prompts_compile_into_one_graph(path: str, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(fa3, "takes_block_tables", lambda found: path == "values")
+        monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
+        problem = make([1, 256], [900, 2101], heads=(32, 8), head_dim=128, dtype=HALF)
+        graphs = []
+
+        def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]):
+            graphs.append(graph)
+            return graph.forward
+
+        def attend(q: torch.Tensor) -> torch.Tensor:
+            return flash_lora_attention(
+                q * 1.0, problem.pages, problem.batch, problem.tables, scale=problem.scale
+            )
+
+        out = torch.compile(attend, fullgraph=True, backend=backend)(problem.q)
+        name = {"expand": "attend_expanded", "values": "attend_values"}[path]
+        assert [graph.code.count(f"lragent.{name}") for graph in graphs] == [1]
         assert_close(out, problem)
 
     def paths_of(problem: Problem) -> set[str]:

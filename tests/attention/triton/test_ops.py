@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention.triton.problems import DEVICE, Problem, make
+from tests.attention.triton.problems import DEVICE, HALF, Problem, make
 
 from lragent.attention import UnsupportedError, flash_lora_attention, project_lr, write_pages
 from lragent.attention.triton import launch
@@ -41,8 +41,9 @@ def test_attention_operator_keeps_its_contract():
     torch.library.opcheck(torch.ops.lragent.attend.default, args, test_utils=checks)
 
 
-def test_compiles_into_one_graph():
-    problem = make([1, 3], [20, 9], k_rank=4)
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+def test_compiles_into_one_graph(dtype: torch.dtype):
+    problem = make([1, 3], [20, 9], k_rank=4, dtype=dtype)
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _: list[torch.Tensor]):

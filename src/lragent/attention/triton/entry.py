@@ -278,6 +278,7 @@ def reserve_scratch(
         scratch(most, dtype, device)
 
 
+@torch.compiler.assume_constant_result
 def _expands(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether long contexts may be expanded."""
     if dtype.itemsize > 2 or device.type != "cuda":
@@ -341,7 +342,9 @@ def _work(
 ) -> Tensor | None:
     """FlashAttention 3's work list for a run that it serves, made once for all layers."""
     found = fa3.find(seq_lens.device)
-    if found is None:
+    # In a compiled graph FlashAttention 3 makes its own: nobody has described that operator to the
+    # graph compiler.
+    if found is None or torch.compiler.is_compiling():
         return None
     return fa3.schedule(
         found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,

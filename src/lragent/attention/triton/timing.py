@@ -17,6 +17,15 @@ ROTATE_BYTES = 160 * 1024 * 1024
 """Different data that one round of calls must touch, so that L2 never serves a repeat."""
 
 
+def copies(moved: int) -> int:
+    """How many calls on different data make a round that L2 cannot serve, 40 at most.
+
+    Args:
+        moved: bytes that one call touches.
+    """
+    return max(1, min(40, -(-ROTATE_BYTES // moved)))
+
+
 @dataclass(frozen=True)
 class Timing:
     """Time of one call in microseconds: median, 20th and 80th percentile over replays."""
@@ -75,8 +84,7 @@ class Pool:
     def cases(self, queries: Sequence[int], contexts: Sequence[int]) -> list[Case]:
         """Copies of one batch over different pages, enough that L2 does not serve repeats."""
         moved = sum(contexts) * self.token_bytes
-        copies = max(1, min(40, -(-ROTATE_BYTES // moved)))
-        return [self._case(number, queries, contexts) for number in range(copies)]
+        return [self._case(number, queries, contexts) for number in range(copies(moved))]
 
     def _case(self, number: int, queries: Sequence[int], contexts: Sequence[int]) -> Case:
         needed = [-(-tokens // self.page_size) for tokens in contexts]
