@@ -4,8 +4,8 @@
 query heads a KV head leaves most rows empty, every warp computes the same scores, and the key term
 ``RoPE(z B)`` has to pass through shared memory to become the second factor. Here tokens are the
 rows: each warp takes its own tokens of a tile, the term stays in the registers that it was computed
-in, and the query heads are the narrow side of 8. Each warp keeps an online softmax of its own; they
-are added once, after the last tile.
+in, and the query heads (at most 8) are the narrow side. Each warp keeps an online softmax of its
+own; they are added once, after the last tile.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -15,39 +15,18 @@ are added once, after the last tile.
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 
 from lragent.attention.triton.common import BATCH_SIZES, PARTS
 
-HEADS = 8
-"""Most query heads a KV head: the narrow side of a product."""
-
-WARP_TOKENS = 16
-"""Tokens that a warp takes of a tile: the rows of a matrix instruction."""
-
-
-def serves(dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k_rank: int) -> bool:
-    """Whether `decode_kernel` serves a shape; wider ones would not stay in registers.
-
-    Args:
-        dtype: of the queries.
-        head_dim: width of a head.
-        group: query heads a KV head.
-        v_rank: value rank.
-        k_rank: key rank.
-    """
-    fits = head_dim <= 128 and group <= HEADS and v_rank <= 64 and k_rank <= 32
-    return dtype.itemsize == 2 and k_rank > 0 and fits
-
 
 @triton.jit
 def _tile(
-    acc, acc_z, top, total,  # [W, BLOCK_D, HEADS], [W, BLOCK_VR, HEADS], [W, HEADS] twice
-    q, q_low, q_high,  # [W, BLOCK_D, HEADS], and its halves
+    acc, acc_z, top, total,  # [W, BLOCK_D, M], [W, BLOCK_VR, M], [W, M] twice
+    q, q_low, q_high,  # [W, BLOCK_D, M], and its halves
     b_low, b_high,  # [W, BLOCK_KR, BLOCK_H]
-    turn_cos, turn_sin,  # [W, WARP_TOKENS, BLOCK_H]
+    turn_cos, turn_sin,  # [W, N, BLOCK_H]
     start, first, end, z_end, table_ptr, k_ptr, v_ptr, z_ptr, cos_ptr, sin_ptr,
     stride_kp, stride_kn, stride_vp, stride_vn, stride_zp, stride_zn, stride_rot, scale,
     D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, V_RANK: tl.constexpr,

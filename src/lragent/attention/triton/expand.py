@@ -48,7 +48,9 @@ def full_values(
                 mask=(offs_r < RANK)[:, None] & (offs_d < D)[None, :],
                 other=0.0,
             )
-            total = tl.dot(z, b.to(v.dtype), total, input_precision="ieee")
+            # One long chain of sums would round more than PyTorch in fp32, and a plus be made one.
+            term = tl.dot(z, b.to(v.dtype), input_precision="ieee")
+            total = tl.fma(term, 1.0, total)
         v = (v.to(tl.float32) + total).to(v.dtype)
     return v
 

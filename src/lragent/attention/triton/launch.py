@@ -16,11 +16,13 @@ from torch import Tensor
 
 from lragent.attention.triton.attend import attend_kernel
 from lragent.attention.triton.combine import combine_kernel
-from lragent.attention.triton.decode import HEADS, WARP_TOKENS, decode_kernel, serves
+from lragent.attention.triton.decode import decode_kernel
 from lragent.attention.triton.layer import Layer, Sequences, present
 from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
 from lragent.attention.triton.relaunch import Grid, Launch, launch_of
 from lragent.attention.triton.tiles import (
+    NARROW,
+    TOKEN_ROWS,
     ProjectTile,
     RowsTile,
     Tile,
@@ -29,6 +31,7 @@ from lragent.attention.triton.tiles import (
     expand_chunk,
     multiprocessors,
     project_tile,
+    tokens_as_rows,
 )
 from lragent.attention.triton.workspace import buffer
 
@@ -163,11 +166,11 @@ def prepare_attend(
         "K_RANK": k_rank, "BLOCK_KR": min(rank_block(k_rank), 64),
         "ALIGN_Z": align, "WINDOW": window > 0, "SPLIT": splits > 1, "num_stages": tile.stages,
     }  # fmt: skip
-    if decode and serves(q.dtype, width, group, v_rank, k_rank):
-        warps = min(tile.warps, tile.block_n // WARP_TOKENS)
+    if decode and tokens_as_rows(q.dtype, width, group, v_rank, k_rank):
+        warps = min(tile.warps, tile.block_n // TOKEN_ROWS)
         attend = launch_of(
             decode_kernel, q.device, (strides, dtypes),
-            **common, BLOCK_M=HEADS, W=warps, num_warps=warps,
+            **common, BLOCK_M=NARROW, W=warps, num_warps=warps,
         )  # fmt: skip
     else:
         attend = launch_of(

@@ -76,21 +76,42 @@ class ProjectTile:
     stages: int
 
 
+TOKEN_ROWS = 16
+"""Tokens that a warp of `decode_kernel` takes of a tile: the rows of a matrix instruction."""
+
+NARROW = 8
+"""Most query heads a KV head of `decode_kernel`: the narrow side of a matrix instruction."""
+
+
+def tokens_as_rows(dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k_rank: int) -> bool:
+    """Whether `decode_kernel` serves decode; wider shapes would not stay in its registers.
+
+    Args:
+        dtype: of the queries.
+        head_dim: width of a head.
+        group: query heads a KV head.
+        v_rank: value rank.
+        k_rank: key rank.
+    """
+    fits = head_dim <= 128 and group <= NARROW and v_rank <= 64 and k_rank <= 32
+    return dtype.itemsize == 2 and k_rank > 0 and fits
+
+
 def project_tile(
     tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype, sms: int
 ) -> RowsTile | ProjectTile:
     """A token or two a program for a few; else tiles, the hidden dimension shared out to fill
     ``sms``."""
+    block_d = min(1 << (width - 1).bit_length(), 4096)
     if tokens * slots <= 128:
-        block_d = min(1 << (width - 1).bit_length(), 4096)
-        if tokens > 1 and slots > 1:
-            # Two tokens read the same A, which is most of what several slots read.
-            return RowsTile(2, 4, block_d, 0, 8, 1)
-        return RowsTile(1, 2, block_d, 0, 4, 1)
+        if tokens == 1 or (slots == 1 and tokens <= 32):
+            return RowsTile(1, 2, block_d, 0, 4, 1)
+        # Tokens beside each other read the same A.
+        return RowsTile(2, 2 if slots == 1 else 4, block_d, 0, 8, 1)
     if dtype.itemsize == 2 and slots > 1 and tokens <= 128:
-        return RowsTile(16, 8, 128, 8, 8, 3)
+        return RowsTile(16, 8, 64, 8, 8, 5)
     narrow = slots * columns <= 16
-    block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 64 if tokens <= 512 else 128)
+    block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 64 if tokens <= 2048 else 128)
     block_t = 16 if tokens <= 256 else 32 if narrow and tokens <= 1024 else 64
     block_d = 64 if dtype.itemsize > 2 else 128
     programs = -(-tokens // block_t) * -(-slots * columns // block_c)
@@ -101,12 +122,21 @@ def project_tile(
 
 
 def tile_key(kind: str, dtype: torch.dtype, head_dim: int, lr_rank: int, key_lora: bool) -> str:
-    """Name of a shape in the tables; ``kind`` is "decode", "few", "many", "dense" or
-    "dense-few"."""
+    """Name of a shape in the tables; ``kind`` is "decode", "decode-keys" where `tokens_as_rows`,
+    "few", "many", "dense" or "dense-few"."""
     width = 1 << max(head_dim - 1, 15).bit_length()
     rank = 0 if not lr_rank else 1 << max(lr_rank - 1, 15).bit_length()
     name = f"{kind}-b{dtype.itemsize * 8}-d{width}-r{rank}"
     return name + ("-key" if key_lora else "")
+
+
+def table_kind(
+    kind: str, dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k_rank: int
+) -> str:
+    """The kind under which the tables hold a shape: decode has two kernels."""
+    if kind == "decode" and tokens_as_rows(dtype, head_dim, group, v_rank, k_rank):
+        return "decode-keys"
+    return kind
 
 
 @functools.cache
@@ -148,10 +178,11 @@ def attention_tile(
     """The tile for a shape: tuned if the table holds it, else by `fitting_tile`."""
     table = load_table(architecture(device))
     rank = v_rank if v_rank else k_rank
+    kind = table_kind(kind, dtype, head_dim, group, v_rank, k_rank)
     tile = table.get(tile_key(kind, dtype, head_dim, rank, k_rank > 0))
     tile = tile or fitting_tile(kind, dtype, head_dim, v_rank, k_rank)
     rows = max(16, 1 << (group - 1).bit_length())
-    if kind == "decode" or rows > tile.block_m:
+    if kind == "decode" or (kind != "decode-keys" and rows > tile.block_m):
         return Tile(rows, tile.block_n, tile.warps, tile.stages, tile.resident)
     return tile
 
@@ -163,6 +194,8 @@ def fitting_tile(kind: str, dtype: torch.dtype, head_dim: int, v_rank: int, k_ra
     if dtype.itemsize > 2:
         # fp32 products are unrolled to scalar arithmetic: small tiles keep the code short.
         return Tile(16 if kind == "decode" else 32, 16 if width > 128 else 32, 4, 1, 1)
+    if kind == "decode-keys":
+        return Tile(NARROW, TOKEN_ROWS, 1, 2, 8)
     if kind.startswith("dense"):
         return Tile(64, 64 if width <= 128 else 32, 4, 3 if width <= 128 else 2, 1)
     if kind == "decode":

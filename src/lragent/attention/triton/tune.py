@@ -24,7 +24,15 @@ from triton.runtime.errors import OutOfResources
 from lragent.attention.triton.calls import ALL
 from lragent.attention.triton.launch import prepare_attend
 from lragent.attention.triton.prefill import launch_dense, prepare_expand
-from lragent.attention.triton.tiles import Tile, architecture, multiprocessors, tile_key
+from lragent.attention.triton.tiles import (
+    NARROW,
+    TOKEN_ROWS,
+    Tile,
+    architecture,
+    multiprocessors,
+    table_kind,
+    tile_key,
+)
 from lragent.attention.triton.timing import Case, Pool, time_calls
 
 _CANDIDATES = {
@@ -47,6 +55,12 @@ _CANDIDATES = {
 }
 _CANDIDATES["dense"] = [*_CANDIDATES["many"], Tile(64, 128, 4, 3, 1)]
 _CANDIDATES["dense-few"] = _CANDIDATES["dense"]
+_CANDIDATES["decode-keys"] = [
+    Tile(NARROW, tokens, tokens // TOKEN_ROWS, stages, resident)
+    for tokens, stages, resident in (
+        (16, 2, 8), (16, 2, 6), (16, 3, 8), (32, 2, 4), (32, 3, 4), (32, 2, 3), (64, 2, 2)
+    )
+]  # fmt: skip
 # Key LoRA keeps below 64 rows, see `fitting_tile`.
 _KEY_CANDIDATES = [Tile(32, 64, 4, 2, 1), Tile(32, 32, 4, 2, 1), Tile(32, 32, 4, 3, 1)]
 _PROBLEMS = {
@@ -89,7 +103,7 @@ def best_tile(kind: str, pool: Pool) -> Tile:
     """The candidate with the smallest geometric mean over the kind's problems."""
     group = pool.heads // pool.pages.kv_heads
     rows = max(16, 1 << (group - 1).bit_length())
-    candidates = _CANDIDATES[kind]
+    candidates = _CANDIDATES[_kind(kind, pool)]
     if pool.tables.k_rank and kind in ("few", "many"):
         candidates = _KEY_CANDIDATES
     results: list[tuple[float, Tile]] = []
@@ -111,6 +125,13 @@ def best_tile(kind: str, pool: Pool) -> Tile:
         results.append((sum(logs) / len(logs), candidate))
         print(f"  {kind} {candidate}: {math.exp(results[-1][0]):.1f} us", flush=True)
     return min(results, key=lambda result: result[0])[1]
+
+
+def _kind(kind: str, pool: Pool) -> str:
+    """The kind in the tables of a pool's shape."""
+    tables, pages = pool.tables, pool.pages
+    group = pool.heads // pages.kv_heads
+    return table_kind(kind, pages.k.dtype, pages.head_dim, group, tables.v_rank, tables.k_rank)
 
 
 def main() -> None:
@@ -141,7 +162,7 @@ def main() -> None:
     for kind in options.kinds:
         rank = 0 if kind.startswith("dense") else options.rank
         keys = options.key_lora and rank > 0
-        key = tile_key(kind, dtype, options.head_dim, rank, keys)
+        key = tile_key(_kind(kind, pool), dtype, options.head_dim, rank, keys)
         tile = best_tile(kind, pool)
         table["tiles"][key] = asdict(tile)
         print(f"{key}: {tile}", flush=True)

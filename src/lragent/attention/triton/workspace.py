@@ -23,6 +23,8 @@ def buffer(name: str, size: int, dtype: torch.dtype, device: torch.device) -> Te
     Raises:
         UnsupportedError: the buffer is too small and a CUDA graph is being captured.
     """
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     held = _buffers.setdefault((name, device), [])
     needed = size * dtype.itemsize
     if not held or held[-1].numel() < needed:
