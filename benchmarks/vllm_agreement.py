@@ -115,7 +115,7 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
     parallel = options.parallel or (3 if on_gpu else 1)
     # Engines side by side: torch would start as many threads and compilers in each as there are
     # cores.
-    share = str(max(1, (os.cpu_count() or 1) // parallel))
+    share = str(max(1, len(os.sched_getaffinity(0)) // parallel))
     shares = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
     environments = {plugin: shares | environment_of(plugin, folder) for plugin in (False, True)}
     deadline = time.monotonic() + options.limit

@@ -11,7 +11,6 @@ from .policies import PLUGIN, STOCK
 MODES = ("full", "piecewise", "eager")
 RUNNERS = ("v2", "v1")
 POLICIES = ("isolated", "base+lr", "base")
-IN_ALL_MODES = ("isolated", "base+lr")
 CAPTURED = [1, 2, 4, 8, 16]
 KV_BYTES, TINY_KV_BYTES = 1 << 30, 16 << 20
 GPU_PAGE, CPU_PAGE = 16, 32  # 32 is the smallest that stock vLLM takes on a CPU
@@ -32,17 +31,14 @@ class Case:
 
 
 def cases_of(policies: Sequence[str], modes: Sequence[str], runners: Sequence[str]) -> list[Case]:
-    """Stock in the first and the last mode, then the policies.
-
-    `IN_ALL_MODES` run in every mode under every runner, other policies in the first mode.
-    """
+    """Stock in the first and the last mode, then each policy in every mode under every runner."""
     stock = [Case(STOCK, mode, runners[0]) for mode in dict.fromkeys((modes[0], modes[-1]))]
     plugin = [
         Case(policy, mode, runner)
         for policy in PLUGIN
         if policy in policies
         for runner in runners
-        for mode in (modes if policy in IN_ALL_MODES else modes[:1])
+        for mode in modes
     ]
     return stock + plugin
 
