@@ -33,6 +33,17 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
 
     _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.ALWAYS
 
+    def __init__(
+        self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
+    ):
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        if device.type == "cuda" and not self.state.warm:
+            # When the cache has its memory: what the driver takes for kernels is not counted for
+            # any other backend either.
+            self.state.warm = True
+            layer = vllm_config.compilation_config.static_forward_context[layer_names[0]]
+            layer.impl.warm_up(layer, torch.zeros(1, dtype=kv_cache_spec.dtype, device=device))
+
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
     ) -> LRMetadata:
@@ -139,15 +150,12 @@ class LRDeviceImpl(LRAttentionImpl):
         step.run(q, k, v, out, Layer.of(pages, tables, None))
 
     def measure(self, layer: Any, query: torch.Tensor) -> None:
-        """Take the memory that kernels share, so that vLLM counts it, and compile them."""
+        """Take the memory that kernels share, so that vLLM counts it."""
         scheduler, longest = self.vllm_config.scheduler_config, self.vllm_config.model_config
         contexts = scheduler.max_num_seqs * longest.max_model_len
         kernels.reserve_scratch(
             contexts, self.num_kv_heads, self.head_size, query.dtype, query.device
         )
-        if query.device.type == "cuda" and not self.state.warm:
-            self.state.warm = True
-            self.warm_up(layer, query)
 
     def warm_up(self, layer: Any, query: torch.Tensor) -> None:
         """Run the kernels on a page of zeros, in the forms that this engine needs."""

@@ -33,7 +33,7 @@ SCRATCH_BYTES = 512 << 20
 FA3_RATE = 700e12
 """FLOP/s of FlashAttention 3 over contiguous keys."""
 
-FA3_PAGED_RATE = 610e12
+FA3_PAGED_RATE = 645e12
 """FLOP/s of FlashAttention 3 over pages."""
 
 TRITON_RATE = 490e12
