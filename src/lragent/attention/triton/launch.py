@@ -219,18 +219,16 @@ def launch_project(
     tile = tile or project_tile(tokens, slots, columns, width, x.dtype, sms)
     strides = (x.stride(0), *a.stride()[:2], index.stride(0))
     layout = (slots, columns, width, strides, (x.dtype, a.dtype, out.dtype))
+    if isinstance(tile, RowsTile):
+        grid = (triton.cdiv(tokens, tile.block_t), slots, triton.cdiv(columns, tile.block_w))
+        _rows(x.device, tile, *layout)(grid, (out, x, a, index), (tokens, *strides))
+        return
+    project, add = _tiles(x.device, tile, *layout)
     count, splits = tokens * slots * columns, tile.splits
     parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
-    if isinstance(tile, RowsTile):
-        blocks = slots * triton.cdiv(columns, tile.block_w)
-        grid = (triton.cdiv(tokens, tile.block_t), blocks, splits)
-        _rows(x.device, tile, *layout)(grid, (parts, x, a, index), (tokens, *strides))
-    else:
-        blocks = triton.cdiv(slots * columns, tile.block_c)
-        grid = (triton.cdiv(tokens, tile.block_t), blocks, splits)
-        _tiles(x.device, tile, *layout)(grid, (parts, x, a, index), (tokens, splits, *strides))
+    grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c), splits)
+    project(grid, (parts, x, a, index), (tokens, splits, *strides))
     if splits > 1:
-        add = _add(x.device, splits, out.dtype)
         add((triton.cdiv(count, 512), 1, 1), (out, parts), (count,))
 
 
@@ -246,10 +244,9 @@ def _rows(
 ) -> Launch:
     """The projection's launch, a few tokens and columns of one slot a program."""
     return launch_of(
-        rows_kernel, device, (strides, dtypes, tile.splits > 1),
+        rows_kernel, device, (strides, dtypes),
         SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_W=tile.block_w,
-        BLOCK_D=tile.block_d, SPLITS=tile.splits, SHARES=tile.shares, num_warps=tile.warps,
-        num_stages=tile.stages,
+        BLOCK_D=tile.block_d, SHARES=tile.shares, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
 
@@ -262,23 +259,20 @@ def _tiles(
     width: int,
     strides: tuple[int, ...],
     dtypes: tuple[torch.dtype, ...],
-) -> Launch:
-    """The projection's launch by tiles of all slots."""
-    return launch_of(
+) -> tuple[Launch, Launch]:
+    """The projection's launch by tiles of all slots, and that of the sum of its shares."""
+    pdl = {"launch_pdl": True} if _has_pdl(device) else {}
+    add = launch_of(
+        add_kernel, device, dtypes,
+        SPLITS=tile.splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl,
+    )  # fmt: skip
+    tiles = launch_of(
         tiles_kernel, device, (strides, dtypes, tile.splits > 1),
         SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
         BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d,
         EVEN=width % tile.block_d == 0, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-
-
-@functools.cache
-def _add(device: torch.device, splits: int, dtype: torch.dtype) -> Launch:
-    """The launch that adds the shares of a projection."""
-    pdl = {"launch_pdl": True} if _has_pdl(device) else {}
-    return launch_of(
-        add_kernel, device, dtype, SPLITS=splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl
-    )
+    return tiles, add
 
 
 def rank_block(rank: int) -> int:

@@ -1,10 +1,10 @@
 """The LR projection ``z = x A`` for one or all slots of each token.
 
-Two kernels. `rows_kernel` gives a few tokens and columns of one slot to a program of their own,
-which is fastest for few tokens. `tiles_kernel` takes a tile of tokens at once: in a tile, tokens
-with the same choice of A (usually all) share one matrix product over all their slots, so a group's
-slots cost little more than one. Both may share the hidden dimension out among programs; the shares
-are added in a fixed order.
+Two kernels. `rows_kernel` gives a few tokens and columns of one slot to a program of their own, and
+the whole hidden dimension, which is fastest for few tokens: there is nothing to add up afterwards.
+`tiles_kernel` takes a tile of tokens at once: in a tile, tokens with the same choice of A (usually
+all) share one matrix product over all their slots, so a group's slots cost little more than one.
+The hidden dimension may be shared out among programs; the shares are added in a fixed order.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -20,7 +20,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=("tokens",))
 def rows_kernel(
-    out_ptr,  # [K splits, T, S, W] fp32 with several splits, else [T, S, W]
+    out_ptr,  # [T, S, W]
     x_ptr,
     a_ptr,
     index_ptr,
@@ -35,15 +35,12 @@ def rows_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    SPLITS: tl.constexpr,
-    SHARES: tl.constexpr,  # of a split, side by side, for the matrix unit; 0 without it and splits
+    SHARES: tl.constexpr,  # of the hidden dimension, side by side, for the matrix unit; 0 without
 ):
-    """Grid: (blocks of tokens, slots times column blocks, splits of the hidden dimension)."""
-    blocks: tl.constexpr = (WIDTH + BLOCK_W - 1) // BLOCK_W
+    """Grid: (blocks of tokens, slots, column blocks)."""
     offs_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
-    slot = tl.program_id(1) // blocks
-    offs_w = tl.program_id(1) % blocks * BLOCK_W + tl.arange(0, BLOCK_W)
-    split = tl.program_id(2)
+    slot = tl.program_id(1)
+    offs_w = tl.program_id(2) * BLOCK_W + tl.arange(0, BLOCK_W)
     row_t = offs_t.to(tl.int64)
     keep_t = offs_t < tokens
     keep_w = offs_w < WIDTH
@@ -65,8 +62,8 @@ def rows_kernel(
                 total += a.to(tl.float32)[None, :, :] * x.to(tl.float32)[:, None, :]
             out += tl.sum(total, 2)
         else:
-            share: tl.constexpr = (D + SPLITS * SHARES - 1) // (SPLITS * SHARES)
-            begin = (split * SHARES + tl.arange(0, SHARES)[:, None]) * share
+            share: tl.constexpr = (D + SHARES - 1) // SHARES
+            begin = tl.arange(0, SHARES)[:, None] * share
             parts = tl.zeros([SHARES, BLOCK_T, BLOCK_W], tl.float32)
             for first in tl.range(0, share, BLOCK_D):
                 offs_d = first + tl.arange(0, BLOCK_D)[None, :]
@@ -79,7 +76,7 @@ def rows_kernel(
                 parts = tl.dot(x, a.to(x.dtype), parts)
             out += tl.sum(parts, 0)
         chosen = tl.max(tl.where(choices < chosen, choices, -1), 0)
-    out_rows = out_ptr + ((split * tokens + row_t) * SLOTS + slot) * WIDTH
+    out_rows = out_ptr + (row_t * SLOTS + slot) * WIDTH
     tl.store(
         out_rows[:, None] + offs_w[None, :],
         out.to(out_ptr.dtype.element_ty),

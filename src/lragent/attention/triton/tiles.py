@@ -41,9 +41,8 @@ class RowsTile:
         block_t: tokens of a program.
         block_w: columns of a program, all of one slot.
         block_d: hidden dimensions in one step, of each share.
-        splits: parts of the hidden dimension, each a program's.
-        shares: shares of a part that the matrix unit takes side by side; 0 to multiply without it,
-            in one part.
+        shares: shares of the hidden dimension that the matrix unit takes side by side; 0 to
+            multiply without it.
         warps: warps of a program.
         stages: depth of software pipelining.
     """
@@ -51,7 +50,6 @@ class RowsTile:
     block_t: int
     block_w: int
     block_d: int
-    splits: int
     shares: int
     warps: int
     stages: int
@@ -107,11 +105,11 @@ def project_tile(
     block_d = min(1 << (width - 1).bit_length(), 4096)
     if tokens * slots <= 128:
         if tokens == 1 or (slots == 1 and tokens <= 32):
-            return RowsTile(1, 2, block_d, 1, 0, 4, 1)
+            return RowsTile(1, 2, block_d, 0, 4, 1)
         # Tokens beside each other read the same A.
-        return RowsTile(2, 2 if slots == 1 else 4, block_d, 1, 0, 8, 1)
+        return RowsTile(2, 2 if slots == 1 or tokens <= 8 else 4, block_d, 0, 8, 1)
     if dtype.itemsize == 2 and slots > 1 and tokens <= 128:
-        return RowsTile(16, 8, 64, 1, 8, 8, 5)
+        return RowsTile(16, 8, 64, 8, 8, 5)
     narrow = slots * columns <= 16
     block_c = min(max(16, 1 << (slots * columns - 1).bit_length()), 64 if tokens <= 2048 else 128)
     block_t = 16 if tokens <= 256 else 32 if narrow and tokens <= 1024 else 64
