@@ -117,6 +117,8 @@ if DEVICE.type == "cuda":
         )
         problem = sharing(problem, 1, 2)
         monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
+        # As if the contexts were too long to be expanded.
+        monkeypatch.setattr("lragent.attention.triton.entry._dense_rate", lambda q: 0.0)
         # What the buffer held before must not reach the result.
         scratch(problem.pages.k.numel(), HALF, DEVICE).fill_(float("nan"))
         out = torch.full_like(problem.q, float("nan"))

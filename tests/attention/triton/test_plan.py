@@ -97,6 +97,7 @@ def test_key_lora_windows_and_the_dense_kernel_move_the_border():
         (16, 8192, "tiles"),
         (256, 8192, "values"),
         (256, 32768, "values"),
+        (512, 32768, "values"),
         (2048, 8192, "expand"),
         (8192, 8192, "expand"),
         (2048, 32768, "expand"),
@@ -123,19 +124,27 @@ def test_contexts_too_long_to_be_expanded_have_their_values_completed():
     assert plan(PAGED, [4096], [tokens + 1]) == [("values", 0, 1)]
 
 
+def test_prompts_that_come_together_are_expanded_together():
+    assert plan(PAGED, [1, 256], [900, 8192]) == [("decode", 0, 1), ("values", 1, 2)]
+    assert plan(PAGED, [256, 1, 512], [8192, 900, 4096]) == [
+        ("expand", 0, 1),
+        ("decode", 1, 2),
+        ("expand", 2, 3),
+    ]
+    assert plan(PAGED, [256, 512], [8192, 4096]) == [("expand", 0, 2)]
+
+
 def test_runs_of_the_values_path_are_never_joined():
-    queries = [1, 256, 256, 20, 256, 1, 20, 4096, 256, 4096]
-    contexts = [900, 8192, 8192, 20, 8192, 700, 20, 8192, 8192, 8192]
-    assert plan(PAGED, queries, contexts) == [
+    queries = [1, 256, 256, 20, 256, 1, 20, 4096]
+    contexts = [900, 8192, 8192, 20, 8192, 700, 20, 8192]
+    assert plan(PAGED._replace(dense_rate=0.0), queries, contexts) == [
         ("decode", 0, 6),
         ("values", 1, 2),
         ("values", 2, 3),
         ("tiles", 3, 4),
         ("values", 4, 5),
         ("tiles", 6, 7),
-        ("expand", 7, 8),
-        ("values", 8, 9),
-        ("expand", 9, 10),
+        ("values", 7, 8),
     ]
 
 
