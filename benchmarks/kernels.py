@@ -379,7 +379,7 @@ def main() -> None:
     found = fa3.find(torch.device("cuda", 0))
     result = {
         "device": name,
-        "driver": driver.stdout.strip(),
+        "driver": driver.stdout.splitlines()[0],
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cuda": torch.version.cuda,

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 KINDS = [
     ("decode", False, "decode"),
     ("prefill", False, "prefill, one sequence"),
+    ("prefill-large-cache", False, "prefill, few queries, cache of 2M tokens"),
     ("mixed", False, "mixed batches"),
     ("prefill-without-fa3", False, "prefill, FlashAttention 3 not installed"),
     ("decode", True, "decode, LoRA on keys and values"),

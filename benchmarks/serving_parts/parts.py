@@ -16,7 +16,7 @@ from .workload import ACT, PLAN, REFLECT, draw, single, trace, trace_length, wor
 
 Row = dict[str, Any]
 ALONE = Turns()
-SAME = 4  # times that the same adapter is asked again
+SAME = 12  # times that the same adapter is asked again: the host's speed varies by a third
 # The base pages of all tight sessions fit with a margin; two copies of them do not.
 TIGHT_SHARE = 1.3
 

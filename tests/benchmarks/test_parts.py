@@ -31,14 +31,16 @@ def test_handover(engine: FakeEngine):
         assert found[policy, "cold, 256"] == 3000
     assert found["stock", "cold, no adapter, 256"] == 3000
     assert ("bound", "cold, no adapter, 256") not in found
-    assert [ask.agent for ask in engine.log[:15]] == [0] * 5 + [1, 2, None] + [0] * 5 + [1, 2]
+    warm = [0] * (1 + parts.SAME)
+    both = 2 * (len(warm) + 2) + 1
+    assert [ask.agent for ask in engine.log[:both]] == [*warm, 1, 2, None, *warm, 1, 2]
     for row in rows:
-        times = {"same": 4, "other": 2}.get(row["kind"], 1)
+        times = {"same": parts.SAME, "other": 2}.get(row["kind"], 1)
         assert row["repeats"] == SMALL.repeats * 8 * times
     # Cold prompts are new each time, and the same for all policies.
-    firsts = [tuple(ask.prompt) for ask in engine.log[::15]]
+    firsts = [tuple(ask.prompt) for ask in engine.log[::both]]
     assert len(set(firsts)) == len(firsts)
-    assert firsts == [tuple(ask.prompt) for ask in engine.log[8::15]]
+    assert firsts == [tuple(ask.prompt) for ask in engine.log[len(warm) + 3 :: both]]
     assert engine.used == ["stock", "bound"] * (len(engine.used) // 2)
 
 
