@@ -176,9 +176,9 @@ def test_cases():
     names = [case.name for case in CASES]
     assert names[:2] == ["stock, full, v2", "stock, eager, v2"]
     assert len(names) == len(set(names)) == 2 + 2 * 4
-    few = cases_of(["base"], ["full", "eager"], ["v1"])
-    base = [case.name for case in few if case.policy == "base"]
-    assert base == ["base, full, v1", "base, eager, v1"]
+    modes, runners = ["full", "piecewise", "eager"], ["v2", "v1"]
+    base = [case.name for case in cases_of(["base"], modes, runners) if case.policy == "base"]
+    assert base == [f"base, {mode}, {runner}" for runner in runners for mode in modes]
 
 
 def test_settings_by_mode():

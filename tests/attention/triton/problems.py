@@ -12,6 +12,7 @@ from torch import Tensor
 from lragent.attention import AttentionBatch, KeyRotation, LoraTables, PageViews
 from lragent.attention.base import page_views
 from lragent.attention.reference import rotate
+from lragent.attention.triton import flash_lora_attention
 from lragent.cache.layout import PageLayout
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -113,6 +114,20 @@ def make(
         rotation=rotation_tables(max(seq_lens, default=1) or 1, head_dim, factor)
         if k_rank
         else None,
+    )
+
+
+def attend(problem: Problem, out: Tensor | None = None) -> Tensor:
+    """The problem's answer by the kernels."""
+    return flash_lora_attention(
+        problem.q,
+        problem.pages,
+        problem.batch,
+        problem.tables,
+        scale=problem.scale,
+        sliding_window=problem.window,
+        rotation=problem.rotation,
+        out=out,
     )
 
 

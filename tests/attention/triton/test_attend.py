@@ -10,6 +10,7 @@ from tests.attention.triton.problems import (
     Problem,
     assert_close,
     assert_within,
+    attend,
     dense_answer,
     make,
     without_adapters,
@@ -21,16 +22,7 @@ from lragent.attention.triton import flash_lora_attention
 
 def run(problem: Problem) -> torch.Tensor:
     out = torch.full_like(problem.q, float("nan"))
-    result = flash_lora_attention(
-        problem.q,
-        problem.pages,
-        problem.batch,
-        problem.tables,
-        scale=problem.scale,
-        sliding_window=problem.window,
-        rotation=problem.rotation,
-        out=out,
-    )
+    result = attend(problem, out)
     assert result is out
     return result
 

@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make, sharing
+from tests.attention.triton.problems import (
+    DEVICE,
+    HALF,
+    Problem,
+    assert_close,
+    attend,
+    make,
+    sharing,
+)
 
 from lragent.attention import UnsupportedError
 from lragent.attention.triton import fa3, flash_lora_attention, graph_safe, workspace
 from lragent.attention.triton.calls import scratch
 from lragent.attention.triton.entry import launch_runs, plan_batch
 from lragent.attention.triton.workspace import held_bytes
-
-
-def run(problem: Problem, out: torch.Tensor | None = None) -> torch.Tensor:
-    return flash_lora_attention(
-        problem.q,
-        problem.pages,
-        problem.batch,
-        problem.tables,
-        scale=problem.scale,
-        sliding_window=problem.window,
-        rotation=problem.rotation,
-        out=out,
-    )
-
 
 if DEVICE.type == "cuda":
 
@@ -44,11 +38,11 @@ if DEVICE.type == "cuda":
                 make(queries, later, k_rank=4, dtype=HALF, adapters=[2, 0, -1, 1], seed=1),
             ]
             with graph_safe():
-                run(live, out)
+                attend(live, out)
             before = held_bytes()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                run(live, out)
+                attend(live, out)
             assert held_bytes() == before
             for other in replays:
                 load(live, other)
@@ -97,7 +91,7 @@ if DEVICE.type == "cuda":
             )
             out = torch.full_like(problem.q, float("nan"))
             monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
-            run(problem, out)
+            attend(problem, out)
             assert paths_of(problem) == {"decode", "expand"}
             assert_close(out, problem)
 
@@ -122,7 +116,7 @@ if DEVICE.type == "cuda":
         # What the buffer held before must not reach the result.
         scratch(problem.pages.k.numel(), HALF, DEVICE).fill_(float("nan"))
         out = torch.full_like(problem.q, float("nan"))
-        run(problem, out)
+        attend(problem, out)
         assert paths_of(problem) == {"decode", "values"}
         assert_close(out, problem)
 
@@ -146,12 +140,12 @@ if DEVICE.type == "cuda":
             graphs.append(graph)
             return graph.forward
 
-        def attend(q: torch.Tensor) -> torch.Tensor:
+        def layer(q: torch.Tensor) -> torch.Tensor:
             return flash_lora_attention(
                 q * 1.0, problem.pages, problem.batch, problem.tables, scale=problem.scale
             )
 
-        out = torch.compile(attend, fullgraph=True, backend=backend)(problem.q)
+        out = torch.compile(layer, fullgraph=True, backend=backend)(problem.q)
         name = {"expand": "attend_expanded", "values": "attend_values"}[path]
         assert [graph.code.count(f"lragent.{name}") for graph in graphs] == [1]
         assert_close(out, problem)
@@ -167,4 +161,4 @@ if DEVICE.type == "cuda":
             pytest.raises(UnsupportedError, match="once under"),
             torch.cuda.graph(torch.cuda.CUDAGraph()),
         ):
-            run(problem)
+            attend(problem)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.triton.problems import HALF, Problem, assert_close, make
+from tests.attention.triton.problems import HALF, Problem, assert_close, attend, make
 
-from lragent.attention.triton import flash_lora_attention, relaunch
+from lragent.attention.triton import relaunch
 from lragent.attention.triton.launch import prepare_attend
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.tiles import Tile, tokens_as_rows
@@ -74,14 +74,7 @@ def test_what_it_does_not_serve_goes_to_the_other_kernel(monkeypatch: pytest.Mon
     for changed in wider:
         problem = make([1, 1], [20, 40], **{"k_rank": 4, "dtype": HALF} | changed)
         monkeypatch.setattr(relaunch, "_launches", {})
-        out = flash_lora_attention(
-            problem.q,
-            problem.pages,
-            problem.batch,
-            problem.tables,
-            scale=problem.scale,
-            rotation=problem.rotation,
-        )
+        out = attend(problem)
         launches: dict[Any, Any] = relaunch._launches
         kernels = {key[0].__name__ for key in launches}
         assert "attend_kernel" in kernels, changed

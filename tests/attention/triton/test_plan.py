@@ -132,6 +132,8 @@ def test_prompts_that_come_together_are_expanded_together():
         ("expand", 2, 3),
     ]
     assert plan(PAGED, [256, 512], [8192, 4096]) == [("expand", 0, 2)]
+    # One that the tiles serve is no company.
+    assert plan(PAGED, [256, 16], [8192, 900]) == [("values", 0, 1), ("tiles", 1, 2)]
 
 
 def test_runs_of_the_values_path_are_never_joined():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.triton.problems import DEVICE, HALF, assert_close, make, sharing
+from tests.attention.triton.problems import DEVICE, HALF, assert_close, attend, make, sharing
 from torch import Tensor
 
 from lragent.attention.triton import (
@@ -103,9 +103,7 @@ def test_prompts_share_pages_under_different_adapters(
     assert problem.pages.lr is not None
     arguments = (problem.pages, problem.batch, problem.tables)
     out = torch.full_like(problem.q, math.nan)
-    flash_lora_attention(
-        problem.q, *arguments, scale=problem.scale, sliding_window=problem.window, out=out
-    )
+    attend(problem, out)
     runs = entry.plan_batch(problem.q, *arguments, window or 0)
     paths = [(planned.run.path, planned.run.first) for planned in runs]
     assert paths == [("decode", 0), ("values", 1), ("values", 2), ("values", 3)]
@@ -129,14 +127,7 @@ def test_prompts_share_pages_under_different_adapters(
 
 def test_keys_with_adapters_are_expanded():
     problem = make([20, 30], [70, 40], k_rank=4, dtype=HALF)
-    out = flash_lora_attention(
-        problem.q,
-        problem.pages,
-        problem.batch,
-        problem.tables,
-        scale=problem.scale,
-        rotation=problem.rotation,
-    )
+    out = attend(problem)
     runs = entry.plan_batch(problem.q, problem.pages, problem.batch, problem.tables, 0)
     assert [planned.run.path for planned in runs] == ["expand"]
     assert_close(out, problem)
@@ -161,9 +152,7 @@ def test_reserving_leaves_nothing_to_grow(monkeypatch: pytest.MonkeyPatch):
     reserve_scratch(16, 2, 64, HALF, DEVICE)
     before = workspace.held_bytes()
     assert before == 1 << 16
-    flash_lora_attention(
-        problem.q, problem.pages, problem.batch, problem.tables, scale=problem.scale
-    )
+    attend(problem)
     assert workspace.held_bytes() == before
 
 
@@ -181,7 +170,5 @@ def test_warming_up_compiles_both_paths(pages: str, monkeypatch: pytest.MonkeyPa
     assert {key[0].__name__ for key in known} >= {"expand_kernel", "values_kernel"}
     if pages == "many":
         monkeypatch.setattr(plan.Shape, "completes_values", False)
-    flash_lora_attention(
-        problem.q, problem.pages, problem.batch, problem.tables, scale=problem.scale
-    )
+    attend(problem)
     assert set(launches) == known

@@ -66,8 +66,8 @@ def _tile(
     else:
         k = tl.load(k_ptrs)
     scores = tl.dot(k, q)
-    # The same turn as in `attend_kernel`: queries back to the start of the tile, the term by the
-    # angles of the tile's first tokens. On one KV head's queries it is cheap in the dtype of q.
+    # The same turn as in `attend_kernel`: queries back to the start of the tile, the term by its
+    # tokens' angles from there. Both in the dtype of q, to which the product rounds them anyway.
     at_start = start * stride_rot + offs_h
     cos = tl.load(cos_ptr + at_start, mask=offs_h < D // 2, other=0.0).to(q.dtype)[None, :, None]
     sin = tl.load(sin_ptr + at_start, mask=offs_h < D // 2, other=0.0).to(q.dtype)[None, :, None]
@@ -169,13 +169,16 @@ def decode_kernel(
     SPLIT: tl.constexpr,
     W: tl.constexpr,
 ):
-    """Grid: (sequences times KV heads, splits); the arguments are those of `attend_kernel`."""
+    """Grid: (sequences times KV heads, splits); arguments as in `attend_kernel`.
+
+    It serves the sequences with one query, whatever ``min_query`` and ``max_query`` are.
+    """
     sequence = tl.program_id(0) // KV_HEADS
     head = tl.program_id(0) % KV_HEADS
     split = tl.program_id(1)
     row = tl.load(starts_ptr + sequence).to(tl.int64)
     queries = tl.load(starts_ptr + sequence + 1) - row
-    if (queries < min_query) | (queries > max_query) | (queries != 1):
+    if queries != 1:
         return
 
     context = tl.load(lens_ptr + sequence)

@@ -10,9 +10,9 @@ A batch is cut into runs of neighbouring sequences:
 - **values**: only the values are completed, into the buffer, at the place of their page, and
   FlashAttention 3 reads the keys where they lie, with one block table for both. Possible where it
   takes block tables, keys have no adapter term, and the values of all pages of a layer fit in the
-  buffer. One sequence at a time, as others may read the same pages under other adapters: short
-  prompts that come together fill the device better when they are expanded together, so it is for
-  the only prompt of a batch, or for one too long to be expanded.
+  buffer. One sequence at a time, as others may read the same pages under other adapters. Prompts
+  that come together fill the device better when they are expanded together, so it is for the only
+  one of a batch that the tiles do not serve, or for one too long to be expanded.
 
 The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
 that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
@@ -135,10 +135,12 @@ def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
 
 
 def best_path(shape: Shape, queries: int, context: int, alone: bool = True) -> Path:
-    """The path that is estimated fastest for one sequence with several queries.
+    """The path that is estimated fastest for one sequence.
 
-    ``alone`` says that no other sequence of the batch has several.
+    ``alone`` says that no other sequence of the batch is to be expanded or completed.
     """
+    if queries <= 1:
+        return "decode"
     seconds = estimates(shape, queries, context)
     if not alone and "expand" in seconds:
         seconds.pop("values", None)
@@ -154,11 +156,12 @@ def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]
     """
     runs: list[Run] = []
     counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
-    alone = sum(count > 1 for count in counts) == 1
-    for index, (queries, context) in enumerate(zip(counts, seq_lens, strict=True)):
+    sequences = list(zip(counts, seq_lens, strict=True))
+    alone = sum(best_path(shape, *sizes) in ("expand", "values") for sizes in sequences) == 1
+    for index, (queries, context) in enumerate(sequences):
         if queries == 0:
             continue
-        path = "decode" if queries == 1 else best_path(shape, queries, context, alone)
+        path = best_path(shape, queries, context, alone)
         joined = _joinable(runs, path, index, context, shape)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
