@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from tests.attention.triton.problems import DEVICE, HALF, assert_within
@@ -9,7 +11,7 @@ from tests.attention.triton.problems import DEVICE, HALF, assert_within
 from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
 from lragent.attention.triton.launch import launch_project
-from lragent.attention.triton.tiles import ProjectTile, RowsTile
+from lragent.attention.triton.tiles import ProjectTile, RowsTile, project_tile
 
 
 @pytest.mark.parametrize("tokens", [5, 150, 300])
@@ -51,8 +53,8 @@ def test_no_tokens():
 
 @pytest.mark.parametrize(
     "tile",
-    [RowsTile(1, 2, 512, 0, 4, 1), RowsTile(2, 4, 256, 0, 8, 1), RowsTile(16, 8, 32, 8, 8, 3)],
-    ids=["one-token", "two-tokens", "matrix-unit"],
+    [RowsTile(1, 1, 512, 0, 8, 1), RowsTile(4, 4, 128, 0, 4, 1), RowsTile(16, 8, 32, 8, 8, 3)],
+    ids=["one-token", "four-tokens", "matrix-unit"],
 )
 @pytest.mark.parametrize("hidden", [512, 400])
 def test_few_tokens_with_choices_of_their_own(tile: RowsTile, hidden: int):
@@ -64,6 +66,19 @@ def test_few_tokens_with_choices_of_their_own(tile: RowsTile, hidden: int):
     launch_project(x, a, index, out, tile)
     truth = project_lr_reference(x.double(), a.double(), index)
     assert_within(out, truth, project_lr_torch(x, a, index))
+
+
+def test_every_number_of_tokens_has_a_tile_that_fits():
+    for tokens, slots, columns, itemsize in itertools.product(
+        (1, 2, 3, 16, 33, 64, 129, 4096), (1, 3, 8), (4, 16, 64, 300), (2, 4)
+    ):
+        dtype = HALF if itemsize == 2 else torch.float32
+        tile = project_tile(tokens, slots, columns, 576, dtype, 132)
+        if isinstance(tile, RowsTile) and not tile.shares:
+            # What one thread adds up stays in its registers.
+            products = tile.block_t * tile.block_w * tile.block_d
+            assert products <= 128 * 32 * tile.warps
+        assert tile.block_d <= 1024
 
 
 @pytest.mark.parametrize("splits", [2, 3, 8])

@@ -54,12 +54,15 @@ def rows_kernel(
         x_rows = x_ptr + row_t * stride_x
         if SHARES == 0:
             total = tl.zeros([BLOCK_T, BLOCK_W, BLOCK_D], tl.float32)
-            for first in tl.range(0, D, BLOCK_D):
-                at = first + tl.arange(0, BLOCK_D)
-                keep_d = (at < D)[None, :]
-                x = tl.load(x_rows[:, None] + at[None, :], same[:, None] & keep_d, 0.0)
-                a = tl.load(a_rows[:, None] + at[None, :], keep_w[:, None] & keep_d, 0.0)
-                total += a.to(tl.float32)[None, :, :] * x.to(tl.float32)[:, None, :]
+            # Unrolled, so that many loads are on their way at a time. They are loaded with the axes
+            # of the product: from fewer, they would pass through shared memory to get there.
+            for first in tl.static_range(0, D, BLOCK_D):
+                at = first + tl.arange(0, BLOCK_D)[None, None, :]
+                keep_x = same[:, None, None] & (at < D)
+                x = tl.load(x_rows[:, None, None] + at, mask=keep_x, other=0.0)
+                keep_a = keep_w[None, :, None] & (at < D)
+                a = tl.load(a_rows[None, :, None] + at, mask=keep_a, other=0.0)
+                total += a.to(tl.float32) * x.to(tl.float32)
             out += tl.sum(total, 2)
         else:
             share: tl.constexpr = (D + SHARES - 1) // SHARES

@@ -100,14 +100,18 @@ def tokens_as_rows(dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k
 def project_tile(
     tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype, sms: int
 ) -> RowsTile | ProjectTile:
-    """A token or two a program for a few; else tiles, the hidden dimension shared out to fill
+    """A few tokens a program for a few; else tiles, the hidden dimension shared out to fill
     ``sms``."""
-    block_d = min(1 << (width - 1).bit_length(), 4096)
-    if tokens * slots <= 128:
-        if tokens == 1 or (slots == 1 and tokens <= 32):
-            return RowsTile(1, 2, block_d, 0, 4, 1)
-        # Tokens beside each other read the same A.
-        return RowsTile(2, 2 if slots == 1 or tokens <= 8 else 4, block_d, 0, 8, 1)
+    whole = 1 << (width - 1).bit_length()
+    rows = tokens * slots * -(-columns // 16)
+    if rows <= 16 or (rows <= 32 and slots > 1):
+        return RowsTile(1, 1, min(whole, 4096), 0, 8, 1)
+    if rows <= 32:
+        return RowsTile(1, 4, min(whole, 4096), 0, 8, 1)
+    if rows <= 256:
+        # Tokens beside each other read the same A, and columns the same x.
+        together = 2 if rows <= 128 or dtype.itemsize > 2 else 4
+        return RowsTile(together, 4, min(whole, 1024), 0, 4, 1)
     if dtype.itemsize == 2 and slots > 1 and tokens <= 128:
         return RowsTile(16, 8, 64, 8, 8, 5)
     narrow = slots * columns <= 16
