@@ -223,14 +223,8 @@ def sharing(problem: Problem, first: int, second: int) -> Problem:
     mine, theirs = batch.host_block_tables[first], batch.host_block_tables[second]
     slot = batch.host_lr_slot[second]
     pages.lr[mine, :, slot] = pages.lr[theirs, :, slot]
-    return on_pages_of(problem, second, first)
-
-
-def on_pages_of(problem: Problem, sequence: int, other: int) -> Problem:
-    """The problem with one sequence on the pages of another one that is at least as long."""
-    batch = problem.batch
     tables = list(batch.host_block_tables)
-    tables[sequence] = tables[other][: len(tables[sequence])]
+    tables[second] = mine
     starts = batch.host_cu_seqlens_q
     queries = [end - start for start, end in itertools.pairwise(starts)]
     shared = AttentionBatch.build(

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from tests.attention.triton.problems import (
-    DEVICE,
-    HALF,
-    Problem,
-    assert_within,
-    make,
-    on_pages_of,
-)
+from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_within, make
 
 from lragent.attention.reference import rotate
 from lragent.attention.triton.layer import Layer, Sequences
@@ -64,54 +55,27 @@ def test_expands_every_context(ranks: tuple[int, int], head_dim: int, dtype: tor
 @pytest.mark.parametrize("rank", [0, 5, 16, 100])
 @pytest.mark.parametrize("head_dim", [64, 96])
 @pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
-def test_completes_the_values_of_every_context(rank: int, head_dim: int, dtype: torch.dtype):
-    lens = [70, 1, 160, 130]
+def test_completes_the_values_of_one_context(rank: int, head_dim: int, dtype: torch.dtype):
+    lens = [70, 1, 130]
     # Pages larger than a tile of tokens, so that the last one is filled by several programs.
-    problem = make([1] * 4, lens, head_dim=head_dim, v_rank=rank, dtype=dtype, page_size=80)
+    problem = make([1] * 3, lens, head_dim=head_dim, v_rank=rank, dtype=dtype, page_size=80)
     pages, batch = problem.pages, problem.batch
-    values = torch.full(pages.k.shape, float("nan"), dtype=dtype, device=DEVICE)
-    complete(values, problem, slice(1, 4))
-    whole, others = in_order(values, problem)
-    for rows, truth, peer in zip(
-        whole[1:],
-        contiguous(problem, torch.float64)[1].split(lens)[1:],
-        contiguous(problem, dtype)[1].split(lens)[1:],
-        strict=True,
-    ):
-        tokens = truth.shape[0]
-        assert_within(rows[:tokens], truth, peer)
+    layer = Layer.of(pages, problem.tables, None)
+    _, truth = contiguous(problem, torch.float64)
+    _, peer = contiguous(problem, dtype)
+    first = 0
+    for s, tokens in enumerate(lens):
+        values = torch.full(pages.k.shape, float("nan"), dtype=dtype, device=DEVICE)
+        one = Sequences.of(batch, slice(s, s + 1))
+        # A bound of the length, as the host may know no more.
+        prepare_values(values, layer, one, tokens + 9)(layer)
+        mine = batch.host_block_tables[s]
+        rows = values[mine].transpose(1, 2).flatten(0, 1)
+        part = slice(first, first + tokens)
+        assert_within(rows[:tokens], truth[part], peer[part])
         assert not rows[tokens:].any(), "attention may load the last page whole"
-    assert whole[0].isnan().all(), "the pages of a sequence outside the run were written"
-    assert others.isnan().all(), "places of other pages were written"
+        others = [page for page in range(pages.num_pages) if page not in mine]
+        assert values[others].isnan().all(), "places of other pages were written"
+        first += tokens
     if rank:
         assert -1 in batch.host_adapter_index
-
-
-def test_sequences_may_share_a_page_that_one_of_them_fills_further():
-    problem = make([1] * 3, [75, 70, 90], slots=1, adapters=[1, 1, 1], dtype=HALF)
-    problem = on_pages_of(problem, 1, 0)
-    values = torch.full(problem.pages.k.shape, float("nan"), dtype=HALF, device=DEVICE)
-    complete(values, problem, slice(0, 3))
-    rows = in_order(values, problem)[0][0]
-    truth, peer = (contiguous(problem, dtype)[1][:75] for dtype in (torch.float64, HALF))
-    # Both write the rows from 70 on: the shorter one must not leave zeros there.
-    assert_within(rows[:75], truth, peer)
-    assert not rows[75:].any()
-
-
-def complete(values: torch.Tensor, problem: Problem, part: slice) -> None:
-    """Write the values of some sequences, given a bound of their lengths alone."""
-    pages, batch = problem.pages, problem.batch
-    lens, page = batch.host_seq_lens[part], pages.page_size
-    room = [-(-tokens // page) * page for tokens in lens]
-    starts = torch.tensor([0, *itertools.accumulate(room)], dtype=torch.int32, device=DEVICE)
-    layer = Layer.of(pages, problem.tables, None)
-    prepare_values(values, starts, layer, Sequences.of(batch, part), sum(lens) + 9)(layer)
-
-
-def in_order(values: torch.Tensor, problem: Problem) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The rows of every sequence's pages in order, and those of pages that none has."""
-    tables = problem.batch.host_block_tables
-    used = {page for table in tables for page in table}
-    others = [page for page in range(problem.pages.num_pages) if page not in used]
-    return [values[table].transpose(1, 2).flatten(0, 1) for table in tables], values[others]

@@ -34,12 +34,9 @@ PAGED = LLAMA._replace(paged_rate=FA3_PAGED_RATE)
 """The same where FlashAttention 3 takes block tables and the values of all pages just fit."""
 
 
-def plan(
-    shape: Shape, queries: list[int], contexts: list[int], adapters: list[int] | None = None
-) -> list[tuple[str, int, int]]:
+def plan(shape: Shape, queries: list[int], contexts: list[int]) -> list[tuple[str, int, int]]:
     starts = [0, *itertools.accumulate(queries)]
-    loras = [(adapter, 0) for adapter in adapters] if adapters else None
-    return [(run.path, run.first, run.last) for run in plan_runs(shape, starts, contexts, loras)]
+    return [(run.path, run.first, run.last) for run in plan_runs(shape, starts, contexts)]
 
 
 def test_decode_sequences_share_one_launch():
@@ -127,49 +124,19 @@ def test_contexts_too_long_to_be_expanded_have_their_values_completed():
     assert plan(PAGED, [4096], [tokens + 1]) == [("values", 0, 1)]
 
 
-def test_neighbouring_prompts_of_one_adapter_have_their_values_completed_together():
-    queries, contexts = [1, 256, 512, 256], [900, 8192, 4096, 8192]
-    assert plan(PAGED, queries, contexts, [0, 2, 2, 2]) == [("decode", 0, 1), ("values", 1, 4)]
-    # Of several adapters, or where the host does not know them, they are expanded together.
-    assert plan(PAGED, queries, contexts, [0, 2, 1, 2]) == [("decode", 0, 1), ("expand", 1, 4)]
-    assert plan(PAGED, queries, contexts) == [("decode", 0, 1), ("expand", 1, 4)]
-    # Alone it makes no difference.
-    assert plan(PAGED, [256], [8192]) == plan(PAGED, [256], [8192], [2]) == [("values", 0, 1)]
-    assert plan(PAGED, [256, 16], [8192, 900]) == [("values", 0, 1), ("tiles", 1, 2)]
-    assert plan(PAGED, [256, 1, 256], [8192, 900, 8192], [2, 2, 2]) == [
-        ("values", 0, 1),
+def test_prompts_that_come_together_are_expanded_together():
+    assert plan(PAGED, [1, 256], [900, 8192]) == [("decode", 0, 1), ("values", 1, 2)]
+    assert plan(PAGED, [256, 1, 512], [8192, 900, 4096]) == [
+        ("expand", 0, 1),
         ("decode", 1, 2),
-        ("values", 2, 3),
+        ("expand", 2, 3),
     ]
+    assert plan(PAGED, [256, 512], [8192, 4096]) == [("expand", 0, 2)]
+    # One that the tiles serve is no company.
+    assert plan(PAGED, [256, 16], [8192, 900]) == [("values", 0, 1), ("tiles", 1, 2)]
 
 
-def test_one_slot_of_several_adapters_and_several_slots_of_one_are_kept_apart():
-    starts, contexts = [0, 256, 512], [8192, 8192]
-    for loras, path in (
-        ([(1, 0), (1, 0)], "values"),
-        ([(-1, -1), (-1, -1)], "values"),
-        ([(1, 0), (2, 0)], "expand"),
-        ([(1, 0), (1, 1)], "expand"),
-        ([(1, 0), (-1, -1)], "expand"),
-    ):
-        assert [run.path for run in plan_runs(PAGED, starts, contexts, loras)] == [path]
-
-
-def test_prompts_of_one_adapter_take_the_path_that_is_best_for_all():
-    queries, contexts = [256, 8192], [8192, 8192]
-    assert plan(PAGED, queries, contexts, [0, 0]) == [("expand", 0, 2)]
-    assert plan(PAGED, [256, 512], [32768, 8192], [0, 0]) == [("values", 0, 2)]
-
-
-def test_prompts_of_one_adapter_that_are_too_long_together():
-    half = SCRATCH_BYTES // PAGED.expanded_token // 2 + 1
-    assert plan(PAGED, [256] * 2, [half] * 2, [0, 0]) == [("values", 0, 2)]
-    assert plan(PAGED, [256] * 2, [half] * 2, [0, 1]) == [("values", 0, 1), ("values", 1, 2)]
-    # Better expanded one by one.
-    assert plan(PAGED, [8192] * 2, [half] * 2, [0, 0]) == [("expand", 0, 1), ("expand", 1, 2)]
-
-
-def test_values_of_unknown_adapters_are_completed_one_sequence_at_a_time():
+def test_runs_of_the_values_path_are_never_joined():
     queries = [1, 256, 256, 20, 256, 1, 20, 4096]
     contexts = [900, 8192, 8192, 20, 8192, 700, 20, 8192]
     assert plan(PAGED._replace(dense_rate=0.0), queries, contexts) == [
@@ -185,10 +152,7 @@ def test_values_of_unknown_adapters_are_completed_one_sequence_at_a_time():
 
 def test_a_run_sums_its_contexts():
     starts = [0, 4096, 8192]
-    work = 4 * 32 * 128 * 4096 * (2048 + 6144)
-    assert plan_runs(LLAMA, starts, [4096, 8192]) == [
-        Run("expand", 0, 2, 4096, 8192, 12288, float(work), None)
-    ]
+    assert plan_runs(LLAMA, starts, [4096, 8192]) == [Run("expand", 0, 2, 4096, 8192, 12288)]
 
 
 @pytest.mark.parametrize("programs", [1, 8, 64, 512, 4096])

@@ -9,15 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.triton.problems import (
-    DEVICE,
-    HALF,
-    assert_close,
-    attend,
-    make,
-    on_pages_of,
-    sharing,
-)
+from tests.attention.triton.problems import DEVICE, HALF, assert_close, attend, make, sharing
 from torch import Tensor
 
 from lragent.attention.triton import (
@@ -131,30 +123,6 @@ def test_prompts_share_pages_under_different_adapters(
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
     assert torch.equal(compiled(problem.q), out)
     assert [graph.code.count("lragent.attend_values") for graph in graphs] == [3]
-
-
-@pytest.mark.parametrize("window", [None, 30])
-@pytest.mark.parametrize("adapter", [1, -1])
-def test_prompts_of_one_adapter_are_served_together(
-    adapter: int, window: int | None, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(entry, "_dense_rate", lambda q: 0.0)
-    problem = make(
-        [1, 20, 33, 7],
-        [40, 70, 83, 21],
-        adapters=[0, adapter, adapter, adapter],
-        slots=1,
-        dtype=HALF,
-        window=window,
-    )
-    # A common prefix, of which the last page is filled further in one context.
-    problem = on_pages_of(problem, 1, 2)
-    out = torch.full_like(problem.q, math.nan)
-    attend(problem, out)
-    arguments = (problem.pages, problem.batch, problem.tables)
-    runs = [planned.run for planned in entry.plan_batch(problem.q, *arguments, window or 0)]
-    assert [(run.path, run.first, run.last) for run in runs] == [("decode", 0, 1), ("values", 1, 4)]
-    assert_close(out, problem)
 
 
 def test_keys_with_adapters_are_expanded():

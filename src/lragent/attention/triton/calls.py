@@ -29,8 +29,7 @@ class PlannedRun(NamedTuple):
         run: which sequences, by which kernel.
         cu_seqlens_q: of its sequences.
         sequences: block tables, lengths, adapters and LR slots of its sequences.
-        cu_seqlens_k: for the expand path, where each context starts in the scratch buffer; for the
-            values path, sums of the contexts in whole pages.
+        cu_seqlens_k: for the expand path, where each context starts in the scratch buffer.
         work: for the expand and values paths, FlashAttention 3's work list, where it takes one.
     """
 
@@ -68,10 +67,16 @@ def prepare(
     calls: list[Call] = []
     for planned in runs:
         run, starts, sequences, starts_k, work = planned
-        if starts_k is not None:
-            served = expanded if run.path == "expand" else completed
+        if run.path == "values":
             calls.append(
-                served(
+                completed(
+                    q, layer, sequences, starts, run.max_query, run.max_seq, scale, window, work
+                )
+            )
+            continue
+        if starts_k is not None:
+            calls.append(
+                expanded(
                     q, layer, sequences, starts, starts_k, run.max_query, run.max_seq, run.context,
                     scale, window, work,
                 )
@@ -138,25 +143,21 @@ def completed(
     layer: Layer,
     sequences: Sequences,
     cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
     max_query: int,
     max_seq: int,
-    context: int,
     scale: float,
     window: int,
     work: Tensor | None,
 ) -> Call:
-    """Attention that completes the values first, where FlashAttention 3 reads pages.
+    """Attention that completes the values first, for one sequence, where FlashAttention 3 can.
 
     Args:
         q: ``[T, Hq, D]``, rows contiguous, for its device and dtype.
         layer: a layer, for its layout.
-        sequences: the run's sequences.
-        cu_seqlens_q: ``[S+1]`` int32.
-        cu_seqlens_k: ``[S+1]`` int32, sums of the contexts in whole pages.
-        max_query: most queries of a sequence.
-        max_seq: longest context.
-        context: tokens of all contexts.
+        sequences: the sequence.
+        cu_seqlens_q: ``[2]`` int32.
+        max_query: its queries.
+        max_seq: its context.
         scale: softmax scale.
         window: tokens that a query sees, 0 for all.
         work: FlashAttention 3's work list.
@@ -164,7 +165,7 @@ def completed(
     found = fa3.find(q.device)
     assert found is not None, "the path is planned only with it"
     values = scratch(layer.k.numel(), q.dtype, q.device).view(layer.k.shape)
-    complete = prepare_values(values, cu_seqlens_k, layer, sequences, context)
+    complete = prepare_values(values, layer, sequences, max_seq)
     # Calls share contexts out by the table's width, the work list by max_seq: made alike.
     tables = sequences.block_tables[:, : -(-max_seq // layer.k.shape[2])]
 

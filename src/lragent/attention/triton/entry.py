@@ -136,9 +136,14 @@ def launch_runs(
     layer = Layer.of(pages, tables, rotation)
     for planned in runs:
         run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
+        if run.path == "values":
+            ops.attend_values(
+                q, out, cu_seqlens_q, *layer, *sequences, scale, window,
+                run.max_query, run.max_seq, work,
+            )  # fmt: skip
+            continue
         if cu_seqlens_k is not None:
-            served = ops.attend_expanded if run.path == "expand" else ops.attend_values
-            served(
+            ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
                 cu_seqlens_k, run.max_query, run.max_seq, run.context, work,
             )  # fmt: skip
@@ -299,13 +304,7 @@ def _paged_rate(k: Tensor) -> float:
 
 def _runs(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[Run]:
     if not fixed:
-        loras = None
-        if batch.host_adapter_index:
-            loras = [
-                lora if min(lora) >= 0 else (-1, -1)
-                for lora in zip(batch.host_adapter_index, batch.host_lr_slot, strict=True)
-            ]
-        return plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, loras)
+        return plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
     count = batch.seq_lens.shape[0]
     path = "decode" if batch.max_query <= 1 else "tiles"
     return [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
@@ -329,13 +328,10 @@ def parts_of(
         sequences = Sequences.of(batch, part)
         lens = sequences.seq_lens
         starts_k = work = None
-        if run.path in ("expand", "values"):
-            room = lens
-            if run.path == "values":
-                page = shape.page_size
-                room = (lens + page - 1) // page * page
+        if run.path == "expand":
             starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
-            torch.cumsum(room, 0, dtype=torch.int32, out=starts_k[1:])
+            torch.cumsum(lens, 0, dtype=torch.int32, out=starts_k[1:])
+        if run.path in ("expand", "values"):
             work = _work(run, starts_q, lens, shape, dtype)
         plan.append(PlannedRun(run, starts_q, sequences, starts_k, work))
     return plan

@@ -1,7 +1,7 @@
 """Write keys and values with adapter terms included, for attention that knows no adapters.
 
 `expand_kernel` gathers the context of some sequences into contiguous ``K = k + RoPE(z_k B_k)`` and
-``V = v + z_v B_v``. `values_kernel` writes V alone, into pages of their own.
+``V = v + z_v B_v``. `values_kernel` writes V alone, of one sequence, into pages of their own.
 `plan.py` says when that is cheaper than reading the pages as they lie.
 """
 
@@ -171,21 +171,16 @@ def expand_kernel(
     tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)
 
 
-@triton.jit(
-    do_not_specialize=("num_sequences", "stride_table"),
-    do_not_specialize_on_alignment=(*PARTS, "tables_ptr"),
-)
+@triton.jit(do_not_specialize_on_alignment=(*PARTS, "table_ptr"))
 def values_kernel(
     v_out_ptr,  # [P, Hk, N, D]
     v_ptr,
     lr_ptr,
     vb_ptr,
-    tables_ptr,
-    starts_ptr,  # [S+1], sums of the contexts in whole pages
-    lens_ptr,
+    table_ptr,  # the pages of the sequence
+    lens_ptr,  # [1], as the next two
     adapter_ptr,
     slot_ptr,
-    num_sequences,
     stride_vp,
     stride_vh,
     stride_vn,
@@ -194,7 +189,6 @@ def values_kernel(
     stride_zm,
     stride_vba,
     stride_vbr,
-    stride_table,
     KV_HEADS: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -204,34 +198,26 @@ def values_kernel(
     BLOCK_VR: tl.constexpr,
     ALIGN_Z: tl.constexpr,
 ):
-    """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of one sequence.
-
-    Attention may load the last page whole, and NaN times a probability of 0 is NaN. So the rows
-    behind the last token are written too: completed like the others, as they may be tokens of
-    another sequence, which writes the same there, and zeros where that gives no finite number.
-    """
+    """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of the sequence."""
     head = (tl.program_id(0) % KV_HEADS).to(tl.int64)
-    tile = tl.program_id(0) // KV_HEADS
-    sequence = find_tile(starts_ptr, tile, num_sequences, BLOCK_N)
-    first = tl.load(starts_ptr + sequence)
-    padded = tl.load(starts_ptr + sequence + 1) - first
-    start = (tile - first // BLOCK_N - sequence) * BLOCK_N
+    start = tl.program_id(0) // KV_HEADS * BLOCK_N
+    tokens = tl.load(lens_ptr)
+    # Attention may load the last page whole: NaN times a probability of 0 is NaN, so the rows
+    # behind the last token become zeros.
+    padded = tl.cdiv(tokens, PAGE) * PAGE
     if start >= padded:
         return
-    tokens = tl.load(lens_ptr + sequence)
-    adapter = tl.load(adapter_ptr + sequence).to(tl.int64)
-    slot = tl.load(slot_ptr + sequence).to(tl.int64)
+    adapter = tl.load(adapter_ptr).to(tl.int64)
+    slot = tl.load(slot_ptr).to(tl.int64)
     offs_n = start + tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
-    keep = offs_n < padded
-    table_ptr = tables_ptr + sequence.to(tl.int64) * stride_table
-    pages, rows = locate(table_ptr, offs_n, keep, PAGE, True)
+    pages, rows = locate(table_ptr, offs_n, offs_n < padded, PAGE, True)
     # LR strides come divided by ALIGN_Z, as in `expand_kernel`.
     z_base = lr_ptr + tl.maximum(slot, 0) * (stride_zm * ALIGN_Z)
     v = full_values(
         v_ptr + head * stride_vh + pages * stride_vp + rows * stride_vn,
         z_base + pages * (stride_zp * ALIGN_Z) + rows * (stride_zn * ALIGN_Z),
-        keep,
+        offs_n < tokens,
         (adapter >= 0) & (slot >= 0),
         vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D,
         stride_vbr,
@@ -240,8 +226,6 @@ def values_kernel(
         V_RANK,
         BLOCK_VR,
     )
-    finite = tl.abs(v.to(tl.float32)) < float("inf")
-    v = tl.where((offs_n < tokens)[:, None] | finite, v, 0.0)
     out_rows = ((pages * KV_HEADS + head) * PAGE + rows) * D
-    keep_out = keep[:, None] & (offs_d < D)[None, :]
+    keep_out = (offs_n < padded)[:, None] & (offs_d < D)[None, :]
     tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)

@@ -6,12 +6,10 @@ a compiled graph holds for every batch. An operator never synchronises with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from lragent.attention.triton.calls import Call, completed, expanded
+from lragent.attention.triton.calls import completed, expanded
 from lragent.attention.triton.launch import launch_project, prepare_attend
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.write import launch_write
@@ -25,12 +23,15 @@ _library.define(
     f"attend(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale, SymInt window,"
     " SymInt max_seq, bool decode, SymInt min_query, SymInt max_query) -> ()"
 )
-for _name in ("attend_expanded", "attend_values"):
-    _library.define(
-        f"{_name}(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale,"
-        " SymInt window, Tensor cu_seqlens_k, SymInt max_query, SymInt max_seq, SymInt context,"
-        " Tensor? work) -> ()"
-    )
+_library.define(
+    f"attend_expanded(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale,"
+    " SymInt window, Tensor cu_seqlens_k, SymInt max_query, SymInt max_seq, SymInt context,"
+    " Tensor? work) -> ()"
+)
+_library.define(
+    f"attend_values(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale,"
+    " SymInt window, SymInt max_query, SymInt max_seq, Tensor? work) -> ()"
+)
 _library.define(
     "write_pages(Tensor k, Tensor v, Tensor? lr, Tensor(a!) k_pages, Tensor(b!) v_pages,"
     " Tensor(c!)? lr_pages, Tensor slot_mapping, Tensor write_base, Tensor lr_slots) -> ()"
@@ -69,40 +70,64 @@ def _attend(
         call(q, out, layer)
 
 
-def _operator(prepare: Callable[..., Call]) -> Callable[..., None]:
-    """An operator for `calls.expanded` or `calls.completed`."""
+def _attend_expanded(
+    q: Tensor,
+    out: Tensor,
+    cu_seqlens_q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor | None,
+    v_b: Tensor | None,
+    k_b: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    adapter_index: Tensor,
+    lr_slot: Tensor,
+    scale: float,
+    window: int,
+    cu_seqlens_k: Tensor,
+    max_query: int,
+    max_seq: int,
+    context: int,
+    work: Tensor | None,
+) -> None:
+    layer = Layer(k, v, lr, v_b, k_b, cos, sin)
+    call = expanded(
+        q, layer, Sequences(block_tables, seq_lens, adapter_index, lr_slot),
+        cu_seqlens_q, cu_seqlens_k, max_query, max_seq, context, scale, window, work,
+    )  # fmt: skip
+    call(q, out, layer)
 
-    def attend(
-        q: Tensor,
-        out: Tensor,
-        cu_seqlens_q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        lr: Tensor | None,
-        v_b: Tensor | None,
-        k_b: Tensor | None,
-        cos: Tensor | None,
-        sin: Tensor | None,
-        block_tables: Tensor,
-        seq_lens: Tensor,
-        adapter_index: Tensor,
-        lr_slot: Tensor,
-        scale: float,
-        window: int,
-        cu_seqlens_k: Tensor,
-        max_query: int,
-        max_seq: int,
-        context: int,
-        work: Tensor | None,
-    ) -> None:
-        layer = Layer(k, v, lr, v_b, k_b, cos, sin)
-        call = prepare(
-            q, layer, Sequences(block_tables, seq_lens, adapter_index, lr_slot),
-            cu_seqlens_q, cu_seqlens_k, max_query, max_seq, context, scale, window, work,
-        )  # fmt: skip
-        call(q, out, layer)
 
-    return attend
+def _attend_values(
+    q: Tensor,
+    out: Tensor,
+    cu_seqlens_q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lr: Tensor | None,
+    v_b: Tensor | None,
+    k_b: Tensor | None,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    block_tables: Tensor,
+    seq_lens: Tensor,
+    adapter_index: Tensor,
+    lr_slot: Tensor,
+    scale: float,
+    window: int,
+    max_query: int,
+    max_seq: int,
+    work: Tensor | None,
+) -> None:
+    layer = Layer(k, v, lr, v_b, k_b, cos, sin)
+    call = completed(
+        q, layer, Sequences(block_tables, seq_lens, adapter_index, lr_slot),
+        cu_seqlens_q, max_query, max_seq, scale, window, work,
+    )  # fmt: skip
+    call(q, out, layer)
 
 
 def _project(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
@@ -121,8 +146,8 @@ def _writes_only(*_: object) -> None:
 
 for _name, _real in (
     ("attend", _attend),
-    ("attend_expanded", _operator(expanded)),
-    ("attend_values", _operator(completed)),
+    ("attend_expanded", _attend_expanded),
+    ("attend_values", _attend_values),
     ("write_pages", launch_write),
 ):
     _library.impl(_name, _real, "CompositeExplicitAutograd")

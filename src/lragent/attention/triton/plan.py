@@ -10,20 +10,21 @@ A batch is cut into runs of neighbouring sequences:
 - **values**: only the values are completed, into the buffer, at the place of their page, and
   FlashAttention 3 reads the keys where they lie, with one block table for both. Possible where it
   takes block tables, keys have no adapter term, and the values of all pages of a layer fit in the
-  buffer. Sequences that may share pages need the same values there, so those of one run read the
-  same LR slot with the same adapter.
+  buffer. One sequence at a time, as others may read the same pages under other adapters. Prompts
+  that come together fill the device better when they are expanded together, so it is for the only
+  one of a batch that the tiles do not serve, or for one too long to be expanded.
 
 The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
 that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
 launch`` and ``B / 2 / gather_rate + F / paged_rate + launch``. The start is what few tiles take
 however short the context; many tiles hide it. Key LoRA slows the tiles (every tile of queries
-rebuilds the keys) and the gathering, but not the dense kernel. Neighbours that are not left to the
-tiles fill the device better together, so they are served together, by the better of the paths that
-serve them all. The rates were measured on an H100 (``docs/kernels.md``); only their ratios matter.
+rebuilds the keys) and the gathering, but not the dense kernel. The rates were measured on an H100
+(``docs/kernels.md``); only their ratios matter.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -59,9 +60,6 @@ class Run(NamedTuple):
         max_query: most queries of a sequence.
         max_seq: longest context.
         context: tokens of all contexts.
-        work: floating-point operations of all its sequences.
-        lora: adapter and LR slot that each of its sequences reads; None where they differ or are
-            unknown.
     """
 
     path: Path
@@ -70,8 +68,6 @@ class Run(NamedTuple):
     max_query: int
     max_seq: int
     context: int
-    work: float = 0.0
-    lora: tuple[int, int] | None = None
 
 
 class Shape(NamedTuple):
@@ -120,28 +116,17 @@ class Shape(NamedTuple):
 
 def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
     """Seconds of one sequence with several queries, by each path that is possible."""
-    work = _work(shape, queries, context)
-    few = queries * shape.heads < _FEW_ROWS
-    rate = _TILES_RATE_FEW if few else _TILES_RATE
-    if shape.key_lora:
-        rate = _TILES_RATE_KEY_LORA
-    tiles: dict[Path, float] = {"tiles": work / rate + (_START_FEW if few else 0.0)}
-    return tiles | _dense_estimates(shape, work, context)
-
-
-def _work(shape: Shape, queries: int, context: int) -> float:
-    """Floating-point operations of causal attention of one sequence."""
     seen = context - queries / 2
     if shape.window:
         seen = min(seen, shape.window)
-    return 4.0 * shape.heads * shape.head_dim * queries * seen
-
-
-def _dense_estimates(shape: Shape, work: float, context: int) -> dict[Path, float]:
-    """Seconds of sequences that FlashAttention 3 or our dense kernel serves together."""
-    gather_rate = _GATHER_RATE_KEY_LORA if shape.key_lora else _GATHER_RATE
+    work = 4.0 * shape.heads * shape.head_dim * queries * seen
+    few = queries * shape.heads < _FEW_ROWS
+    start = _START_FEW if few else 0.0
+    tiles_rate, gather_rate = _TILES_RATE_FEW if few else _TILES_RATE, _GATHER_RATE
+    if shape.key_lora:
+        tiles_rate, gather_rate = _TILES_RATE_KEY_LORA, _GATHER_RATE_KEY_LORA
+    seconds: dict[Path, float] = {"tiles": work / tiles_rate + start}
     gather = 2.0 * shape.expanded_token * context / gather_rate
-    seconds: dict[Path, float] = {}
     if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
         seconds["expand"] = gather + work / shape.dense_rate + _LAUNCH
     if shape.completes_values:
@@ -149,79 +134,65 @@ def _dense_estimates(shape: Shape, work: float, context: int) -> dict[Path, floa
     return seconds
 
 
-def best_path(shape: Shape, queries: int, context: int) -> Path:
-    """The path that is estimated fastest for one sequence."""
+def best_path(shape: Shape, queries: int, context: int, alone: bool = True) -> Path:
+    """The path that is estimated fastest for one sequence.
+
+    ``alone`` says that no other sequence of the batch is to be expanded or completed.
+    """
     if queries <= 1:
         return "decode"
-    return _least(estimates(shape, queries, context))
-
-
-def _least(seconds: dict[Path, float]) -> Path:
+    seconds = estimates(shape, queries, context)
+    if not alone and "expand" in seconds:
+        seconds.pop("values", None)
     return min(seconds, key=seconds.__getitem__)
 
 
-def plan_runs(
-    shape: Shape,
-    cu_seqlens_q: Sequence[int],
-    seq_lens: Sequence[int],
-    loras: Sequence[tuple[int, int] | None] | None = None,
-) -> list[Run]:
+def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]) -> list[Run]:
     """Cut a batch into runs; sequences without queries cost nothing in any run.
 
     The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
     sequences share one launch, and so do tile sequences with none of another path of several
-    queries between them. The expand and values paths need neighbours.
-
-    Args:
-        shape: of the layers.
-        cu_seqlens_q: where each sequence's queries start, and the end.
-        seq_lens: tokens of each context.
-        loras: adapter and LR slot that each sequence reads, equal where none is read; None for
-            what is unknown.
+    queries between them. The expand path needs neighbours, and the values path joins no sequences.
     """
     runs: list[Run] = []
-    for index, context in enumerate(seq_lens):
-        queries = cu_seqlens_q[index + 1] - cu_seqlens_q[index]
+    counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
+    sequences = list(zip(counts, seq_lens, strict=True))
+    alone = sum(best_path(shape, *sizes) in ("expand", "values") for sizes in sequences) == 1
+    for index, (queries, context) in enumerate(sequences):
         if queries == 0:
             continue
-        run = Run(
-            best_path(shape, queries, context), index, index + 1, queries, context, context,
-            _work(shape, queries, context), loras[index] if loras else None,
-        )  # fmt: skip
-        for position in reversed(range(len(runs))):
-            joined = _join(shape, runs[position], run)
-            if joined is not None:
-                runs[position] = joined
-                break
-            if run.path in _DENSE or (run.path == "tiles" and runs[position].path in _DENSE):
-                runs.append(run)
-                break
-        else:
+        path = best_path(shape, queries, context, alone)
+        joined = _joinable(runs, path, index, context, shape)
+        run = Run(path, index, index + 1, queries, context, context)
+        if joined is None:
             runs.append(run)
+        else:
+            runs[joined] = _join(runs[joined], run)
     return runs
 
 
-_DENSE = ("expand", "values")
+def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shape) -> int | None:
+    """Position of the earlier run that sequence ``index`` may join."""
+    if path == "values":
+        return None
+    for position in reversed(range(len(runs))):
+        run = runs[position]
+        if run.path == path:
+            if path != "expand":
+                return position
+            fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
+            return position if fits and run.last == index else None
+        if path == "expand" or (path == "tiles" and run.path in ("expand", "values")):
+            return None
+    return None
 
 
-def _join(shape: Shape, run: Run, other: Run) -> Run | None:
-    """One run of an earlier run and a later one, or None where they cannot share a launch."""
-    joined = run._replace(
-        last=other.last,
-        max_query=max(run.max_query, other.max_query),
-        max_seq=max(run.max_seq, other.max_seq),
-        context=run.context + other.context,
-        work=run.work + other.work,
-        lora=run.lora if run.lora == other.lora else None,
+def _join(run: Run, other: Run) -> Run:
+    return Run(
+        run.path,
+        run.first,
+        other.last,
+        max(run.max_query, other.max_query),
+        max(run.max_seq, other.max_seq),
+        run.context + other.context,
     )
-    if run.path not in _DENSE:
-        return joined if run.path == other.path else None
-    if other.path not in _DENSE or run.last != other.first:
-        return None
-    seconds = _dense_estimates(shape, joined.work, joined.context)
-    if joined.lora is None:
-        seconds.pop("values", None)
-    if "expand" not in seconds and not run.path == other.path == "values":
-        # Too long to be expanded together, and better expanded one by one.
-        return None
-    return joined._replace(path=_least(seconds)) if seconds else None

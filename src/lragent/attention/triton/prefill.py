@@ -63,41 +63,32 @@ def prepare_expand(
 
 
 def prepare_values(
-    v_out: Tensor, cu_seqlens_k: Tensor, layer: Layer, sequences: Sequences, context: int
+    v_out: Tensor, layer: Layer, sequences: Sequences, context: int
 ) -> Callable[[Layer], None]:
-    """What writes the full V of each context, each page at its own place.
+    """What writes the full V of one sequence's context, each page at its own place.
 
-    Rows of last pages behind the last token become finite numbers; other pages are left as they
-    are.
+    Rows of its last page behind the last token become zeros; other pages are left as they are.
 
     Args:
         v_out: ``[P, Hk, N, D]`` contiguous, a place for every page of the layer.
-        cu_seqlens_k: ``[S+1]`` int32, sums of the contexts in whole pages.
         layer: the layer, or one laid out alike.
-        sequences: the batch; those that share pages read one LR slot with one adapter.
-        context: at least the tokens of all contexts.
+        sequences: the sequence.
+        context: at least its tokens.
 
     Returns:
         Launches the kernel for a layer.
     """
     _, kv_heads, page, _ = v_out.shape
-    count = cu_seqlens_k.shape[0] - 1
     lr, v_b, *_ = present(layer)
     constants = _constants(layer)
     strides = (*layer.v.stride()[:3], *_lr_strides(lr, constants), *v_b.stride()[:2])
     dtypes = (v_out.dtype, layer.v.dtype, lr.dtype, v_b.dtype)
     launch = launch_of(values_kernel, v_out.device, (strides, dtypes), **constants, num_warps=4)
-    most = context + count * (page - 1)
-    grid = ((most // constants["BLOCK_N"] + count) * kv_heads, 1, 1)
-    batch = (
-        sequences.block_tables, cu_seqlens_k, sequences.seq_lens, sequences.adapter_index,
-        sequences.lr_slot,
-    )  # fmt: skip
-    numbers = (count, *strides, sequences.block_tables.stride(0))
+    grid = (triton.cdiv(triton.cdiv(context, page) * page, constants["BLOCK_N"]) * kv_heads, 1, 1)
 
     def values(layer: Layer) -> None:
         lr, v_b, *_ = present(layer)
-        launch(grid, (v_out, layer.v, lr, v_b, *batch), numbers)
+        launch(grid, (v_out, layer.v, lr, v_b, *sequences), strides)
 
     return values
 
