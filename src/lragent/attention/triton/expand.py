@@ -103,13 +103,14 @@ def expand_kernel(
     head = tl.program_id(0) % KV_HEADS
     tile = tl.program_id(0) // KV_HEADS
     sequence = find_tile(starts_ptr, tile, num_sequences, BLOCK_N)
+    # Loaded before the first of them is needed: they come together.
     first = tl.load(starts_ptr + sequence)
     tokens = tl.load(starts_ptr + sequence + 1) - first
+    adapter = tl.load(adapter_ptr + sequence).to(tl.int64)
+    slot = tl.load(slot_ptr + sequence).to(tl.int64)
     start = (tile - first // BLOCK_N - sequence) * BLOCK_N
     if start >= tokens:
         return
-    adapter = tl.load(adapter_ptr + sequence).to(tl.int64)
-    slot = tl.load(slot_ptr + sequence).to(tl.int64)
     has_z = (adapter >= 0) & (slot >= 0)
     offs_n = start + tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
@@ -171,7 +172,7 @@ def expand_kernel(
     tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)
 
 
-@triton.jit(do_not_specialize_on_alignment=(*PARTS, "table_ptr"))
+@triton.jit(do_not_specialize=("room",), do_not_specialize_on_alignment=(*PARTS, "table_ptr"))
 def values_kernel(
     v_out_ptr,  # [P, Hk, N, D]
     v_ptr,
@@ -181,6 +182,7 @@ def values_kernel(
     lens_ptr,  # [1], as the next two
     adapter_ptr,
     slot_ptr,
+    room,  # tokens of the pages that the table has places for, at least those of the sequence
     stride_vp,
     stride_vh,
     stride_vn,
@@ -201,17 +203,18 @@ def values_kernel(
     """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of the sequence."""
     head = (tl.program_id(0) % KV_HEADS).to(tl.int64)
     start = tl.program_id(0) // KV_HEADS * BLOCK_N
+    offs_n = start + tl.arange(0, BLOCK_N)
+    offs_d = tl.arange(0, BLOCK_D)
+    # Loaded before the first of them is needed: they come together.
     tokens = tl.load(lens_ptr)
+    adapter = tl.load(adapter_ptr).to(tl.int64)
+    slot = tl.load(slot_ptr).to(tl.int64)
+    pages, rows = locate(table_ptr, offs_n, offs_n < room, PAGE, True)
     # Attention may load the last page whole: NaN times a probability of 0 is NaN, so the rows
     # behind the last token become zeros.
     padded = tl.cdiv(tokens, PAGE) * PAGE
     if start >= padded:
         return
-    adapter = tl.load(adapter_ptr).to(tl.int64)
-    slot = tl.load(slot_ptr).to(tl.int64)
-    offs_n = start + tl.arange(0, BLOCK_N)
-    offs_d = tl.arange(0, BLOCK_D)
-    pages, rows = locate(table_ptr, offs_n, offs_n < padded, PAGE, True)
     # LR strides come divided by ALIGN_Z, as in `expand_kernel`.
     z_base = lr_ptr + tl.maximum(slot, 0) * (stride_zm * ALIGN_Z)
     v = full_values(
