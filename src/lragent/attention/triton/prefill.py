@@ -20,7 +20,7 @@ from lragent.attention.triton.layer import Layer, Sequences, present
 from lragent.attention.triton.relaunch import launch_of
 from lragent.attention.triton.tiles import Tile, attention_tile, multiprocessors
 
-EXPAND, VALUES = (64, 4), (64, 4)
+EXPAND, VALUES = (32, 4), (32, 4)
 """Tokens and warps of a program of both kernels, for rows of at most 256 bytes."""
 
 
