@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from .parts import Row, Sizes
 from .policies import GUEST, STOCK
 from .turns import Turns
 
-PARTS: dict[str, Callable[[Any, Sequence[str], Sizes, Turns], list[Row]]] = {
+PARTS: dict[str, Callable[[Any, Sequence[str], Sizes, Turns], Iterator[Row]]] = {
     HANDOVER: parts.handover,
     WORKFLOW: parts.workflows,
     OPEN: parts.open_loop,
@@ -31,7 +31,7 @@ PARTS: dict[str, Callable[[Any, Sequence[str], Sizes, Turns], list[Row]]] = {
 
 
 def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Start the engine, compare and measure; ``keep`` gets all there is after each step."""
+    """Start the engine, compare and measure; ``keep`` gets all there is after each row."""
     from .vllm_engine import VllmEngine
 
     begin = time.perf_counter()
@@ -58,11 +58,10 @@ def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
             answer["tokens"] = gate.answer(engine, gate.from_json(chains))
         keep_all(False)
     for part in job.parts:
-        rows = PARTS[part](engine, job.measured(part), sizes, turns)
-        for row in rows:
+        for row in PARTS[part](engine, job.measured(part), sizes, turns):
             print(json.dumps(row), flush=True)
-        answer["rows"] += rows
-        keep_all(False)
+            answer["rows"].append(row)
+            keep_all(False)
     keep_all(True)
 
 

@@ -172,10 +172,10 @@ class Step:
 def make_plan(
     setups: Sequence[Setup], names: Sequence[str], gate: bool, together: bool = False
 ) -> list[list[Step]]:
-    """Groups of engines that are started one group after the other.
+    """Groups of engines that are started one group after the other, in the order of the names.
 
-    Stock comes first, then the engine that the gate compares with it, on the first setup when the
-    gate has to be passed.
+    When the gate has to be passed, stock comes first on the first setup, then the engine that the
+    gate compares with it.
 
     Args:
         setups: in order.

@@ -1,8 +1,8 @@
-"""The parts of the benchmark, each on one engine: they return rows."""
+"""The parts of the benchmark, each on one engine: they yield rows, each as soon as it is whole."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from .workload import ACT, PLAN, REFLECT, draw, single, trace, trace_length, wor
 
 Row = dict[str, Any]
 ALONE = Turns()
-SAME = 12  # times that the same adapter is asked again: the host's speed varies by a third
+SAME = 8  # times that the same adapter is asked again: the host's speed varies by a third
 # The base pages of all tight sessions fit with a margin; two copies of them do not.
 TIGHT_SHARE = 1.3
 
@@ -77,7 +77,7 @@ class Sizes:
 
     def repeats_at(self, context: int) -> int:
         """Repeats of a hand-over: short ones are over soon, and differ most."""
-        return self.repeats * max(1, min(8, 8192 // context))
+        return self.repeats * max(2, min(8, 8192 // context))
 
 
 def ttft(engine: Engine, ask: Ask) -> float:
@@ -89,7 +89,7 @@ def ttft(engine: Engine, ask: Ask) -> float:
 
 def handover(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
-) -> list[Row]:
+) -> Iterator[Row]:
     """TTFT of a new context, of the same adapter again, and of the other two adapters after it.
 
     Stock has a new context without an adapter measured too.
@@ -100,7 +100,6 @@ def handover(
         sizes: what is run.
         turns: with the other engines, one a repeat.
     """
-    rows = []
     for length in sizes.contexts:
         times: dict[tuple[str, str], list[float]] = {}
         for repeat in range(sizes.repeats_at(length) + 1):
@@ -112,11 +111,10 @@ def handover(
                     found = _handed_over(engine, prompt, policy == STOCK)
                     for kind, seconds in found if repeat else ():  # the first warms up
                         times.setdefault((policy, kind), []).append(seconds)
-        rows += [
-            row("handover", f"{kind}, {length}", policy, ttft_s=values, context=length, kind=kind)
-            for (policy, kind), values in times.items()
-        ]
-    return rows
+        for (policy, kind), values in times.items():
+            yield row(
+                "handover", f"{kind}, {length}", policy, ttft_s=values, context=length, kind=kind
+            )
 
 
 def _handed_over(
@@ -131,9 +129,8 @@ def _handed_over(
 
 def workflows(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
-) -> list[Row]:
+) -> Iterator[Row]:
     """Generated tokens a second of sessions that pass plan, act and reflect three times."""
-    rows = []
     generate, new = sizes.workflow_new
 
     def run(policy: str, sessions: int, length: int, repeat: int, rounds: int, tokens: int) -> Run:
@@ -171,8 +168,8 @@ def workflows(
                     done = run(policy, sessions, length, repeat, 3, generate)
                     generated = sum(t.tokens for t in done.timings)
                     tally.add(generated, done, first_tokens(done), engine.kv_bytes())
-        rows += [tally.row("workflow", f"{sessions} x {length}", p) for p, tally in found.items()]
-    return rows
+        for policy, tally in found.items():
+            yield tally.row("workflow", f"{sessions} x {length}", policy)
 
 
 @dataclass
@@ -206,9 +203,8 @@ def first_tokens(run: Run) -> list[float]:
 
 def traces(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
-) -> list[Row]:
+) -> Iterator[Row]:
     """One stream of the 17-step trace: all tokens a second, and the sum of the 17 TTFT."""
-    rows = []
     longest = draw(sizes.vocab, trace_length(max(sizes.chunks)), "warm")
     with turns.turn():
         for policy in policies:
@@ -225,13 +221,13 @@ def traces(
                     done = drive(engine, [(0.0, trace(chunk, sizes.vocab, "trace", chunk, repeat))])
                     if repeat:  # the first warms up
                         tally.add(length, done, [sum(first_tokens(done))], engine.kv_bytes())
-        rows += [tally.row("trace", str(length), p, tokens=length) for p, tally in found.items()]
-    return rows
+        for policy, tally in found.items():
+            yield tally.row("trace", str(length), policy, tokens=length)
 
 
 def tight_traces(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
-) -> list[Row]:
+) -> Iterator[Row]:
     """Many streams of the trace at once, under the KV budget that the engine was started with.
 
     The case names the budget's share where it is not `TIGHT_SHARE`.
@@ -255,7 +251,8 @@ def tight_traces(
                 engine.forget()
                 done = drive(engine, stream)
                 tally.add(sessions * length, done, first_tokens(done), engine.kv_bytes())
-    return [tally.row("tight", case, p) for p, tally in found.items()]
+    for policy, tally in found.items():
+        yield tally.row("tight", case, policy)
 
 
 def tight_streams(
@@ -267,7 +264,7 @@ def tight_streams(
 
 def open_loop(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
-) -> list[Row]:
+) -> Iterator[Row]:
     """Trajectories that arrive at random, at rising rates, until a rate is too much.
 
     Raises:
@@ -280,26 +277,26 @@ def open_loop(
         for policy in policies:
             engine.use(policy)
             drive(engine, arrivals(trajectories, max(sizes.rates), 1.0, sizes.vocab, seed=-1), 10.0)
-    rows: list[Row] = []
     going = list(policies)
     for rate in sizes.rates:
+        found: list[Row] = []
         with turns.turn():
-            for policy in list(going):
+            for policy in going:
                 engine.use(policy)
                 engine.forget()
                 sessions = arrivals(trajectories, rate, sizes.open_seconds, sizes.vocab)
-                found = drive(engine, sessions, sizes.open_limit)
-                rows.append(
+                done = drive(engine, sessions, sizes.open_limit)
+                found.append(
                     open_row(
-                        f"{rate:g}/s", policy, first_tokens(found),
-                        trajectory_times(found, sessions),
-                        tokens_per_s=sum(t.tokens for t in found.timings) / found.seconds,
-                        kv_bytes=engine.kv_bytes(), rate=rate, given_up=found.given_up,
+                        f"{rate:g}/s", policy, first_tokens(done),
+                        trajectory_times(done, sessions),
+                        tokens_per_s=sum(t.tokens for t in done.timings) / done.seconds,
+                        kv_bytes=engine.kv_bytes(), rate=rate, given_up=done.given_up,
                     )
                 )  # fmt: skip
-                if found.given_up or rows[-1]["ttft_p90_ms"] >= 1000:
-                    going.remove(policy)
-    return rows
+        yield from found
+        over = {row["policy"] for row in found if row["given_up"] or row["ttft_p90_ms"] >= 1000}
+        going = [policy for policy in going if policy not in over]
 
 
 def trajectory_times(run: Run, sessions: Sequence[tuple[float, Any]]) -> list[float]:

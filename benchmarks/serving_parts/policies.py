@@ -45,11 +45,11 @@ def uses_one_adapter(name: str) -> bool:
 
 
 def engines_of(names: Sequence[str]) -> dict[str, list[str]]:
-    """The names by engine, in the order of `NAMES`: stock first."""
-    found: dict[str, list[str]] = {}
+    """The names by engine: engines as they come in ``names``, an engine's names as in `NAMES`."""
+    found: dict[str, list[str]] = {engine_of(name): [] for name in names}
     for name in NAMES:
         if name in names:
-            found.setdefault(engine_of(name), []).append(name)
+            found[engine_of(name)].append(name)
     return found
 
 

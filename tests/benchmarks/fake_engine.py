@@ -1,4 +1,4 @@
-"""An engine with a clock of its own: every step takes a second and gives each request a token."""
+"""An engine with a clock of its own: every step takes as long and gives each request a token."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from benchmarks.serving_parts.drive import Ask, Progress
 class FakeEngine:
     """Prefills ``prefill`` tokens a step, one request after the other; decodes all others."""
 
-    def __init__(self, prefill: int = 100):
+    def __init__(self, prefill: int = 100, seconds: float = 1.0):
         self.now = 0.0
+        self.seconds = seconds
         self.prefill = prefill
         self.asks: dict[str, Ask] = {}
         self.log: list[Ask] = []
@@ -24,7 +25,7 @@ class FakeEngine:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        self.now += seconds
+        self.now += max(seconds, 1e-6)  # less would be lost in rounding
 
     def submit(self, key: str, ask: Ask) -> None:
         self.asks[key] = ask
@@ -33,7 +34,7 @@ class FakeEngine:
         self.made[key] = 0
 
     def step(self) -> list[Progress]:
-        self.now += 1.0
+        self.now += self.seconds
         progress = []
         budget = self.prefill
         for key in list(self.asks):
@@ -51,6 +52,8 @@ class FakeEngine:
 
     def abort(self, keys: Sequence[str]) -> None:
         self.aborted += keys
+        for key in keys:
+            del self.asks[key]
 
     def use(self, policy: str) -> None:
         assert not self.asks

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +27,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 
 def test_handover(engine: FakeEngine):
-    rows = parts.handover(engine, ["stock", "bound"], SMALL)
+    rows = list(parts.handover(engine, ["stock", "bound"], SMALL))
     found = {(row["policy"], row["case"]): row["ttft_ms"] for row in rows}
     for policy in ("stock", "bound"):
         assert found[policy, "cold, 64"] == found[policy, "other, 64"] == 1000
@@ -45,12 +48,12 @@ def test_handover(engine: FakeEngine):
 
 
 def test_short_hand_overs_are_repeated_more_often():
-    assert [FULL.repeats_at(length) for length in (1024, 4096, 16384)] == [24, 6, 3]
+    assert [FULL.repeats_at(length) for length in (1024, 4096, 16384)] == [24, 6, 6]
 
 
 def test_workflow(engine: FakeEngine):
     sizes = with_options(SMALL, workflow_repeats=2, workflow_seconds=1e6)
-    rows = parts.workflows(engine, ["isolated", "base+lr"], sizes)
+    rows = list(parts.workflows(engine, ["isolated", "base+lr"], sizes))
     assert [row["policy"] for row in rows] == ["isolated", "base+lr"]
     for row in rows:
         assert row["case"] == "2 x 96"
@@ -84,6 +87,27 @@ def test_tight(engine: FakeEngine):
     assert row["case"] == "3 x 1168"
     assert len(engine.log) == 2 * 3 * 17  # the first time with the shortest traces
     assert row["repeats"] == 3 * 17
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.01])
+def test_open_loop(engine: FakeEngine, tmp_path: Path, seconds: float):
+    engine.seconds = seconds
+    record = {
+        "id": "a", "system": "s", "task": "t", "prompt_tok": 20, "roles": ["plan", "act"],
+        "ctx_tok": [30, 60], "new_tok": [5, 5],
+    }  # fmt: skip
+    data = tmp_path / "trajectories.jsonl.gz"
+    with gzip.open(data, "wt") as lines:
+        lines.write(json.dumps(record) + "\n")
+    rows = parts.open_loop(engine, ["stock", "bound"], with_options(SMALL, data=str(data)))
+    # A row is there before the next rate begins.
+    first, asked = next(rows), len(engine.log)
+    assert (first["case"], first["policy"], first["given_up"]) == ("1/s", "stock", False)
+    found = [(row["case"], row["policy"]) for row in (first, *rows)]
+    fast = [("4/s", "stock"), ("4/s", "bound")]
+    # With steps of a second p90 TTFT is no less, and higher rates are not tried.
+    assert found == [("1/s", "stock"), ("1/s", "bound"), *(fast if seconds < 1 else [])]
+    assert (len(engine.log) > asked) == (seconds < 1)
 
 
 def test_the_case_names_another_budget(engine: FakeEngine):

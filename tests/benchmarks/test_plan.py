@@ -53,7 +53,16 @@ def test_the_gate_comes_first_and_once():
     together = make_plan(setups, ["base", "bound"], gate=True, together=True)
     assert [[step.engine for step in group] for group in together] == [
         ["stock", "base+lr", "base"],
-        ["stock", "base"],
+        ["base", "stock"],
+    ]
+
+
+def test_engines_are_measured_in_the_order_of_the_names():
+    setups = setups_of(["open"], TINY, SMALL, {}, 4)
+    plan = make_plan(setups, ["base+lr", "bound", "stock"], gate=False)
+    assert [(step.engine, step.policies) for (step,) in plan] == [
+        ("base+lr", ["base+lr"]),
+        ("stock", ["stock", "bound"]),
     ]
 
 
