@@ -20,8 +20,9 @@ from lragent.attention.triton.layer import Layer, Sequences, present
 from lragent.attention.triton.relaunch import launch_of
 from lragent.attention.triton.tiles import Tile, attention_tile, multiprocessors
 
-EXPAND, VALUES = (32, 4), (32, 4)
-"""Tokens and warps of a program of both kernels, for rows of at most 256 bytes."""
+_TOKENS, _WARPS = 32, 4
+"""Of a program that writes K and V. With more tokens it needs more registers, and fewer of them run
+at a time."""
 
 
 def prepare_expand(
@@ -42,8 +43,7 @@ def prepare_expand(
     tokens, kv_heads, _ = k_out.shape
     count = cu_seqlens_k.shape[0] - 1
     lr, v_b, k_b, cos, _ = present(layer)
-    (block, warps), k_rank = _tile(layer, EXPAND), layer.k_rank
-    constants = _constants(layer, block)
+    constants, k_rank = _constants(layer), layer.k_rank
     strides = (
         *layer.k.stride()[:3], *layer.v.stride()[:3], *_lr_strides(lr, constants),
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0),
@@ -51,9 +51,9 @@ def prepare_expand(
     dtypes = (k_out.dtype, layer.k.dtype, lr.dtype, v_b.dtype, k_b.dtype, cos.dtype)
     launch = launch_of(
         expand_kernel, k_out.device, (strides, dtypes), **constants,
-        K_RANK=k_rank, BLOCK_KR=min(rank_block(k_rank), 64), num_warps=warps,
+        K_RANK=k_rank, BLOCK_KR=min(rank_block(k_rank), 64),
     )  # fmt: skip
-    grid = ((tokens // constants["BLOCK_N"] + count) * kv_heads, 1, 1)
+    grid = ((tokens // _TOKENS + count) * kv_heads, 1, 1)
     batch = (
         sequences.block_tables, cu_seqlens_k, sequences.adapter_index, sequences.lr_slot,
     )  # fmt: skip
@@ -84,13 +84,12 @@ def prepare_values(
     """
     _, kv_heads, page, _ = v_out.shape
     lr, v_b, *_ = present(layer)
-    block, warps = _tile(layer, VALUES)
-    constants = _constants(layer, block)
+    constants = _constants(layer)
     strides = (*layer.v.stride()[:3], *_lr_strides(lr, constants), *v_b.stride()[:2])
     dtypes = (v_out.dtype, layer.v.dtype, lr.dtype, v_b.dtype)
-    launch = launch_of(values_kernel, v_out.device, (strides, dtypes), **constants, num_warps=warps)
+    launch = launch_of(values_kernel, v_out.device, (strides, dtypes), **constants)
     room = min(triton.cdiv(context, page), sequences.block_tables.shape[1]) * page
-    grid = (triton.cdiv(room, block) * kv_heads, 1, 1)
+    grid = (triton.cdiv(room, _TOKENS) * kv_heads, 1, 1)
     numbers = (room, *strides)
 
     def values(layer: Layer) -> None:
@@ -100,12 +99,7 @@ def prepare_values(
     return values
 
 
-def _tile(layer: Layer, small: tuple[int, int]) -> tuple[int, int]:
-    """Tokens and warps of a program."""
-    return small if layer.v.shape[3] * layer.v.dtype.itemsize <= 256 else (32, 4)
-
-
-def _constants(layer: Layer, block: int) -> dict[str, Any]:
+def _constants(layer: Layer) -> dict[str, Any]:
     """What both kernels compile in: the pages' sizes, and how values are completed."""
     _, kv_heads, page, width = layer.v.shape
     itemsize, v_rank = layer.v.dtype.itemsize, layer.v_rank
@@ -113,11 +107,12 @@ def _constants(layer: Layer, block: int) -> dict[str, Any]:
         "KV_HEADS": kv_heads,
         "D": width,
         "BLOCK_D": triton.next_power_of_2(width),
-        "BLOCK_N": block,
+        "BLOCK_N": _TOKENS,
         "PAGE": page,
         "V_RANK": v_rank,
         "BLOCK_VR": min(rank_block(v_rank), 64 if itemsize == 2 else 16),
         "ALIGN_Z": math.gcd(16, *present(layer)[0].stride()[:3]),
+        "num_warps": _WARPS,
     }
 
 
