@@ -140,7 +140,7 @@ class AttentionBatch:
 
     Attributes:
         block_tables: ``[S, max_pages]`` int32, page ids in token order; entries beyond a
-            sequence's pages are 0 and never read.
+            sequence's pages are 0, and no page is read through them.
         cu_seqlens_q: ``[S+1]`` int32, where each sequence's queries start in the packed tensor.
         seq_lens: ``[S]`` int32, tokens of context including the new ones.
         adapter_index: ``[S]`` int32, row of the LoRA tables, -1 for none.

@@ -157,11 +157,12 @@ def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]
     runs: list[Run] = []
     counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
     sequences = list(zip(counts, seq_lens, strict=True))
-    alone = sum(best_path(shape, *sizes) in ("expand", "values") for sizes in sequences) == 1
-    for index, (queries, context) in enumerate(sequences):
+    paths: list[Path] = [best_path(shape, *sizes) for sizes in sequences]
+    if sum(path in ("expand", "values") for path in paths) > 1:
+        paths = [best_path(shape, *sizes, alone=False) for sizes in sequences]
+    for index, ((queries, context), path) in enumerate(zip(sequences, paths, strict=True)):
         if queries == 0:
             continue
-        path = best_path(shape, queries, context, alone)
         joined = _joinable(runs, path, index, context, shape)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
