@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.adapters.factory import make_adapter
@@ -47,7 +48,7 @@ class Punica:
         update(mapping, list(range(1, count + 1)), count + 1, 100)
 
     def add(self, y: Tensor, x: Tensor, weights: Tensor) -> None:
-        """``y += x W`` of each token's adapter."""
+        """``y += x W`` of each token's adapter, as a graph does that was captured."""
         _, order, counts, starts, adapters, *_ = self.token_mapping_meta.meta_args(
             x.shape[0], False
         )
@@ -104,6 +105,34 @@ def test_lists_stay_where_they_are_and_layers_of_a_kind_share_one():
     assert punica.token_mapping_meta.active_lora_ids.tolist() == [0, -1, -1, -1]
 
 
+def test_only_modules_that_no_adapter_of_a_batch_touches_are_skipped():
+    touched, punica = TouchedModules(PLACES, "cpu"), Punica()
+    q, o, down = (
+        touched.wrapper_for(f"layers.0.{name}", punica).token_mapping_meta
+        for name in ("qkv_proj", "o_proj", "down_proj")
+    )
+    flags = [meta.no_lora_flag_cpu for meta in (q, o, down)]
+    for place in range(PLACES):
+        touched.mark("layers.0.qkv_proj", place, True)
+    touched.mark("layers.0.o_proj", 1, True)
+
+    def skipped(*places: int) -> list[bool]:
+        punica.serve(places)
+        return [bool(flag) for flag in flags]
+
+    assert skipped(0, 0, 2, -1) == [False, True, True]
+    assert skipped(0, 1, -1) == [False, False, True]
+    assert skipped(-1, -1) == [True, True, True]
+    assert skipped(1) == [False, False, True]
+    touched.mark("layers.0.o_proj", 1, False)
+    touched.mark("layers.0.down_proj", 1, True)
+    touched.refresh()
+    assert [bool(flag) for flag in flags] == [False, True, False]
+    # The operators look at what they were compiled with, so the flags have to stay where they are.
+    assert [meta.no_lora_flag_cpu for meta in (q, o, down)] == flags
+    assert punica.token_mapping_meta.no_lora_flag_cpu is not flags[0]
+
+
 def test_wrappers_without_such_lists_are_used_as_they_are():
     punica = SimpleNamespace()
     assert TouchedModules(PLACES, "cpu").wrapper_for("layers.0.o_proj", punica) is punica
@@ -133,8 +162,20 @@ def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
 
         def seen() -> list[bool]:
             punica.serve([0] * TOKENS)
-            return [w.token_mapping_meta.active_lora_ids[0].item() == 0 for w in wrappers]
+            metas = [wrapper.token_mapping_meta for wrapper in wrappers]
+            read = [meta.active_lora_ids[0].item() == 0 for meta in metas]
+            assert [not meta.no_lora_flag_cpu for meta in metas] == read
+            return read
 
+        # What CUDA graphs are captured with has weights everywhere: no kernel is left out of them.
+        runner = worker.model_runner
+        runner.lora_manager.remove_all_adapters()
+        config, counts = runner.lora_config, np.array([TOKENS])
+        with (
+            runner.maybe_setup_dummy_loras(config),
+            runner.maybe_select_dummy_loras(config, counts, num_active_loras=1),
+        ):
+            assert all(seen())
         for name, expected in (("narrow", [True, False, False, False]), ("wide", [True] * 4)) * 2:
             served.ask(Ask(name, prompt_of(20, 1)))
             assert seen() == expected * len(blocks)

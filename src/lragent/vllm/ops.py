@@ -20,8 +20,7 @@ def store_lr_device(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Ten
     """The op on GPUs: the kernel writes where attention reads. See `define_ops`."""
     from lragent.attention.triton.launch import launch_project
 
-    count = x.shape[0]
-    launch_project(x if x.stride(1) == 1 else x.contiguous(), down, rows[:count], dst[:count])
+    launch_project(x if x.stride(1) == 1 else x.contiguous(), down, rows, dst)
 
 
 def _store_lr_fake(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tensor) -> None:

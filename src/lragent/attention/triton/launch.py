@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -210,29 +211,61 @@ def prepare_attend(
 def launch_project(
     x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: RowsTile | ProjectTile | None = None
 ) -> None:
-    """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`."""
-    tokens, width = x.shape
-    slots, columns = index.shape[1], a.shape[1]
-    if not tokens or not slots:
+    """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`.
+
+    ``index`` and ``out`` may have more rows than ``x``, which are not looked at.
+    """
+    if not x.shape[0] or not index.shape[1]:
         return
-    sms = multiprocessors(x.device)
-    tile = tile or project_tile(tokens, slots, columns, width, x.dtype, sms)
-    strides = (x.stride(0), *a.stride()[:2], index.stride(0))
-    layout = (slots, columns, width, strides, (x.dtype, a.dtype, out.dtype))
+    launch = _projection(
+        x.device, x.shape, x.stride(0), a.shape, a.stride(), index.shape[1], index.stride(0),
+        x.dtype, a.dtype, out.dtype, tile,
+    )  # fmt: skip
+    launch(x, a, index, out)
+
+
+@functools.lru_cache(maxsize=1024)
+def _projection(
+    device: torch.device,
+    x_shape: tuple[int, int],
+    x_stride: int,
+    a_shape: tuple[int, int, int],
+    a_strides: tuple[int, ...],
+    slots: int,
+    index_stride: int,
+    x_dtype: torch.dtype,
+    a_dtype: torch.dtype,
+    out_dtype: torch.dtype,
+    tile: RowsTile | ProjectTile | None,
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
+    """What `launch_project` does for tensors of this layout: every layer has the same."""
+    (tokens, width), columns = x_shape, a_shape[1]
+    sms = multiprocessors(device)
+    tile = tile or project_tile(tokens, slots, columns, width, x_dtype, sms)
+    strides = (x_stride, *a_strides[:2], index_stride)
+    layout = (slots, columns, width, strides, (x_dtype, a_dtype, out_dtype))
     if isinstance(tile, RowsTile):
+        rows = _rows(device, tile, *layout)
         grid = (triton.cdiv(tokens, tile.block_t), slots, triton.cdiv(columns, tile.block_w))
-        _rows(x.device, tile, *layout)(grid, (out, x, a, index), (tokens, *strides))
-        return
-    project, add = _tiles(x.device, tile, *layout)
+
+        def launch_rows(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
+            rows(grid, (out, x, a, index), (tokens, *strides))
+
+        return launch_rows
+    project, add = _tiles(device, tile, *layout)
     count, splits = tokens * slots * columns, tile.splits
-    parts = out if splits == 1 else buffer("project", splits * count, torch.float32, x.device)
     grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c), splits)
-    project(grid, (parts, x, a, index), (tokens, splits, *strides))
-    if splits > 1:
-        add((triton.cdiv(count, 512), 1, 1), (out, parts), (count,))
+    add_grid = (triton.cdiv(count, 512), 1, 1)
+
+    def launch_tiles(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
+        parts = out if splits == 1 else buffer("project", splits * count, torch.float32, device)
+        project(grid, (parts, x, a, index), (tokens, splits, *strides))
+        if splits > 1:
+            add(add_grid, (out, parts), (count,))
+
+    return launch_tiles
 
 
-@functools.cache
 def _rows(
     device: torch.device,
     tile: RowsTile,
@@ -250,7 +283,6 @@ def _rows(
     )  # fmt: skip
 
 
-@functools.cache
 def _tiles(
     device: torch.device,
     tile: ProjectTile,
