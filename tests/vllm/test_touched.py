@@ -133,6 +133,13 @@ def test_only_modules_that_no_adapter_of_a_batch_touches_are_skipped():
     assert punica.token_mapping_meta.no_lora_flag_cpu is not flags[0]
 
 
+def test_flags_are_on_the_host_whatever_the_default_device():
+    with torch.device("meta"):
+        touched = TouchedModules(PLACES, "meta")
+    assert touched.lists.device.type == "meta"
+    assert {flag.device.type for flag in touched.skips} == {"cpu"}
+
+
 def test_wrappers_without_such_lists_are_used_as_they_are():
     punica = SimpleNamespace()
     assert TouchedModules(PLACES, "cpu").wrapper_for("layers.0.o_proj", punica) is punica

@@ -43,7 +43,8 @@ class TouchedModules:
 
     def __init__(self, max_loras: int, device: torch.device | str):
         self.lists = torch.full((KINDS, max_loras + 1), -1, dtype=torch.int32, device=device)
-        self.skips = [torch.zeros(1, dtype=torch.bool) for _ in range(KINDS)]
+        # A model is made under a default device, which is the GPU.
+        self.skips = [torch.zeros(1, dtype=torch.bool, device="cpu") for _ in range(KINDS)]
         self.stale = False
         self._touched = np.zeros((KINDS, max_loras), dtype=np.bool_)
         self._layers: list[list[set[str]]] = [
