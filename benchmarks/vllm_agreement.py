@@ -12,6 +12,7 @@ What is compared are the log-probabilities of the likeliest 20 tokens, and the c
 
 - the plugin with lragent's embedded engine under the same policy, cache hits included;
 - the plugin under `isolated` with stock vLLM;
+- an adapter of all modules, outside of the group, alone and beside others, with stock vLLM;
 - eager runs, piecewise and full CUDA graphs, under both model runners, with each other.
 
 The tolerance is twice the difference between stock vLLM and the embedded engine, plus what one
@@ -36,6 +37,7 @@ from serving_parts import agreement_cases as plan
 from serving_parts import agreement_report as report
 from serving_parts import result
 from serving_parts.adapters import AGENTS, write_adapters
+from serving_parts.agreement_everywhere import NAME, write_everywhere
 from serving_parts.agreement_pool import EngineError, Task, run_all
 from serving_parts.agreement_program import LENGTH, NEEDED, TINY_LENGTH, forced
 from serving_parts.call import checked
@@ -110,6 +112,7 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
     common: Json = {
         "model": model,
         "adapters": adapters,
+        "everywhere": str(write_everywhere(folder / NAME, Path(model), 8)),
         "forced": [asdict(step) for step in forced(ids[half:], length)],
     }
     parallel = options.parallel or (3 if on_gpu else 1)

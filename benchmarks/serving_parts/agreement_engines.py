@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .adapters import AGENTS
+from .agreement_everywhere import EVERYWHERE, NAME
 from .agreement_program import Ask
 from .gate import Choice, choices_of
 
@@ -20,14 +21,19 @@ class Vllm:
     Args:
         base_apart: ask the base model after the adapters: stock vLLM on a CPU gives requests
             without an adapter another's in a mixed batch.
+        everywhere: folder of the adapter of all modules, which is in no group.
         arguments: those of `VllmEngine`.
     """
 
-    def __init__(self, base_apart: bool, *arguments: Any):
+    def __init__(self, base_apart: bool, everywhere: str, *arguments: Any):
+        from vllm.lora.request import LoRARequest
+
         from .vllm_engine import VllmEngine
 
         self.engine = VllmEngine(*arguments)
         self.base_apart = base_apart
+        # After the numbers of the agents, in groups and outside.
+        self._everywhere = LoRARequest(NAME, 2 * len(AGENTS) + 1, everywhere)
 
     def ask(
         self, asks: Sequence[Ask], tokens: int, salt: str
@@ -43,7 +49,10 @@ class Vllm:
         outputs = self.engine.llm.generate(
             [{"prompt_token_ids": list(prompt), "cache_salt": salt} for _, prompt in asks],
             params,
-            lora_request=[self.engine.lora(agent) for agent, _ in asks],
+            lora_request=[
+                self._everywhere if agent == EVERYWHERE else self.engine.lora(agent)
+                for agent, _ in asks
+            ],
             use_tqdm=False,
         )
         return [choices_of(o.outputs[0]) for o in outputs], [o.num_cached_tokens for o in outputs]

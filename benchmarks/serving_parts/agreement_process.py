@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from .agreement_engines import Embedded, Vllm
+from .agreement_everywhere import ask_everywhere
 from .agreement_program import free, replay, rotated, steps_from_json
 
 
 def run_vllm(job: dict[str, Any]) -> dict[str, Any]:
-    """Text after each prompt, then the engine's own tokens."""
-    engine = Vllm(job["base_apart"], job["policy"], job["model"], job["adapters"], job["settings"])
+    """Text after each prompt, the engine's own tokens, then an adapter of all modules."""
+    engine = Vllm(
+        job["base_apart"], job["everywhere"],
+        job["policy"], job["model"], job["adapters"], job["settings"],
+    )  # fmt: skip
     try:
         forced = replay(engine, steps_from_json(job["forced"]), "forced")
         steps, answers = free(engine, job["ids"], job["length"])
@@ -27,6 +31,7 @@ def run_vllm(job: dict[str, Any]) -> dict[str, Any]:
             "forced": asdict(forced),
             "steps": [asdict(step) for step in steps],
             "free": asdict(answers),
+            "everywhere": ask_everywhere(engine, job["ids"], job["length"]),
         }
     finally:
         engine.close()

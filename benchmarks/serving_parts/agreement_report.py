@@ -18,11 +18,14 @@ from .agreement_compare import (
     tolerance,
     until_they_part,
 )
+from .agreement_everywhere import pairs_everywhere, pairs_of_control
 from .agreement_program import Answers, Step, steps_from_json
 from .policies import STOCK
 
 Row = dict[str, Any]
 ISOLATED = "isolated"
+KINDS = ("embedded", "stock", "everywhere", "mode")
+"""Of comparisons that have to agree."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,11 @@ def rows_of(
                 {"text": list(same_places(texts[policy], texts[ISOLATED]))})
             for policy in texts if policy != ISOLATED
         ]  # fmt: skip
+    if stock:
+        control = row("control", f"{stock[0]}, weights everywhere", "base model",
+                      pairs_of_control(served[stock[0]]["everywhere"]))  # fmt: skip
+        seen = limit is not None and control["mean"] > limit[1]
+        rows.append({**control, "tolerance": limit, "holds": seen})
     plugin = [case for case in cases if case.policy != STOCK and case.name in ours]
     for case in plugin:
         name = case.name
@@ -118,6 +126,9 @@ def rows_of(
                             to_embedded(name, case.policy), limit, hits))  # fmt: skip
         if case.policy == ISOLATED and stock:
             rows.append(row("stock", name, stock[0], to_vllm(name, stock[0]), limit))
+        if stock:
+            pairs = pairs_everywhere(served[name]["everywhere"], served[stock[0]]["everywhere"])
+            rows.append(row("everywhere", name, stock[0], pairs, limit))
         first = next(other for other in plugin if other.policy == case.policy)
         if first is not case:
             rows.append(row("mode", name, first.name, to_vllm(name, first.name), limit))
@@ -136,7 +147,7 @@ def row(
     total = spread(chain(*pairs.values()))
     found: Row = {"kind": kind, "subject": subject, "against": against, **plain(total)}
     found["of"] = {case: plain(spread(part)) for case, part in pairs.items()}
-    if kind in ("embedded", "stock", "mode"):
+    if kind in KINDS:
         found |= {
             "same_hits": hits,
             "tolerance": limit,
@@ -167,14 +178,11 @@ def table(rows: Sequence[Row], failed: Mapping[str, str]) -> list[str]:
     limits = [entry["tolerance"] for entry in rows if entry.get("tolerance")]
     if limits:
         lines.append(f"{'tolerance':34}{limits[0][0]:10.2g}{limits[0][1]:10.2g}")
-    lines.append(f"{'':26}|{'embedded':^27}|{'stock':^27}|{'first mode':^27}|")
+    lines.append(f"{'':26}|{'|'.join(f'{kind:^27}' for kind in KINDS)}|")
     subjects = dict.fromkeys(entry["subject"] for entry in rows if "same_hits" in entry)
     for subject in subjects:
         mine = {e["kind"]: e for e in rows if e["subject"] == subject and "same_hits" in e}
-        cells = [
-            numbers(mine[kind]) if kind in mine else " " * 27
-            for kind in ("embedded", "stock", "mode")
-        ]
+        cells = [numbers(mine[kind]) if kind in mine else " " * 27 for kind in KINDS]
         bad = [kind for kind, entry in mine.items() if not entry["holds"]]
         bad += [] if all(entry["same_hits"] for entry in mine.values()) else ["cache hits"]
         verdict = f" NOT: {', '.join(bad)}" if bad else " ok"

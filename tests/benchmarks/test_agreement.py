@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmarks.serving_parts.agreement_cases import Case, cases_of, settings_of
 from benchmarks.serving_parts.agreement_compare import (
@@ -22,6 +23,13 @@ from benchmarks.serving_parts.agreement_compare import (
     tolerance,
     until_they_part,
 )
+from benchmarks.serving_parts.agreement_everywhere import (
+    BESIDE,
+    ask_everywhere,
+    pairs_everywhere,
+    write_everywhere,
+)
+from benchmarks.serving_parts.agreement_everywhere import NEEDED as NEEDED_EVERYWHERE
 from benchmarks.serving_parts.agreement_pool import EngineError, Task, run_all
 from benchmarks.serving_parts.agreement_program import (
     LENGTH,
@@ -40,6 +48,8 @@ from benchmarks.serving_parts.agreement_program import (
 from benchmarks.serving_parts.agreement_report import rows_of, table
 from benchmarks.serving_parts.entry_points import write_metadata
 from benchmarks.serving_parts.gate import Choice
+from benchmarks.serving_parts.shapes import TINY, write_config
+from safetensors.numpy import load_file
 
 PAGE = 16
 IDS = [7 + n % 83 for n in range(TINY_LENGTH + NEEDED)]
@@ -80,6 +90,7 @@ def answers_of(engine: FakeEngine) -> dict[str, Any]:
         "forced": asdict(text),
         "steps": [asdict(step) for step in steps],
         "free": asdict(own),
+        "everywhere": ask_everywhere(engine, IDS, TINY_LENGTH),
     }
 
 
@@ -213,6 +224,7 @@ def test_engines_that_round_differently_agree():
     kinds = [row["kind"] for row in rows]
     assert kinds.count("embedded") == 8
     assert kinds.count("stock") == 4
+    assert kinds.count("everywhere") == 8
     assert kinds.count("mode") == 6
     lines = table(rows, {"stock, eager, v2": "ended with code 1\nlast line"})
     assert len(lines) < 40
@@ -325,3 +337,30 @@ def test_metadata_gives_the_entry_points_of_pyproject(tmp_path: Path):
     [entry] = found.entry_points
     assert (entry.group, entry.name) == ("vllm.general_plugins", "lragent")
     assert entry.value == "lragent.vllm.plugin:register"
+
+
+def test_an_adapter_of_all_modules_is_compared_without_the_agents_beside_it():
+    assert NEEDED_EVERYWHERE <= NEEDED
+    stock, same, agent, wide = (
+        ask_everywhere(FakeEngine(strange=strange), IDS, TINY_LENGTH)
+        for strange in (None, None, BESIDE[2], BESIDE[0])
+    )
+    for other, equal in ((same, True), (agent, True), (wide, False)):
+        pairs = pairs_everywhere(stock, other)
+        assert len(pairs["text"]) == 3 * TOKENS
+        assert all(a.token == b.token for part in pairs.values() for a, b in part) == equal
+
+
+def test_an_adapter_of_all_modules_has_weights_in_each(tmp_path: Path):
+    write_config(tmp_path / "model", TINY)
+    folder = write_everywhere(tmp_path / "wide", tmp_path / "model", 4)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert len(tensors) == TINY.layers * 7 * 2
+    place = "base_model.model.model.layers.1"
+    shapes = {
+        name.removeprefix(f"{place}."): t.shape for name, t in tensors.items() if place in name
+    }
+    assert shapes["mlp.down_proj.lora_A.weight"] == (4, 256)
+    assert shapes["self_attn.o_proj.lora_A.weight"] == (4, TINY.heads * TINY.head_dim)
+    assert shapes["self_attn.k_proj.lora_B.weight"] == (TINY.kv_heads * TINY.head_dim, 4)
+    assert all(np.abs(t).min(axis=1).max() > 0 for t in tensors.values())
