@@ -28,6 +28,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -160,6 +161,7 @@ def sizes_of(options: argparse.Namespace, shape: shapes.Shape) -> sizes.Sizes:
 
 def main() -> None:
     """Measure engine after engine, and write after each."""
+    begin = time.monotonic()
     options = arguments()
     call = checked(options, ROOT)
     with tempfile.TemporaryDirectory(prefix="lragent-serving-") as name:
@@ -183,7 +185,7 @@ def main() -> None:
             sizes=asdict(chosen),
             gate=sizes.GATE_SMALL if options.tiny else sizes.GATE_FULL,
             folder=folder,
-            limit=options.limit,
+            limit=options.limit and options.limit - (time.monotonic() - begin),
             plugin_settings=parsed(options.set_plugin),
             handover_only=options.handover_only,
             shared_settings=partial(

@@ -108,15 +108,15 @@ class EngineProcess:
         self._process.stdin.close()
 
     def result(self) -> dict[str, Any]:
-        """End the process, and read its answer.
+        """Read its answer.
 
-        An engine that takes too long is ended. What it had measured by then is its answer, in which
-        ``done`` is false.
+        An engine that takes too long is told to end, which can take seconds. What it had measured
+        by then is its answer, in which ``done`` is false.
 
         Raises:
             JobError: it had measured nothing.
         """
-        self.end()
+        self._process.kill()
         if not self.answer.exists():
             raise JobError(f"the {self.engine} engine had measured nothing when it ended")
         return json.loads(self.answer.read_text())
