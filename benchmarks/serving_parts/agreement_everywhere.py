@@ -42,12 +42,15 @@ def write_everywhere(folder: Path, model: Path, rank: int) -> Path:
         "mlp.up_proj": (hidden, inner),
         "mlp.down_proj": (inner, hidden),
     }
+    # Large enough that an answer without the terms of one module differs by far more than rounding
+    # (SmolLM2, mean of log-probabilities: 0.56 and more, bf16 0.08).
+    size = np.float32(0.16)
     draw = np.random.default_rng(7)
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
         for name, (inputs, outputs) in sizes.items():
             a = draw.standard_normal((rank, inputs), dtype=np.float32) / np.float32(inputs**0.5)
-            b = draw.standard_normal((outputs, rank), dtype=np.float32) * np.float32(0.02)
+            b = draw.standard_normal((outputs, rank), dtype=np.float32) * size
             place = f"base_model.model.model.layers.{layer}.{name}"
             tensors[f"{place}.lora_A.weight"], tensors[f"{place}.lora_B.weight"] = a, b
     settings = {
