@@ -45,6 +45,18 @@ def test_unread_rows_may_hold_anything():
     assert torch.allclose(result, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("tokens", [3, 70])
+def test_rows_behind_the_last_token_are_left_alone(tokens: int):
+    x = torch.randn(tokens, 64, device=DEVICE)
+    a = torch.randn(3, 8, 64, device=DEVICE)
+    index = torch.ones(tokens + 5, 2, dtype=torch.int32, device=DEVICE)
+    out = torch.full((tokens + 5, 2, 8), float("nan"), device=DEVICE)
+    launch_project(x, a, index, out)
+    expected = project_lr(x, a, index[:tokens])
+    assert torch.equal(out[:tokens], expected)
+    assert out[tokens:].isnan().all()
+
+
 def test_no_tokens():
     x = torch.empty(0, 64, device=DEVICE)
     index = torch.empty(0, 2, dtype=torch.int32, device=DEVICE)
