@@ -16,10 +16,10 @@ What is compared are the log-probabilities of the likeliest 20 tokens, and the c
 - eager runs, piecewise and full CUDA graphs, under both model runners, with each other.
 
 The tolerance is twice the difference between stock vLLM and the embedded engine, plus what one
-engine differs from itself in other batches and graphs. As a control another adapter's answers have
-to lie outside of it. Writes benchmarks/results/vllm-agreement-<gpu>.json; several calls add up to
-one file when hardware, versions and the package's source agree. Ends with 1 when something failed
-or differs.
+engine differs from itself in other batches and graphs. As controls another adapter's answers, and
+those of the adapter of all modules without one of them, have to lie outside of it. Writes
+benchmarks/results/vllm-agreement-<gpu>.json; several calls add up to one file when hardware,
+versions and the package's source agree. Ends with 1 when something failed or differs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from serving_parts import agreement_cases as plan
 from serving_parts import agreement_report as report
 from serving_parts import result
 from serving_parts.adapters import AGENTS, write_adapters
-from serving_parts.agreement_everywhere import NAME, write_everywhere
+from serving_parts.agreement_everywhere import write_everywhere
 from serving_parts.agreement_pool import EngineError, Task, run_all
 from serving_parts.agreement_program import LENGTH, NEEDED, TINY_LENGTH, forced
 from serving_parts.call import checked
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace, on_gpu: bool, cases: list[plan.Case], folde
     common: Json = {
         "model": model,
         "adapters": adapters,
-        "everywhere": str(write_everywhere(folder / NAME, Path(model), 8)),
+        "others": {n: str(p) for n, p in write_everywhere(folder, Path(model), 8).items()},
         "forced": [asdict(step) for step in forced(ids[half:], length)],
     }
     parallel = options.parallel or (3 if on_gpu else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +37,30 @@ def _write(folder: Path, shape: Shape, rank: int, agent: str) -> Path:
             tensors[f"{place}.lora_A.weight"] = a / np.float32(shape.hidden**0.5)
             # A fifth to a third of the projection itself, so that another adapter's tokens differ.
             tensors[f"{place}.lora_B.weight"] = b * np.float32(0.15 / rank**0.5)
+    return save_adapter(folder, tensors, rank, shape.name)
+
+
+def save_adapter(folder: Path, tensors: Mapping[str, np.ndarray], rank: int, base: str) -> Path:
+    """Write a LoRA adapter with ``lora_alpha = 2 rank``; its modules are those of `tensors`.
+
+    Args:
+        folder: is made.
+        tensors: by PEFT's names, ``….<module>.lora_A.weight`` and ``….<module>.lora_B.weight``.
+        rank: of all of them.
+        base: name of the base model.
+    """
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": shape.name,
+        "base_model_name_or_path": base,
         "r": rank,
         "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": list(outputs),
+        "target_modules": sorted({name.split(".")[-3] for name in tensors}),
         "inference_mode": True,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(dict(tensors), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1))
     return folder

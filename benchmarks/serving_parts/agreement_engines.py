@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .adapters import AGENTS
-from .agreement_everywhere import EVERYWHERE, NAME
 from .agreement_program import Ask
 from .gate import Choice, choices_of
 
@@ -21,11 +20,11 @@ class Vllm:
     Args:
         base_apart: ask the base model after the adapters: stock vLLM on a CPU gives requests
             without an adapter another's in a mixed batch.
-        everywhere: folder of the adapter of all modules, which is in no group.
+        others: folders of adapters outside of the group, by number as text.
         arguments: those of `VllmEngine`.
     """
 
-    def __init__(self, base_apart: bool, everywhere: str, *arguments: Any):
+    def __init__(self, base_apart: bool, others: Mapping[str, str], *arguments: Any):
         from vllm.lora.request import LoRARequest
 
         from .vllm_engine import VllmEngine
@@ -33,7 +32,10 @@ class Vllm:
         self.engine = VllmEngine(*arguments)
         self.base_apart = base_apart
         # After the numbers of the agents, in groups and outside.
-        self._everywhere = LoRARequest(NAME, 2 * len(AGENTS) + 1, everywhere)
+        self._others = {
+            int(number): LoRARequest(f"other {number}", 2 * len(AGENTS) + int(number), folder)
+            for number, folder in others.items()
+        }
 
     def ask(
         self, asks: Sequence[Ask], tokens: int, salt: str
@@ -50,7 +52,7 @@ class Vllm:
             [{"prompt_token_ids": list(prompt), "cache_salt": salt} for _, prompt in asks],
             params,
             lora_request=[
-                self._everywhere if agent == EVERYWHERE else self.engine.lora(agent)
+                self._others[agent] if agent in self._others else self.engine.lora(agent)
                 for agent, _ in asks
             ],
             use_tqdm=False,

@@ -1,33 +1,43 @@
 """An adapter with weights in every module, outside of any group, beside agents without them.
 
 Agents of q and v leave three of four LoRA modules alone, and the plugin passes over these. CUDA
-graphs are captured once for all adapters, so one that came later must find its kernels in them.
+graphs are captured once for all adapters, so one that came later must find its kernels in them. As
+controls, the same adapter without the weights of one module has to answer otherwise.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
+from .adapters import save_adapter
 from .agreement_compare import Pair, answers_from_json, same_places, until_they_part
 from .agreement_program import TOKENS, Answers, Asked, Step, replay, steps_from_json, take
 
 EVERYWHERE = 3
 """Its number, after those of the agents."""
-NAME = "everywhere"
+WITHOUT = {
+    "o_proj": (4, ("o_proj",)),
+    "gate_up_proj": (5, ("gate_proj", "up_proj")),
+    "down_proj": (6, ("down_proj",)),
+}
+"""Controls by vLLM's module: their number, and the modules without weights."""
 BESIDE = (EVERYWHERE, None, 0)
 TAILS = (11, 18, 25)
 NEEDED = 2 * TOKENS + sum(TAILS)
 
 
-def write_everywhere(folder: Path, model: Path, rank: int) -> Path:
-    """Write a LoRA adapter on all linear modules of the Llama whose ``config.json`` is there."""
+def write_everywhere(folder: Path, model: Path, rank: int) -> dict[int, Path]:
+    """Write LoRA adapters for the Llama whose ``config.json`` is in `model`.
+
+    Returns:
+        By number the folder of the one on all linear modules, and those of the controls.
+    """
     config = json.loads((model / "config.json").read_text())
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
@@ -42,36 +52,25 @@ def write_everywhere(folder: Path, model: Path, rank: int) -> Path:
         "mlp.up_proj": (hidden, inner),
         "mlp.down_proj": (inner, hidden),
     }
-    # Large enough that an answer without the terms of one module differs by far more than rounding
-    # (SmolLM2, mean of log-probabilities: 0.56 and more, bf16 0.08).
-    size = np.float32(0.16)
     draw = np.random.default_rng(7)
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
         for name, (inputs, outputs) in sizes.items():
-            a = draw.standard_normal((rank, inputs), dtype=np.float32) / np.float32(inputs**0.5)
-            b = draw.standard_normal((outputs, rank), dtype=np.float32) * size
+            a = draw.standard_normal((rank, inputs), dtype=np.float32)
+            b = draw.standard_normal((outputs, rank), dtype=np.float32)
             place = f"base_model.model.model.layers.{layer}.{name}"
-            tensors[f"{place}.lora_A.weight"], tensors[f"{place}.lora_B.weight"] = a, b
-    settings = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(model),
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": [name.rpartition(".")[2] for name in sizes],
-        "inference_mode": True,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=1))
-    return folder
+            tensors[f"{place}.lora_A.weight"] = a / np.float32(inputs**0.5)
+            # As large as the controls need.
+            tensors[f"{place}.lora_B.weight"] = b * np.float32(0.16)
+    folders = {EVERYWHERE: save_adapter(folder / "everywhere", tensors, rank, str(model))}
+    for kind, (number, modules) in WITHOUT.items():
+        left = {name: t for name, t in tensors.items() if name.split(".")[-3] not in modules}
+        folders[number] = save_adapter(folder / f"without {kind}", left, rank, str(model))
+    return folders
 
 
 def ask_everywhere(engine: Asked, ids: Sequence[int], length: int) -> dict[str, Any]:
-    """Its answers alone and beside others, and the base model's in its place, as plain data.
+    """Its answers alone and beside others, as plain data.
 
     Args:
         engine: vLLM, with or without the plugin.
@@ -79,19 +78,29 @@ def ask_everywhere(engine: Asked, ids: Sequence[int], length: int) -> dict[str, 
         length: tokens of the first prompt.
     """
     text = iter(ids)
-    context = take(text, length)
-    alone = Step([(EVERYWHERE, context)], [take(text, TOKENS)])
-    prompts = [[*context, *alone.tokens[0], *take(text, n)] for n in TAILS]
+    alone = _alone(EVERYWHERE, text, length)
+    [(_, context)], [tokens] = alone.asks, alone.tokens
+    prompts = [[*context, *tokens, *take(text, n)] for n in TAILS]
     follows = take(text, TOKENS)
     beside = Step(list(zip(BESIDE, prompts, strict=True)), [follows] * len(BESIDE))
-    base = Step([(None, context)], alone.tokens)
-    choices, cached = engine.ask(beside.asks, TOKENS, f"{NAME}, own tokens")
+    choices, cached = engine.ask(beside.asks, TOKENS, "everywhere, own tokens")
     return {
-        "text": asdict(replay(engine, [alone, beside], NAME)),
+        "text": asdict(replay(engine, [alone, beside], "everywhere")),
         "steps": [asdict(beside)],
         "own tokens": asdict(Answers([choices], [cached])),
-        "base": asdict(replay(engine, [base], f"{NAME}, base")),
     }
+
+
+def ask_without(engine: Asked, ids: Sequence[int], length: int) -> dict[str, Any]:
+    """The controls' answers alone, by module; arguments as in `ask_everywhere`."""
+    return {
+        kind: asdict(replay(engine, [_alone(number, iter(ids), length)], f"without {kind}"))
+        for kind, (number, _) in WITHOUT.items()
+    }
+
+
+def _alone(number: int, text: Iterator[int], length: int) -> Step:
+    return Step([(number, take(text, length))], [take(text, TOKENS)])
 
 
 def pairs_everywhere(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Pair]]:
@@ -105,10 +114,10 @@ def pairs_everywhere(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, li
     }
 
 
-def pairs_of_control(a: Mapping[str, Any]) -> dict[str, list[Pair]]:
-    """Its answers alone with the base model's: they have to differ."""
-    alone = Answers(answers_from_json(a["text"]).choices[:1], [])
-    return {"text": list(same_places(alone, answers_from_json(a["base"])))}
+def pairs_without(everywhere: Mapping[str, Any], control: dict[str, Any]) -> dict[str, list[Pair]]:
+    """Its answers alone and a control's, of one engine."""
+    alone = Answers(answers_from_json(everywhere["text"]).choices[:1], [])
+    return {"text": list(same_places(alone, answers_from_json(control)))}
 
 
 def _answers(data: dict[str, Any]) -> Answers:

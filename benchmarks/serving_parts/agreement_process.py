@@ -13,25 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from .agreement_engines import Embedded, Vllm
-from .agreement_everywhere import ask_everywhere
+from .agreement_everywhere import ask_everywhere, ask_without
 from .agreement_program import free, replay, rotated, steps_from_json
+from .policies import STOCK
 
 
 def run_vllm(job: dict[str, Any]) -> dict[str, Any]:
     """Text after each prompt, the engine's own tokens, then an adapter of all modules."""
     engine = Vllm(
-        job["base_apart"], job["everywhere"],
+        job["base_apart"], job["others"],
         job["policy"], job["model"], job["adapters"], job["settings"],
     )  # fmt: skip
     try:
         forced = replay(engine, steps_from_json(job["forced"]), "forced")
         steps, answers = free(engine, job["ids"], job["length"])
+        controls = {}
+        if job["policy"] == STOCK:
+            controls["without"] = ask_without(engine, job["ids"], job["length"])
         return {
             "facts": engine.facts(),
             "forced": asdict(forced),
             "steps": [asdict(step) for step in steps],
             "free": asdict(answers),
             "everywhere": ask_everywhere(engine, job["ids"], job["length"]),
+            **controls,
         }
     finally:
         engine.close()

@@ -18,7 +18,7 @@ from .agreement_compare import (
     tolerance,
     until_they_part,
 )
-from .agreement_everywhere import pairs_everywhere, pairs_of_control
+from .agreement_everywhere import pairs_everywhere, pairs_without
 from .agreement_program import Answers, Step, steps_from_json
 from .policies import STOCK
 
@@ -104,19 +104,15 @@ def rows_of(
     if ISOLATED in texts:
         other = answers_from_json(embedded[ISOLATED]["rotated"])
         pairs = {"text": list(same_places(other, texts[ISOLATED]))}
-        control = row("control", "embedded, another adapter", "embedded", pairs)
-        seen = limit is not None and control["mean"] > limit[1]
-        rows.append({**control, "tolerance": limit, "holds": seen})
+        rows.append(seen(row("control", "embedded, another adapter", "embedded", pairs), limit))
         rows += [
             row("contrast", f"embedded, {policy}", "embedded, isolated",
                 {"text": list(same_places(texts[policy], texts[ISOLATED]))})
             for policy in texts if policy != ISOLATED
         ]  # fmt: skip
-    if stock:
-        control = row("control", f"{stock[0]}, weights everywhere", "base model",
-                      pairs_of_control(served[stock[0]]["everywhere"]))  # fmt: skip
-        seen = limit is not None and control["mean"] > limit[1]
-        rows.append({**control, "tolerance": limit, "holds": seen})
+    for kind, control in served[stock[0]]["without"].items() if stock else ():
+        pairs = pairs_without(served[stock[0]]["everywhere"], control)
+        rows.append(seen(row("control", f"everywhere but {kind}", "everywhere", pairs), limit))
     plugin = [case for case in cases if case.policy != STOCK and case.name in ours]
     for case in plugin:
         name = case.name
@@ -154,6 +150,12 @@ def row(
             "holds": limit is not None and total.within(limit) and hits,
         }
     return found
+
+
+def seen(control: Row, limit: tuple[float, float] | None) -> Row:
+    """A control, which has to lie outside of the tolerance."""
+    holds = limit is not None and control["mean"] > limit[1]
+    return {**control, "tolerance": limit, "holds": holds}
 
 
 def plain(found: Spread) -> dict[str, Any]:

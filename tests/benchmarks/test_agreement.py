@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from benchmarks.serving_parts.agreement_cases import Case, cases_of, settings_of
 from benchmarks.serving_parts.agreement_compare import (
@@ -25,7 +25,10 @@ from benchmarks.serving_parts.agreement_compare import (
 )
 from benchmarks.serving_parts.agreement_everywhere import (
     BESIDE,
+    EVERYWHERE,
+    WITHOUT,
     ask_everywhere,
+    ask_without,
     pairs_everywhere,
     write_everywhere,
 )
@@ -91,6 +94,7 @@ def answers_of(engine: FakeEngine) -> dict[str, Any]:
         "steps": [asdict(step) for step in steps],
         "free": asdict(own),
         "everywhere": ask_everywhere(engine, IDS, TINY_LENGTH),
+        "without": ask_without(engine, IDS, TINY_LENGTH),
     }
 
 
@@ -225,6 +229,7 @@ def test_engines_that_round_differently_agree():
     assert kinds.count("embedded") == 8
     assert kinds.count("stock") == 4
     assert kinds.count("everywhere") == 8
+    assert kinds.count("control") == 1 + len(WITHOUT)
     assert kinds.count("mode") == 6
     lines = table(rows, {"stock, eager, v2": "ended with code 1\nlast line"})
     assert len(lines) < 40
@@ -353,9 +358,15 @@ def test_an_adapter_of_all_modules_is_compared_without_the_agents_beside_it():
 
 def test_an_adapter_of_all_modules_has_weights_in_each(tmp_path: Path):
     write_config(tmp_path / "model", TINY)
-    folder = write_everywhere(tmp_path / "wide", tmp_path / "model", 4)
-    tensors = load_file(folder / "adapter_model.safetensors")
+    folders = write_everywhere(tmp_path, tmp_path / "model", 4)
+    tensors = load_file(folders[EVERYWHERE] / "adapter_model.safetensors")
     assert len(tensors) == TINY.layers * 7 * 2
+    for number, modules in WITHOUT.values():
+        left = load_file(folders[number] / "adapter_model.safetensors")
+        assert {name.split(".")[-3] for name in tensors.keys() - left.keys()} == set(modules)
+        assert all((tensors[name] == tensor).all() for name, tensor in left.items())
+        config = json.loads((folders[number] / "adapter_config.json").read_text())
+        assert len(config["target_modules"]) == 7 - len(modules)
     place = "base_model.model.model.layers.1"
     shapes = {
         name.removeprefix(f"{place}."): t.shape for name, t in tensors.items() if place in name
@@ -363,4 +374,15 @@ def test_an_adapter_of_all_modules_has_weights_in_each(tmp_path: Path):
     assert shapes["mlp.down_proj.lora_A.weight"] == (4, 256)
     assert shapes["self_attn.o_proj.lora_A.weight"] == (4, TINY.heads * TINY.head_dim)
     assert shapes["self_attn.k_proj.lora_B.weight"] == (TINY.kv_heads * TINY.head_dim, 4)
-    assert all(np.abs(t).min(axis=1).max() > 0 for t in tensors.values())
+    assert all(tensor.any(axis=1).all() for tensor in tensors.values())
+
+
+def test_a_control_that_answers_the_same_is_named():
+    served = {case.name: answers_of(FakeEngine(1e-3 * (n % 2))) for n, case in enumerate(CASES)}
+    data = served[CASES[0].name]
+    text = answers_from_json(data["everywhere"]["text"])
+    data["without"]["o_proj"] = asdict(Answers(text.choices[:1], text.cached[:1]))
+    stock = {name: d for name, d in served.items() if name.startswith(("isolated", "stock"))}
+    rows = rows_of(CASES, served, {"isolated": embedded_of(FakeEngine(5e-4), stock)}, PAGE)
+    [row] = [row for row in rows if not row.get("holds", True)]
+    assert row["subject"] == "everywhere but o_proj"
