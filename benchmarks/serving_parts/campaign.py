@@ -133,6 +133,7 @@ class Campaign:
                 turns=turns and str(turns),
                 place=place,
                 of=len(group),
+                most=max(len(s.policies) for s in group),
             )
             for place, step in enumerate(group)
         ]

@@ -46,7 +46,7 @@ def run(job: Job, keep: Callable[[dict[str, Any]], None]) -> None:
         seconds = round(time.perf_counter() - begin, 1)
         keep({**answer, "seconds": seconds, "done": done})
 
-    turns = Turns(Path(job.turns) if job.turns else None, job.place, job.of)
+    turns = Turns(Path(job.turns) if job.turns else None, job.place, job.of, job.most)
     turns.begin()
     with turns.turn():
         if job.gate is not None and job.engine == STOCK:

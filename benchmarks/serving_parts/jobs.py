@@ -55,6 +55,7 @@ class Job:
         turns: folder through which engines take turns; None for one after the other.
         place: this engine's place among those that take turns.
         of: how many take turns.
+        most: policies of the engine among them that has most.
     """
 
     engine: str
@@ -70,6 +71,7 @@ class Job:
     turns: str | None = None
     place: int = 0
     of: int = 1
+    most: int = 0
 
     def measured(self, part: str) -> list[str]:
         """The names that a part is measured for."""

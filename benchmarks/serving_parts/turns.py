@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,14 @@ class Turns:
         folder: empty at first, the same for all; none is needed for one engine.
         place: 0 to ``count - 1``.
         count: engines.
+        most: policies measured on the engine that has most of them, where turns are taken inside
+            of a policy.
     """
 
     folder: Path | None = None
     place: int = 0
     count: int = 1
+    most: int = 0
 
     def begin(self) -> None:
         """Wait until all engines are ready.
@@ -61,6 +64,10 @@ class Turns:
         part = path.with_suffix(".part")
         part.write_text(str(number + 1))
         part.replace(path)
+
+    def padded(self, policies: Sequence[str]) -> list[str | None]:
+        """This engine's policies, and None for each that only another engine still has."""
+        return [*policies, *[None] * (self.most - len(policies))]
 
     @property
     def _folder(self) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from benchmarks.serving_parts import drive as drive_module
 from benchmarks.serving_parts import parts
 from benchmarks.serving_parts.sizes import FULL, SMALL, with_options
+from benchmarks.serving_parts.turns import Turns
 from tests.benchmarks.fake_engine import FakeEngine
 
 
@@ -45,6 +48,32 @@ def test_handover(engine: FakeEngine):
     assert len(set(firsts)) == len(firsts)
     assert firsts == [tuple(ask.prompt) for ask in engine.log[len(warm) + 3 :: both]]
     assert engine.used == ["stock", "bound"] * (len(engine.used) // 2)
+
+
+def test_engines_take_turns_request_by_request_in_a_hand_over(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+):
+    """As many turns for each, whatever it measures: else each would wait for the other."""
+    asked: list[int] = []  # in each turn
+
+    @contextlib.contextmanager
+    def turn(_: Turns) -> Iterator[None]:
+        before = len(engine.log)
+        yield
+        asked.append(len(engine.log) - before)
+
+    monkeypatch.setattr(Turns, "turn", turn)
+    expected = {
+        "stock": [1] * (1 + parts.SAME + 2 + 1),
+        "base": [1] * (1 + parts.SAME + 2) + [0],
+        "none left": [0] * (1 + parts.SAME + 2 + 1),
+    }
+    repeats = sum(SMALL.repeats_at(length) + 1 for length in SMALL.contexts)
+    for policies in (["stock", "none left"], ["base", "base"]):
+        asked.clear()
+        measured = [policy for policy in policies if policy != "none left"]
+        list(parts.handover(engine, measured, SMALL, Turns(most=2)))
+        assert asked == [number for policy in policies for number in expected[policy]] * repeats
 
 
 def test_short_hand_overs_are_repeated_more_often():

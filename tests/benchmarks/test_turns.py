@@ -59,3 +59,8 @@ def test_one_engine_needs_no_folder():
     turns.begin()
     with turns.turn():
         pass
+
+
+def test_engines_with_fewer_policies_take_as_many_turns():
+    assert Turns(most=3).padded(["stock", "bound"]) == ["stock", "bound", None]
+    assert Turns().padded(["stock", "bound"]) == ["stock", "bound"]
