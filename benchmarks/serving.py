@@ -17,9 +17,9 @@ Llama-3.1-8B with random weights and three adapters on q_proj and v_proj (one A 
 Several calls add up to one file when hardware, versions, model and the package's source agree.
 Adapters outside of groups are isolated, so one engine serves ``isolated`` and ``base+lr``. With
 --together all engines are started side by side, each with room for what is measured alone, and take
-turns, repeat by repeat: a machine's slow minute is then slow for all of them. Before the first
-numbers the plugin under ``isolated`` has to choose stock vLLM's tokens; without that nothing is
-written. Figures: benchmarks/serving_figure.py.
+turns, in hand-overs request by request, else repeat by repeat: what slows the machine then slows
+all of them. Before the first numbers the plugin under ``isolated`` has to choose stock vLLM's
+tokens; without that nothing is written. Figures: benchmarks/serving_figure.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Engines that share a device measure in turns, so that a slow minute is slow for all of them."""
+"""Engines that share a device measure in turns, so that what is slow is slow for all of them."""
 
 from __future__ import annotations
 
