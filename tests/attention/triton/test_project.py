@@ -10,8 +10,8 @@ from tests.attention.triton.problems import DEVICE, HALF, assert_within
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
-from lragent.attention.triton.launch import launch_project
-from lragent.attention.triton.tiles import ProjectTile, RowsTile, project_tile
+from lragent.attention.triton.launch import has_clusters, launch_project
+from lragent.attention.triton.tiles import ClusterTile, ProjectTile, RowsTile, project_tile
 
 
 @pytest.mark.parametrize("tokens", [5, 150, 300])
@@ -90,6 +90,7 @@ def test_every_number_of_tokens_has_a_tile_that_fits():
             # What one thread adds up stays in its registers.
             products = tile.block_t * tile.block_w * tile.block_d
             assert products <= 128 * 32 * tile.warps
+        assert not isinstance(tile, ClusterTile)
         assert tile.block_d <= 1024
 
 
@@ -110,3 +111,38 @@ def test_shares_are_added_the_same_every_time(splits: int):
         assert torch.equal(found[0], found[2])
         truth = project_lr_reference(x.double(), a.double(), index)
         assert_within(found[0], truth, project_lr_torch(x, a, index))
+
+
+def test_clusters_where_they_fit():
+    shape = (4096, HALF, 132)
+    assert isinstance(project_tile(16, 8, 16, *shape, clusters=True), ClusterTile)
+    assert isinstance(project_tile(64, 1, 16, *shape, clusters=True), ClusterTile)
+    assert not isinstance(project_tile(64, 1, 16, *shape), ClusterTile)
+    assert not isinstance(project_tile(257, 1, 16, *shape, clusters=True), ClusterTile)
+    assert not isinstance(project_tile(64, 1, 12, *shape, clusters=True), ClusterTile)
+    assert not isinstance(project_tile(1, 8, 16, *shape, clusters=True), ClusterTile)
+    assert not isinstance(project_tile(64, 1, 16, 576, HALF, 132, clusters=True), ClusterTile)
+    for tokens, slots, columns in itertools.product((3, 16, 40, 256), (1, 3, 8), (8, 16, 24, 64)):
+        tile = project_tile(tokens, slots, columns, *shape, clusters=True)
+        if isinstance(tile, ClusterTile):
+            values = tile.block_t * tile.block_c * (tile.warps + 1) * 4
+            assert values + 16 <= 48 * 1024  # shared memory that PTX may declare
+            assert tile.fits(columns, 4096)
+
+
+def test_a_tile_that_two_threads_would_send_twice_does_not_fit():
+    assert ClusterTile(16, 16, 8, 4).fits(16, 4096)
+    assert not ClusterTile(16, 8, 8, 4).fits(16, 4096)
+
+
+def test_clusters_that_cannot_be_are_refused():
+    x = torch.zeros(16, 512, dtype=HALF, device=DEVICE)
+    index = torch.zeros(16, 1, dtype=torch.int32, device=DEVICE)
+    out = torch.empty(16, 1, 16, dtype=HALF, device=DEVICE)
+    tile = ClusterTile(16, 16, 8, 4)
+    if not has_clusters(DEVICE):
+        with pytest.raises(ValueError, match="needs a Hopper GPU"):
+            launch_project(x, x[None], index, out, tile)
+    else:
+        with pytest.raises(ValueError, match="does not fit 16 columns, 500 wide"):
+            launch_project(x[:, :500], x[None, :, :500], index, out, tile)

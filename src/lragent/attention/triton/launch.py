@@ -24,9 +24,11 @@ from lragent.attention.triton.relaunch import Grid, Launch, launch_of
 from lragent.attention.triton.tiles import (
     NARROW,
     TOKEN_ROWS,
+    ClusterTile,
     ProjectTile,
     RowsTile,
     Tile,
+    architecture,
     attention_tile,
     choose_splits,
     expand_chunk,
@@ -38,6 +40,18 @@ from lragent.attention.triton.workspace import buffer
 
 MOST_SPLITS = 64
 """Most shares of a context."""
+
+ProjectionTile = RowsTile | ProjectTile | ClusterTile
+
+GLUON_TRIED = ("3.6",)
+"""Versions of Triton with which `cluster_kernel` was tried: what it is written in may change."""
+
+
+@functools.cache
+def has_clusters(device: torch.device) -> bool:
+    """Whether `cluster_kernel` runs: blocks reach each other's shared memory on Hopper."""
+    tried = ".".join(triton.__version__.split(".")[:2]) in GLUON_TRIED
+    return tried and architecture(device) == "sm90" and not interpreting()
 
 
 @functools.cache
@@ -209,11 +223,14 @@ def prepare_attend(
 
 
 def launch_project(
-    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: RowsTile | ProjectTile | None = None
+    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: ProjectionTile | None = None
 ) -> None:
     """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`.
 
     ``index`` and ``out`` may have more rows than ``x``, which are not looked at.
+
+    Raises:
+        ValueError: this device or layout has no such ``tile``.
     """
     if not x.shape[0] or not index.shape[1]:
         return
@@ -236,14 +253,22 @@ def _projection(
     x_dtype: torch.dtype,
     a_dtype: torch.dtype,
     out_dtype: torch.dtype,
-    tile: RowsTile | ProjectTile | None,
+    tile: ProjectionTile | None,
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
     """What `launch_project` does for tensors of this layout: every layer has the same."""
     (tokens, width), columns = x_shape, a_shape[1]
-    sms = multiprocessors(device)
-    tile = tile or project_tile(tokens, slots, columns, width, x_dtype, sms)
+    shape = (tokens, slots, columns, width, x_dtype, multiprocessors(device))
     strides = (x_stride, *a_strides[:2], index_stride)
     layout = (slots, columns, width, strides, (x_dtype, a_dtype, out_dtype))
+    tile = tile or project_tile(*shape, clusters=has_clusters(device) and a_dtype == x_dtype)
+    if isinstance(tile, ClusterTile):
+        clusters = _clusters(device, tile, *layout)
+        grid = (triton.cdiv(tokens, tile.block_t), slots * columns // tile.block_c, 1)
+
+        def launch_clusters(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
+            clusters(grid, (out, x, a, index), (tokens, *strides))
+
+        return launch_clusters
     if isinstance(tile, RowsTile):
         rows = _rows(device, tile, *layout)
         grid = (triton.cdiv(tokens, tile.block_t), slots, triton.cdiv(columns, tile.block_w))
@@ -264,6 +289,30 @@ def _projection(
             add(add_grid, (out, parts), (count,))
 
     return launch_tiles
+
+
+def _clusters(
+    device: torch.device,
+    tile: ClusterTile,
+    slots: int,
+    columns: int,
+    width: int,
+    strides: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+) -> Launch:
+    """The projection's launch, a tile of tokens and columns of one slot a cluster."""
+    if not has_clusters(device):
+        raise ValueError(f"{tile} needs a Hopper GPU, and Triton {' or '.join(GLUON_TRIED)}")
+    if not tile.fits(columns, width) or dtypes[0] != dtypes[1] or dtypes[0].itemsize != 2:
+        raise ValueError(f"{tile} does not fit {columns} columns, {width} wide, of {dtypes[:2]}")
+    # Gluon is looked for only where it is used.
+    from lragent.attention.triton.cluster import cluster_kernel
+
+    return launch_of(
+        cluster_kernel, device, (strides, dtypes),
+        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
+        BLOCK_D=tile.block_d(width), num_ctas=tile.cluster, num_warps=tile.warps,
+    )  # fmt: skip
 
 
 def _rows(

@@ -76,6 +76,35 @@ class ProjectTile:
     stages: int
 
 
+@dataclass(frozen=True)
+class ClusterTile:
+    """How `cluster_kernel` is launched for the LR projection.
+
+    Attributes:
+        block_t: tokens of a cluster.
+        block_c: columns of a cluster, all of one slot.
+        cluster: thread blocks of a cluster, which share out the hidden dimension.
+        warps: warps of a block, which share out the block's.
+    """
+
+    block_t: int
+    block_c: int
+    cluster: int
+    warps: int
+
+    def fits(self, columns: int, width: int) -> bool:
+        """Whether a slot's columns, ``width`` hidden dimensions and the tile are shared out evenly,
+        the tile in pairs over the threads of a block."""
+        shares = self.cluster * self.warps
+        even = columns % self.block_c == 0 and width % (16 * shares) == 0
+        return even and self.block_t * self.block_c >= 64 * self.warps
+
+    def block_d(self, width: int) -> int:
+        """Hidden dimensions in one step of a warp, where they are shared out evenly."""
+        share = width // (self.cluster * self.warps)
+        return next(size for size in (256, 128, 64, 32, 16) if share % size == 0)
+
+
 TOKEN_ROWS = 16
 """Tokens that a warp of `decode_kernel` takes of a tile: the rows of a matrix instruction."""
 
@@ -98,14 +127,24 @@ def tokens_as_rows(dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k
 
 
 def project_tile(
-    tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype, sms: int
-) -> RowsTile | ProjectTile:
-    """A few tokens a program for a few; else tiles, the hidden dimension shared out to fill
-    ``sms``."""
+    tokens: int,
+    slots: int,
+    columns: int,
+    width: int,
+    dtype: torch.dtype,
+    sms: int,
+    clusters: bool = False,
+) -> RowsTile | ProjectTile | ClusterTile:
+    """A few tokens a program for a few; some more by ``clusters``, where the device has them; else
+    tiles, the hidden dimension shared out to fill ``sms``."""
     whole = 1 << (width - 1).bit_length()
     rows = tokens * slots * -(-columns // 16)
     if rows <= 16 or (rows <= 32 and slots > 1):
         return RowsTile(1, 1, min(whole, 4096), 0, 8, 1)
+    if clusters and dtype.itemsize == 2 and tokens <= MOST_CLUSTER_TOKENS:
+        tile = cluster_tile(tokens, slots, columns)
+        if tile.fits(columns, width):
+            return tile
     if rows <= 32:
         return RowsTile(1, 4, min(whole, 4096), 0, 8, 1)
     if rows <= 256:
@@ -123,6 +162,18 @@ def project_tile(
     while splits < 8 and programs * splits * 2 <= sms and splits * 2 * block_d <= width:
         splits *= 2
     return ProjectTile(block_t, block_c, block_d, splits, 4, 3)
+
+
+MOST_CLUSTER_TOKENS = 256
+"""Tokens up to which `cluster_kernel` is faster than tiles, with one slot and with eight."""
+
+
+def cluster_tile(tokens: int, slots: int, columns: int) -> ClusterTile:
+    """Eight blocks a cluster; twice the tokens where 16 would make more blocks than an H100 runs
+    at once."""
+    block_c = 16 if columns % 16 == 0 else 8
+    tiles = -(-tokens // 16) * slots * -(-columns // 16)
+    return ClusterTile(16 if tiles < 16 and block_c == 16 else 32, block_c, 8, 4)
 
 
 def tile_key(kind: str, dtype: torch.dtype, head_dim: int, lr_rank: int, key_lora: bool) -> str:

@@ -18,12 +18,14 @@ ROTATE_BYTES = 160 * 1024 * 1024
 
 
 def copies(moved: int) -> int:
-    """How many calls on different data make a round that L2 cannot serve, 40 at most.
+    """How many calls on different data make a round that L2 cannot serve.
+
+    A call of a few kilobytes is not repeated often enough for that: a graph holds 2,048 at most.
 
     Args:
         moved: bytes that one call touches.
     """
-    return max(1, min(40, -(-ROTATE_BYTES // moved)))
+    return max(1, min(2048, -(-ROTATE_BYTES // moved)))
 
 
 @dataclass(frozen=True)

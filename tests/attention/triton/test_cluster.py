@@ -1,0 +1,99 @@
+"""The projection by clusters compiles anywhere; whether it is right, a Hopper GPU shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tests.attention.triton.problems import DEVICE, assert_within
+
+from lragent.attention.project import project_lr_reference, project_lr_torch
+from lragent.attention.triton.launch import has_clusters, launch_project
+from lragent.attention.triton.tiles import ClusterTile
+
+PROGRAM = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon._runtime import GluonASTSource
+from lragent.attention.triton.cluster import cluster_kernel
+from lragent.attention.triton.tiles import ClusterTile
+
+tile = ClusterTile(*map(int, sys.argv[1:]))
+names = cluster_kernel.arg_names
+pointers = dict(out_ptr="*bf16", x_ptr="*bf16", a_ptr="*bf16", index_ptr="*i32")
+strides = dict(stride_x="i32", stride_an="i32", stride_aw="i32")
+numbers = dict(tokens="i32", stride_index="i32", **strides)
+constants = dict(
+    SLOTS=8, WIDTH=16, D=4096, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
+    BLOCK_D=tile.block_d(4096),
+)
+types = {name: {**pointers, **numbers}.get(name, "constexpr") for name in names}
+whole = {(names.index(name),): [["tt.divisibility", 16]] for name in (*pointers, *strides)}
+values = {(names.index(name),): value for name, value in constants.items()}
+source = GluonASTSource(cluster_kernel, types, values, whole)
+options = dict(num_warps=tile.warps, num_ctas=tile.cluster)
+ptx = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+products = tile.block_c // 8 * (tile.block_t // 16) * tile.block_d(4096) // 16
+assert ptx.count("mma.sync") == products, ptx.count("mma.sync")
+assert ptx.count("st.async.shared::cluster") == tile.block_t * tile.block_c // (64 * tile.warps)
+assert ptx.count("ld.global.v4") >= products // 2, "operands are not loaded in 16 bytes"
+assert ptx.count("bar.sync") == 1, "values pass through shared memory on their way"
+"""
+
+
+TILES = [
+    ClusterTile(16, 16, 8, 4),
+    ClusterTile(32, 8, 8, 4),
+    ClusterTile(32, 16, 8, 4),
+    ClusterTile(16, 16, 4, 4),
+    ClusterTile(32, 16, 2, 8),
+    ClusterTile(16, 8, 8, 2),
+]
+
+
+@pytest.mark.parametrize("tile", TILES[:3], ids=str)
+def test_compiles_to_what_it_means(tile: ClusterTile):
+    sizes = [tile.block_t, tile.block_c, tile.cluster, tile.warps]
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, sizes)],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        check=True,
+    )
+
+
+if has_clusters(DEVICE):
+
+    @pytest.mark.parametrize("tile", TILES, ids=str)
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("columns", [16, 48])
+    @pytest.mark.parametrize("hidden", [512, 1536, 4096, 8192])
+    def test_clusters(tile: ClusterTile, dtype: torch.dtype, columns: int, hidden: int):
+        generator = torch.Generator().manual_seed(hidden)
+        a = (torch.randn(5, columns, hidden, generator=generator) * hidden**-0.5).to(DEVICE, dtype)
+        a[0] = float("nan")  # nobody chooses it
+        for tokens, slots in ((1, 3), (16, 1), (37, 8), (130, 2)):
+            wide = torch.randn(tokens, hidden + 8, generator=generator).to(DEVICE, dtype)
+            x = wide[:, :hidden]
+            alike = torch.randint(1, 5, (1, slots), generator=generator).expand(tokens, slots)
+            mixed = torch.randint(0, 5, (tokens, slots), generator=generator)
+            mixed[mixed == 0] = -1
+            for choices in (alike, mixed):
+                index = torch.ones(tokens + 3, slots, dtype=torch.int32, device=DEVICE)
+                index[:tokens] = choices.to(DEVICE)
+                found = []
+                for _ in range(3):
+                    shape = (tokens + 3, slots, columns)
+                    out = torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
+                    launch_project(x, a, index, out, tile)
+                    assert out[tokens:].isnan().all()
+                    found.append(out[:tokens])
+                assert torch.equal(found[0], found[1])
+                assert torch.equal(found[0], found[2])
+                index = index[:tokens]
+                truth = project_lr_reference(x.double(), a.double().nan_to_num(), index)
+                assert_within(found[0], truth, project_lr_torch(x, a.nan_to_num(), index))
+                assert (found[0][index < 0] == 0).all()
