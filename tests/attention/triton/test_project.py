@@ -121,7 +121,9 @@ def test_clusters_where_they_fit():
     assert not isinstance(project_tile(257, 1, 16, *shape, clusters=True), ClusterTile)
     assert not isinstance(project_tile(64, 1, 12, *shape, clusters=True), ClusterTile)
     assert not isinstance(project_tile(1, 8, 16, *shape, clusters=True), ClusterTile)
-    assert not isinstance(project_tile(64, 1, 16, 576, HALF, 132, clusters=True), ClusterTile)
+    assert isinstance(project_tile(64, 1, 16, 2048, HALF, 132, clusters=True), ClusterTile)
+    for width in (576, 1536, 3584, 5120, 8192):  # do not divide, or not into loads of 16 bytes
+        assert not isinstance(project_tile(64, 1, 16, width, HALF, 132, clusters=True), ClusterTile)
     for tokens, slots, columns in itertools.product((3, 16, 40, 256), (1, 3, 8), (8, 16, 24, 64)):
         tile = project_tile(tokens, slots, columns, *shape, clusters=True)
         if isinstance(tile, ClusterTile):

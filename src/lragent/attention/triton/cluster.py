@@ -1,4 +1,4 @@
-"""The LR projection for some tokens and several slots, by clusters of thread blocks (Hopper).
+"""The LR projection for some tokens, by clusters of thread blocks (Hopper).
 
 From some tokens on, `rows_kernel` waits for the L2 cache, as every program reads whole rows of x.
 Here the blocks of a cluster, and the warps of a block, take a share of the hidden dimension each.

@@ -99,6 +99,11 @@ class ClusterTile:
         even = columns % self.block_c == 0 and width % (16 * shares) == 0
         return even and self.block_t * self.block_c >= 64 * self.warps
 
+    def in_one_step(self, width: int) -> bool:
+        """Whether a warp's share is loaded in pieces of 16 bytes, all at once, and stays in its
+        registers: 2,048 and 4,096 hidden dimensions over eight blocks of four warps."""
+        return width // (self.cluster * self.warps) in (64, 128)
+
     def block_d(self, width: int) -> int:
         """Hidden dimensions in one step of a warp, where they are shared out evenly."""
         share = width // (self.cluster * self.warps)
@@ -126,6 +131,10 @@ def tokens_as_rows(dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k
     return dtype.itemsize == 2 and k_rank > 0 and fits
 
 
+MOST_CLUSTER_TOKENS = 256
+"""Tokens up to which `cluster_kernel` is faster than tiles, with one slot and with eight."""
+
+
 def project_tile(
     tokens: int,
     slots: int,
@@ -143,7 +152,7 @@ def project_tile(
         return RowsTile(1, 1, min(whole, 4096), 0, 8, 1)
     if clusters and dtype.itemsize == 2 and tokens <= MOST_CLUSTER_TOKENS:
         tile = cluster_tile(tokens, slots, columns)
-        if tile.fits(columns, width):
+        if tile.fits(columns, width) and tile.in_one_step(width):
             return tile
     if rows <= 32:
         return RowsTile(1, 4, min(whole, 4096), 0, 8, 1)
@@ -164,13 +173,9 @@ def project_tile(
     return ProjectTile(block_t, block_c, block_d, splits, 4, 3)
 
 
-MOST_CLUSTER_TOKENS = 256
-"""Tokens up to which `cluster_kernel` is faster than tiles, with one slot and with eight."""
-
-
 def cluster_tile(tokens: int, slots: int, columns: int) -> ClusterTile:
-    """Eight blocks a cluster; twice the tokens where 16 would make more blocks than an H100 runs
-    at once."""
+    """Eight blocks a cluster and 16 tokens; 32 where that would make more blocks than an H100 runs
+    at once, and where columns come in eights, as the tile would be too small to share out."""
     block_c = 16 if columns % 16 == 0 else 8
     tiles = -(-tokens // 16) * slots * -(-columns // 16)
     return ClusterTile(16 if tiles < 16 and block_c == 16 else 32, block_c, 8, 4)
