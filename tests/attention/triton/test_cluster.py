@@ -49,13 +49,15 @@ TILES = [
     ClusterTile(16, 16, 8, 4),
     ClusterTile(32, 8, 8, 4),
     ClusterTile(32, 16, 8, 4),
+    ClusterTile(64, 16, 8, 4),
+    ClusterTile(64, 8, 8, 4),
     ClusterTile(16, 16, 4, 4),
     ClusterTile(32, 16, 2, 8),
     ClusterTile(16, 8, 8, 2),
 ]
 
 
-@pytest.mark.parametrize("tile", TILES[:3], ids=str)
+@pytest.mark.parametrize("tile", TILES[:5], ids=str)
 def test_compiles_to_what_it_means(tile: ClusterTile):
     sizes = [tile.block_t, tile.block_c, tile.cluster, tile.warps]
     subprocess.run(

@@ -124,12 +124,15 @@ def test_clusters_where_they_fit():
     assert isinstance(project_tile(64, 1, 16, 2048, HALF, 132, clusters=True), ClusterTile)
     for width in (576, 1536, 3584, 5120, 8192):  # do not divide, or not into loads of 16 bytes
         assert not isinstance(project_tile(64, 1, 16, width, HALF, 132, clusters=True), ClusterTile)
-    for tokens, slots, columns in itertools.product((3, 16, 40, 256), (1, 3, 8), (8, 16, 24, 64)):
+    sizes = itertools.product((3, 16, 40, 192, 256), (1, 3, 8), (8, 16, 24, 64))
+    for tokens, slots, columns in sizes:
         tile = project_tile(tokens, slots, columns, *shape, clusters=True)
         if isinstance(tile, ClusterTile):
             values = tile.block_t * tile.block_c * (tile.warps + 1) * 4
             assert values + 16 <= 48 * 1024  # shared memory that PTX may declare
             assert tile.fits(columns, 4096)
+    for tokens, block_t in ((16, 16), (128, 32), (192, 64)):
+        assert project_tile(tokens, 8, 16, *shape, clusters=True) == ClusterTile(block_t, 16, 8, 4)
 
 
 def test_a_tile_that_two_threads_would_send_twice_does_not_fit():

@@ -134,6 +134,10 @@ def tokens_as_rows(dtype: torch.dtype, head_dim: int, group: int, v_rank: int, k
 MOST_CLUSTER_TOKENS = 256
 """Tokens up to which `cluster_kernel` is faster than tiles, with one slot and with eight."""
 
+MOST_CLUSTERS = 44
+"""Clusters of 32 tokens that an H100 runs at once: registers are for three blocks a multiprocessor,
+and the blocks of a cluster are near each other (``docs/kernels.md``)."""
+
 
 def project_tile(
     tokens: int,
@@ -175,10 +179,14 @@ def project_tile(
 
 def cluster_tile(tokens: int, slots: int, columns: int) -> ClusterTile:
     """Eight blocks a cluster and 16 tokens; 32 where that would make more blocks than an H100 runs
-    at once, and where columns come in eights, as the tile would be too small to share out."""
+    at once, and where columns come in eights, as the tile would be too small to share out; 64 where
+    not all clusters would run at once."""
     block_c = 16 if columns % 16 == 0 else 8
-    tiles = -(-tokens // 16) * slots * -(-columns // 16)
-    return ClusterTile(16 if tiles < 16 and block_c == 16 else 32, block_c, 8, 4)
+    across = slots * columns // block_c
+    if block_c == 16 and -(-tokens // 16) * across < 16:
+        return ClusterTile(16, block_c, 8, 4)
+    at_once = -(-tokens // 32) * across <= MOST_CLUSTERS
+    return ClusterTile(32 if at_once else 64, block_c, 8, 4)
 
 
 def tile_key(kind: str, dtype: torch.dtype, head_dim: int, lr_rank: int, key_lora: bool) -> str:
