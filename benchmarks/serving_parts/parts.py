@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .drive import Ask, Engine, Run, Session, drive
 from .policies import STOCK
-from .rows import open_row, row
+from .rows import handover_row, open_row, over_same_fields, row
 from .trajectories import arrivals, read
 from .turns import Turns
 from .workload import ACT, PLAN, REFLECT, draw, single, trace, trace_length, workflow
@@ -17,9 +17,11 @@ from .workload import ACT, PLAN, REFLECT, draw, single, trace, trace_length, wor
 Row = dict[str, Any]
 ALONE = Turns()
 COLD, BARE = "cold", "cold, no adapter"
-SAME = 8  # what is short is asked for several times, as it differs most
+AGAIN, OTHER = ("same", PLAN), "other"
+# What is short is asked for several times, as it differs most; hand-overs between two of them.
 HANDED_OVER = (
-    (COLD, PLAN), *[("same", PLAN)] * SAME, ("other", ACT), ("other", REFLECT), (BARE, None)
+    (COLD, PLAN), *[AGAIN] * 3, (OTHER, ACT), *[AGAIN] * 2, (OTHER, REFLECT), *[AGAIN] * 3,
+    (BARE, None),
 )  # fmt: skip
 # The base pages of all tight sessions fit with a margin; two copies of them do not.
 TIGHT_SHARE = 1.3
@@ -107,9 +109,11 @@ def handover(
     """
     for length in sizes.contexts:
         times: dict[tuple[str, str], list[float]] = {}
+        over_same: dict[str, list[float]] = {}
         for repeat in range(sizes.repeats_at(length) + 1):
             prompt = draw(sizes.vocab, length, "handover", length, repeat)
             for policy in turns.padded(policies):
+                asked: list[tuple[str, float]] = []
                 for kind, agent in HANDED_OVER:
                     with turns.turn():
                         if policy is None or (kind == BARE and policy != STOCK):
@@ -118,12 +122,25 @@ def handover(
                             engine.use(policy)
                             engine.forget()
                         seconds = ttft(engine, Ask(agent, prompt, 1))
-                    if repeat:  # the first warms up
-                        times.setdefault((policy, kind), []).append(seconds)
+                    asked.append((kind, seconds))
+                if policy is None or not repeat:  # the first warms up
+                    continue
+                for kind, seconds in asked:
+                    times.setdefault((policy, kind), []).append(seconds)
+                over_same.setdefault(policy, []).extend(over_neighbours(asked))
         for (policy, kind), values in times.items():
-            yield row(
-                "handover", f"{kind}, {length}", policy, ttft_s=values, context=length, kind=kind
-            )
+            more = {} if kind != OTHER else over_same_fields(over_same[policy])
+            yield handover_row(kind, length, policy, values, turns.count > 1, **more)
+
+
+def over_neighbours(asked: Sequence[tuple[str, float]]) -> list[float]:
+    """Each hand-over's time over the mean of those of the same adapter right before and after it,
+    which find the host at the same speed."""
+    found = []
+    for before, (kind, seconds), after in zip(asked, asked[1:], asked[2:], strict=False):
+        if kind == OTHER:
+            found.append(2 * seconds / (before[1] + after[1]))
+    return found
 
 
 def workflows(

@@ -55,6 +55,30 @@ def row(
     return found | more
 
 
+def handover_row(
+    kind: str, context: int, policy: str, ttft_s: Sequence[float], in_turns: bool, **more: Any
+) -> dict[str, Any]:
+    """A row of the hand-over, with every time: those of engines that took turns can be paired.
+
+    Args:
+        kind: what was asked for.
+        context: tokens of the prompt.
+        policy: name from `policies`.
+        ttft_s: times to the first token, in seconds, in the order of the requests.
+        in_turns: the engines were asked in turns, request by request.
+        more: further fields.
+    """
+    found = row("handover", f"{kind}, {context}", policy, ttft_s=ttft_s, context=context, kind=kind)
+    each = [_round(1000 * value) for value in ttft_s]
+    return found | {"in_turns": in_turns, "ttft_ms_each": each} | more
+
+
+def over_same_fields(ratios: Sequence[float]) -> dict[str, Any]:
+    """Hand-overs over the same adapter's requests beside them: the median, p20 and p80."""
+    median, *around = (round(quantile(ratios, share), 4) for share in (0.5, 0.2, 0.8))
+    return {"over_same": median, "over_same_p20_p80": around}
+
+
 def _round(value: float) -> float:
     return float(f"{value:.5g}")
 

@@ -37,16 +37,18 @@ def test_handover(engine: FakeEngine):
         assert found[policy, "cold, 256"] == 3000
     assert found["stock", "cold, no adapter, 256"] == 3000
     assert ("bound", "cold, no adapter, 256") not in found
-    warm = [0] * (1 + parts.SAME)
-    both = 2 * (len(warm) + 2) + 1
-    assert [ask.agent for ask in engine.log[:both]] == [*warm, 1, 2, None, *warm, 1, 2]
+    handed_over = [0, 0, 0, 0, 1, 0, 0, 2, 0, 0, 0]
+    both = 2 * len(handed_over) + 1
+    assert [ask.agent for ask in engine.log[:both]] == [*handed_over, None, *handed_over]
     for row in rows:
-        times = {"same": parts.SAME, "other": 2}.get(row["kind"], 1)
-        assert row["repeats"] == SMALL.repeats * 8 * times
+        times = {"same": 8, "other": 2}.get(row["kind"], 1)
+        assert row["repeats"] == len(row["ttft_ms_each"]) == SMALL.repeats * 8 * times
+        assert row["ttft_ms_each"] == [row["ttft_ms"]] * row["repeats"]
+        assert row.get("over_same") == (1 if row["kind"] == "other" else None)
     # Cold prompts are new each time, and the same for all policies.
     firsts = [tuple(ask.prompt) for ask in engine.log[::both]]
     assert len(set(firsts)) == len(firsts)
-    assert firsts == [tuple(ask.prompt) for ask in engine.log[len(warm) + 3 :: both]]
+    assert firsts == [tuple(ask.prompt) for ask in engine.log[len(handed_over) + 1 :: both]]
     assert engine.used == ["stock", "bound"] * (len(engine.used) // 2)
 
 
@@ -64,9 +66,9 @@ def test_engines_take_turns_request_by_request_in_a_hand_over(
 
     monkeypatch.setattr(Turns, "turn", turn)
     expected = {
-        "stock": [1] * (1 + parts.SAME + 2 + 1),
-        "base": [1] * (1 + parts.SAME + 2) + [0],
-        "none left": [0] * (1 + parts.SAME + 2 + 1),
+        "stock": [1] * (1 + 8 + 2 + 1),
+        "base": [1] * (1 + 8 + 2) + [0],
+        "none left": [0] * (1 + 8 + 2 + 1),
     }
     repeats = sum(SMALL.repeats_at(length) + 1 for length in SMALL.contexts)
     for policies in (["stock", "none left"], ["base", "base"]):
@@ -74,6 +76,16 @@ def test_engines_take_turns_request_by_request_in_a_hand_over(
         measured = [policy for policy in policies if policy != "none left"]
         list(parts.handover(engine, measured, SMALL, Turns(most=2)))
         assert asked == [number for policy in policies for number in expected[policy]] * repeats
+
+
+def test_a_hand_over_is_compared_with_what_was_asked_beside_it():
+    """The host was slower from the second hand-over on."""
+    same, other = "same", "other"
+    asked = [("cold", 9.0), (same, 1.0), (other, 1.1), (same, 1.2), (other, 3.0), (same, 2.8)]
+    assert parts.over_neighbours(asked) == pytest.approx([1.0, 1.5])
+    places = [place for place, (kind, _) in enumerate(parts.HANDED_OVER) if kind == other]
+    for place in places:
+        assert parts.HANDED_OVER[place - 1] == parts.HANDED_OVER[place + 1] == parts.AGAIN
 
 
 def test_short_hand_overs_are_repeated_more_often():

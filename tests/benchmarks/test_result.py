@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from benchmarks.serving_parts.machine import source
 from benchmarks.serving_parts.result import MergeError, file_name, load, merge, save, with_ratios
-from benchmarks.serving_parts.rows import open_row, quantile, row
+from benchmarks.serving_parts.rows import (
+    handover_row,
+    open_row,
+    over_same_fields,
+    quantile,
+    row,
+)
 from benchmarks.serving_parts.summary import summary
 
 import lragent
@@ -77,6 +83,33 @@ def test_ratios():
     assert found["c", "base"]["ratio_to_stock"] == 0.25
     assert found["c", "base"]["across_calls"]
     assert not found["a", "base+lr"]["across_calls"]
+
+
+def test_requests_of_the_same_turns_are_compared_in_pairs():
+    """One slow request more, and a median of two speeds is the other speed."""
+    fast, slow = 0.010, 0.020
+    stock = [fast, fast, slow, slow, fast]
+    mine = [1.1 * value for value in stock]
+    mine[1] *= 2  # what was slow for one of both alone
+    for in_turns, expected in ((True, 1.1), (False, 2.2)):
+        rows = [
+            handover_row("same", 1024, "stock", stock, in_turns, call=1),
+            handover_row("same", 1024, "base", mine, in_turns, call=1),
+        ]
+        assert with_ratios(rows)[1]["ttft_ratio_to_stock"] == pytest.approx(expected)
+    rows[1]["call"] = 2
+    assert with_ratios(rows)[1]["ttft_ratio_to_stock"] == pytest.approx(2.2)
+
+
+def test_hand_overs_are_held_to_what_was_asked_beside_them():
+    fields = over_same_fields([1.0, 1.1, 1.3])
+    rows = [
+        handover_row("same", 1024, "base+lr", [0.010], True, call=1),
+        handover_row("other", 1024, "base+lr", [0.020], True, call=1, **fields),
+    ]
+    (entry,) = summary(result(*rows))
+    assert entry["value"] == 1.1
+    assert entry["holds"]
 
 
 def test_no_ratio_between_two_commits():
