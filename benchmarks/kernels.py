@@ -5,8 +5,6 @@ Run on a GPU from the repository root:
     python benchmarks/kernels.py --commit "$(git rev-parse HEAD)"
     python benchmarks/kernels_figure.py benchmarks/results/kernels-<gpu>.json
 
-With --projection only the LR projection is timed, twice, into kernels-<gpu>-projection.json.
-
 No number is written unless the kernels' tests pass on this GPU first. Shape: 32 query heads, 8 KV
 heads, head size 128, bf16, pages of 16 tokens holding K, V and one LR slot. Times are medians
 over replays of a CUDA graph of calls that rotate through more data than L2 holds. The peer reads
@@ -32,7 +30,7 @@ from typing import Any
 
 import torch
 import triton
-from kernels_cache import cache_rows, layer_rows, projection_rows, times
+from kernels_cache import cache_rows, layer_rows, times
 from kernels_peer import peer_calls
 from serving_parts.result import file_name
 
@@ -228,51 +226,42 @@ def run_tests() -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def header(commit: str, tests: str) -> dict[str, Any]:
-    """What the numbers were measured with."""
+def main() -> None:
+    """Run everything and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--commit", default="unknown", help="written into the result")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    options = parser.parse_args()
+    tests = run_tests()
+    print(tests, flush=True)
+    top = ceilings()
+    print(top, flush=True)
+    rows = attention_rows(top) + cache_rows(Pool(SMALL), top)
+    name = torch.cuda.get_device_name()
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
         capture_output=True,
         text=True,
     )
     found = fa3.find(torch.device("cuda", 0))
-    return {
-        "device": torch.cuda.get_device_name(),
+    result = {
+        "device": name,
         "driver": driver.stdout.splitlines()[0],
         "torch": torch.__version__,
         "triton": triton.__version__,
         "cuda": torch.version.cuda,
         "flash_attention_3": found[0] if found else None,
-        "commit": commit,
+        "commit": options.commit,
         "tests": tests,
         "shape": {"heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "page_size": 16},
+        "ceilings": {key: round(value) for key, value in top.items()},
+        "summary": summary(rows),
+        "layer": layer_rows(rows),
+        "cases": rows,
     }
-
-
-def main() -> None:
-    """Run everything and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--commit", default="unknown", help="written into the result")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--projection", action="store_true", help="only the LR projection")
-    options = parser.parse_args()
-    tests = run_tests()
-    print(tests, flush=True)
-    top = ceilings()
-    print(top, flush=True)
-    result = header(options.commit, tests)
-    result["ceilings"] = {key: round(value) for key, value in top.items()}
-    if options.projection:
-        result["cases"] = [row for _ in range(2) for row in projection_rows(top)]
-    else:
-        rows = attention_rows(top) + cache_rows(Pool(SMALL), top)
-        result |= {"summary": summary(rows), "layer": layer_rows(rows), "cases": rows}
-        print(json.dumps(result["summary"], indent=1))
-    name = file_name(result["device"], "kernels")
-    if options.projection:
-        name = name.replace(".json", "-projection.json")
+    print(json.dumps(result["summary"], indent=1))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / name).write_text(json.dumps(result, indent=1) + "\n")
+    (options.out / file_name(name, "kernels")).write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

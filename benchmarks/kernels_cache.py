@@ -18,12 +18,11 @@ TOKENS = [1, 16, 64, 128, 256, 512, 2048, 8192]
 
 def cache_rows(pool: Pool, top: dict[str, float]) -> list[dict[str, Any]]:
     """The cache write, and the LR projection for one and for eight slots."""
-    return [write_row(pool, tokens, top) for tokens in TOKENS] + projection_rows(top)
-
-
-def projection_rows(top: dict[str, float]) -> list[dict[str, Any]]:
-    """The LR projection for one and for eight slots."""
-    return [project_row(tokens, slots, top) for tokens in TOKENS for slots in (1, 8)]
+    rows = []
+    for tokens in TOKENS:
+        rows.append(write_row(pool, tokens, top))
+        rows += [project_row(tokens, slots, top) for slots in (1, 8)]
+    return rows
 
 
 def write_row(pool: Pool, tokens: int, top: dict[str, float]) -> dict[str, Any]:
