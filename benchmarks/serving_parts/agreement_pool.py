@@ -63,8 +63,9 @@ def run_all(
 
         def rank(name: str) -> tuple[bool, bool, bool]:
             task = waiting[name]
-            other = last is None or task.env != last.env
-            return other or task.kin != last.kin, task.kin in begun, other
+            same = last is not None and task.env == last.env
+            kin = last is not None and task.kin == last.kin
+            return not (same and kin), task.kin in begun, not same
 
         with lock:
             if not waiting:
