@@ -77,26 +77,24 @@ def with_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratio(row: Mapping[str, Any], other: Mapping[str, Any], measure: str) -> float | None:
-    """One measure of a row over another's; None where either has none, or of two commits.
-
-    Of engines that took turns in one call it is the median over requests of one's TTFT over the
-    other's for the same request: a host that is slow is slow for both, most so where the names come
-    in the same order among those of their engines, which makes the turns neighbours.
-    """
+    """One measure of a row over another's; None where either has none, or of two commits."""
     if row.get("commit") != other.get("commit"):
         return None
     if not row.get(measure) or not other.get(measure):
         return None
-    if measure == "ttft_ms" and _paired(row, other):
-        pairs = zip(row["ttft_ms_each"], other["ttft_ms_each"], strict=True)
-        return round(quantile([mine / peer for mine, peer in pairs], 0.5), 4)
     return round(row[measure] / other[measure], 4)
 
 
-def _paired(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether both rows' requests were made in the same turns."""
-    in_turns = row.get("in_turns") and other.get("in_turns") and row["call"] == other["call"]
-    return bool(in_turns) and len(row["ttft_ms_each"]) == len(other["ttft_ms_each"])
+def ratio_in_turns(row: Mapping[str, Any], other: Mapping[str, Any]) -> float | None:
+    """The median over requests of one's TTFT over the other's; None unless both took turns.
+
+    A host that is slow is slow for both, most so where the names come in the same order among those
+    of their engines, which makes the turns neighbours.
+    """
+    if not (row.get("in_turns") and other.get("in_turns") and row["call"] == other["call"]):
+        return None
+    mine, peers = row["ttft_ms_each"], other["ttft_ms_each"]
+    return round(quantile([a / b for a, b in zip(mine, peers, strict=True)], 0.5), 4)
 
 
 def load(path: Path) -> Result | None:

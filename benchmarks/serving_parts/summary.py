@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .policies import BOUND, HOST, ONE, STOCK
-from .result import Result, key_of, ratio
+from .result import Result, key_of, ratio, ratio_in_turns
 
 TTFT, SPEED, KV = "ttft_ms", "tokens_per_s", "kv_bytes"
 OTHER_OVER_SAME = 1.15
@@ -43,11 +43,11 @@ def summary(result: Result) -> list[dict[str, Any]]:
         what = f"{part} {case}, {policy}"
         if part == "handover" and policy == "base+lr" and rows[here]["kind"] == "other":
             name = f"{what}: TTFT over same adapter"
+            warm = (part, case.replace("other", "same"), policy)
+            check(1, name, here, warm, TTFT, OTHER_OVER_SAME, False)
             if "over_same" in rows[here]:
-                found.append(_entry(1, name, rows[here]["over_same"], OTHER_OVER_SAME, False))
-            else:
-                warm = (part, case.replace("other", "same"), policy)
-                check(1, name, here, warm, TTFT, OTHER_OVER_SAME, False)
+                beside = rows[here]["over_same"]
+                found.append(_entry(1, f"{name}, beside it", beside, OTHER_OVER_SAME, False))
         if part == "workflow" and policy == "base+lr":
             check(2, f"{what}: speed over bound", here, bound, SPEED, WORKFLOW_OF_BOUND, True)
         if policy.endswith(ONE) or policy == "isolated":
@@ -55,7 +55,11 @@ def summary(result: Result) -> list[dict[str, Any]]:
             check(3, f"{what}: speed over stock", here, peer, SPEED, SPEED_OF_STOCK, True)
             cold = part == "handover" and case == f"cold, {LONG_PREFILL}"
             limit = COLD_OF_STOCK if cold else TTFT_OF_STOCK
-            check(3, f"{what}: TTFT over stock", here, peer, TTFT, limit, False)
+            name = f"{what}: TTFT over stock"
+            check(3, name, here, peer, TTFT, limit, False)
+            in_turns = ratio_in_turns(rows[here], rows.get(peer, {}))
+            if in_turns is not None:
+                found.append(_entry(3, f"{name}, request by request", in_turns, limit, False))
         if part == "trace" and policy == "base+lr":
             check(4, f"{what}: speed over bound", here, bound, SPEED, TRACE_OF_BOUND, True)
             check(4, f"{what}: TTFT over bound", here, bound, TTFT, TRACE_TTFT_OF_BOUND, False)

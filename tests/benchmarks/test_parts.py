@@ -65,10 +65,11 @@ def test_engines_take_turns_request_by_request_in_a_hand_over(
         asked.append(len(engine.log) - before)
 
     monkeypatch.setattr(Turns, "turn", turn)
+    turns = len(parts.HANDED_OVER)
     expected = {
-        "stock": [1] * (1 + 8 + 2 + 1),
-        "base": [1] * (1 + 8 + 2) + [0],
-        "none left": [0] * (1 + 8 + 2 + 1),
+        "stock": [1] * turns,
+        "base": [1] * (turns - 1) + [0],  # no bare request
+        "none left": [0] * turns,
     }
     repeats = sum(SMALL.repeats_at(length) + 1 for length in SMALL.contexts)
     for policies in (["stock", "none left"], ["base", "base"]):

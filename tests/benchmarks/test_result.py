@@ -85,31 +85,34 @@ def test_ratios():
     assert not found["a", "base+lr"]["across_calls"]
 
 
-def test_requests_of_the_same_turns_are_compared_in_pairs():
+def test_requests_of_the_same_turns_are_compared_in_pairs_too():
     """One slow request more, and a median of two speeds is the other speed."""
     fast, slow = 0.010, 0.020
     stock = [fast, fast, slow, slow, fast]
-    mine = [1.1 * value for value in stock]
-    mine[1] *= 2  # what was slow for one of both alone
-    for in_turns, expected in ((True, 1.1), (False, 2.2)):
-        rows = [
-            handover_row("same", 1024, "stock", stock, in_turns, call=1),
-            handover_row("same", 1024, "base", mine, in_turns, call=1),
-        ]
-        assert with_ratios(rows)[1]["ttft_ratio_to_stock"] == pytest.approx(expected)
-    rows[1]["call"] = 2
-    assert with_ratios(rows)[1]["ttft_ratio_to_stock"] == pytest.approx(2.2)
+    mine = [1.04 * value for value in stock]
+    mine[1] *= 2  # slow for one of both alone
+    rows = [
+        handover_row("same", 1024, "stock", stock, True, call=1),
+        handover_row("same", 1024, "isolated", mine, True, call=1),
+    ]
+    medians, pairs = summary(result(*rows))
+    assert (medians["value"], medians["holds"]) == (2.08, False)
+    assert (pairs["value"], pairs["holds"]) == (1.04, True)
+    for change in ({"call": 2}, {"in_turns": False}):
+        (medians,) = summary(result(rows[0], rows[1] | change))
+        assert medians["value"] == 2.08
 
 
-def test_hand_overs_are_held_to_what_was_asked_beside_them():
-    fields = over_same_fields([1.0, 1.1, 1.3])
+def test_hand_overs_are_compared_with_what_was_asked_beside_them_too():
     rows = [
         handover_row("same", 1024, "base+lr", [0.010], True, call=1),
-        handover_row("other", 1024, "base+lr", [0.020], True, call=1, **fields),
+        handover_row(
+            "other", 1024, "base+lr", [0.020], True, call=1, **over_same_fields([1.0, 1.1, 1.3])
+        ),
     ]
-    (entry,) = summary(result(*rows))
-    assert entry["value"] == 1.1
-    assert entry["holds"]
+    medians, beside = summary(result(*rows))
+    assert (medians["value"], medians["holds"]) == (2.0, False)
+    assert (beside["value"], beside["holds"]) == (1.1, True)
 
 
 def test_no_ratio_between_two_commits():
