@@ -46,6 +46,9 @@ SMALL = Sizes(
     longest=700,
 )
 GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
+GATE_LENGTH = 512
+"""Longest request of an engine that the gate alone needs; it has pages for this many of them."""
+GATE_REQUESTS = 4
 # Room for LR slots and for pages that are not full.
 SHARED_ROOM = 1.02
 
@@ -60,7 +63,8 @@ def kv_budget(shape: Shape, sizes: Sizes, item_bytes: int) -> int:
 def shared_settings(
     step: Step, engines: int, shape: Shape, sizes: Sizes, item_bytes: int
 ) -> dict[str, Any]:
-    """Arguments of ``vllm.LLM`` for engines that share a device: a KV budget for what they run.
+    """Arguments of ``vllm.LLM`` for engines that share a device: a KV budget for what they run,
+    which is little where it is the gate alone.
 
     Args:
         step: one of them.
@@ -69,22 +73,32 @@ def shared_settings(
         sizes: what is run.
         item_bytes: size of an element of the cache.
     """
-    setup = step.setup
-    needed = setup.settings.get("kv_cache_memory_bytes")
+    # vLLM wants this much to be free at the start; the budget below is what it takes.
+    shared: dict[str, Any] = {"gpu_memory_utilization": 0.7 / engines}
+    needed = step.setup.settings.get("kv_cache_memory_bytes") if step.policies else None
+    if not step.policies:
+        shared["max_model_len"] = min(GATE_LENGTH, step.setup.settings["max_model_len"])
     if needed is None:
-        generate, new = sizes.workflow_new
-        tokens = [setup.settings["max_model_len"]]
-        if HANDOVER in setup.parts:
-            tokens.append(2 * max(sizes.contexts))
-        if TRACE in setup.parts:
-            copies = len(AGENTS) if any(map(keeps_copies, step.policies)) else 1
-            tokens.append(copies * trace_length(max(sizes.chunks)))
-        if WORKFLOW in setup.parts:
-            grown = 9 * generate + 8 * new
-            tokens += [count * (length + grown) for count, length in sizes.workflows]
-        needed = int(SHARED_ROOM * max(tokens) * shape.base_elements * item_bytes)
-    # vLLM wants this much to be free at the start; the budget above is what it takes.
-    return {"kv_cache_memory_bytes": needed, "gpu_memory_utilization": 0.7 / engines}
+        tokens = _tokens_at_once(step, sizes)
+        needed = int(SHARED_ROOM * tokens * shape.base_elements * item_bytes)
+    return {**shared, "kv_cache_memory_bytes": needed}
+
+
+def _tokens_at_once(step: Step, sizes: Sizes) -> int:
+    """Most tokens that what is measured on an engine keeps in the cache."""
+    if not step.policies:
+        return GATE_REQUESTS * GATE_LENGTH
+    generate, new = sizes.workflow_new
+    tokens = [step.setup.settings["max_model_len"]]
+    if HANDOVER in step.setup.parts:
+        tokens.append(2 * max(sizes.contexts))
+    if TRACE in step.setup.parts:
+        copies = len(AGENTS) if any(map(keeps_copies, step.policies)) else 1
+        tokens.append(copies * trace_length(max(sizes.chunks)))
+    if WORKFLOW in step.setup.parts:
+        grown = 9 * generate + 8 * new
+        tokens += [count * (length + grown) for count, length in sizes.workflows]
+    return max(tokens)
 
 
 def setups_of(

@@ -16,6 +16,7 @@ from benchmarks.serving_parts.policies import engines_of, is_guest, plugin_optio
 from benchmarks.serving_parts.shapes import LLAMA_8B, TINY, shape_at, write_config
 from benchmarks.serving_parts.sizes import (
     FULL,
+    GATE_FULL,
     SMALL,
     kv_budget,
     setups_of,
@@ -83,6 +84,18 @@ def test_engines_side_by_side_have_room_for_what_they_run():
     longest = trace_length(16384) * 131072
     assert room_of(trace, 3, "isolated", "base+lr") > 3 * longest
     assert 1.01 * longest < room_of(trace, 3, "bound", "base+lr") < 1.03 * longest
+
+
+def test_an_engine_for_the_gate_alone_takes_little():
+    setups = setups_of(["trace", "tight"], LLAMA_8B, FULL, {}, 2)
+    for setup in setups:
+        step = Step(setup, "base+lr", [])
+        settings = shared_settings(step, 3, LLAMA_8B, FULL, 2)
+        length = settings["max_model_len"]
+        assert sum(GATE_FULL) < length < setup.settings["max_model_len"]
+        assert length * 131072 < settings["kv_cache_memory_bytes"] < 2**29
+        measured = shared_settings(Step(setup, "full", ["full"]), 3, LLAMA_8B, FULL, 2)
+        assert "max_model_len" not in measured
 
 
 def test_settings_leave_room_for_the_longest_prompt():
