@@ -46,9 +46,8 @@ SMALL = Sizes(
     longest=700,
 )
 GATE_FULL, GATE_SMALL = (300, 16), (90, 8)
-GATE_LENGTH = 512
-"""Longest request of an engine that the gate alone needs; it has pages for this many of them."""
-GATE_REQUESTS = 4
+# The longest request of an engine that only the gate needs, and how many of them it has pages for.
+GATE_LENGTH, GATE_REQUESTS = 512, 4
 # Room for LR slots and for pages that are not full.
 SHARED_ROOM = 1.02
 
@@ -73,21 +72,23 @@ def shared_settings(
         sizes: what is run.
         item_bytes: size of an element of the cache.
     """
-    # vLLM wants this much to be free at the start; the budget below is what it takes.
+
+    def bytes_of(tokens: int) -> int:
+        return int(SHARED_ROOM * tokens * shape.base_elements * item_bytes)
+
+    settings = step.setup.settings
+    # vLLM wants this much to be free at the start; the budget is what it takes.
     shared: dict[str, Any] = {"gpu_memory_utilization": 0.7 / engines}
-    needed = step.setup.settings.get("kv_cache_memory_bytes") if step.policies else None
     if not step.policies:
-        shared["max_model_len"] = min(GATE_LENGTH, step.setup.settings["max_model_len"])
-    if needed is None:
-        tokens = _tokens_at_once(step, sizes)
-        needed = int(SHARED_ROOM * tokens * shape.base_elements * item_bytes)
-    return {**shared, "kv_cache_memory_bytes": needed}
+        length = min(GATE_LENGTH, settings["max_model_len"])
+        room = bytes_of(GATE_REQUESTS * length)
+        return {**shared, "max_model_len": length, "kv_cache_memory_bytes": room}
+    room = settings.get("kv_cache_memory_bytes") or bytes_of(_tokens_at_once(step, sizes))
+    return {**shared, "kv_cache_memory_bytes": room}
 
 
 def _tokens_at_once(step: Step, sizes: Sizes) -> int:
     """Most tokens that what is measured on an engine keeps in the cache."""
-    if not step.policies:
-        return GATE_REQUESTS * GATE_LENGTH
     generate, new = sizes.workflow_new
     tokens = [step.setup.settings["max_model_len"]]
     if HANDOVER in step.setup.parts:
