@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ from tests.engine.models import tiny_model
 
 from lragent import Engine
 from lragent import SamplingParams as Sampling
+from lragent.agents import demo
+from lragent.engine.loader import load_model
+from lragent.engine.smollm import ALIAS
 
 PAGE = 16
 AGENTS = ("plan", "act", "reflect")
@@ -46,6 +50,16 @@ def search_path() -> str:
 
 def folders(root: Path, kind: str) -> dict[str, Path]:
     return {name: root / kind / name for name in AGENTS}
+
+
+@functools.cache
+def running_text() -> list[int]:
+    """SmolLM2's token ids of running text, the project's own demo documents."""
+    folder = Path(demo.__file__).parent / "documents"
+    text = "\n".join(path.read_text() for path in sorted(folder.iterdir()))
+    found = load_model(ALIAS)[1](text)["input_ids"]
+    assert isinstance(found, list)
+    return found
 
 
 def sharing(policy: str, adapters: Mapping[str, Path], **more: Any) -> dict[str, Any]:

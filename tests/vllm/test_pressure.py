@@ -1,47 +1,89 @@
-"""Chunked prefill, preemption and eviction change no token."""
+"""Chunked prefill, preemption and eviction change no token, of a tiny model and of SmolLM2."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.engine.models import prompt_of
-from tests.vllm.serving import AGENTS, Answer, Ask, Embedded, Served, folders, sharing
+from tests.vllm.serving import (
+    AGENTS,
+    Answer,
+    Ask,
+    Embedded,
+    Served,
+    folders,
+    running_text,
+    sharing,
+)
 
-CONTEXT = prompt_of(300)
+from lragent.agents.demo import demo_adapters
+from lragent.engine.smollm import ALIAS, convert
 
 
-@pytest.fixture(scope="module", params=["isolated", "full", "base", "base+lr"])
-def policy(request: pytest.FixtureRequest) -> str:
+def text_of(length: int, seed: int = 0) -> list[int]:
+    """Token ids of running text that begins elsewhere for each seed."""
+    start = 5 * seed
+    found = running_text()[start : start + length]
+    assert len(found) == length
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """A model in both engines, with adapters, and what it is asked."""
+
+    folder: Path
+    adapters: dict[str, Path]
+    embedded: str | None
+    policy: str
+    prompt: Callable[..., list[int]]
+
+    def engine(self) -> Embedded:
+        return Embedded(self.adapters, self.policy, self.embedded)
+
+
+@pytest.fixture(scope="module", params=["tiny", "smollm"])
+def model(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="module", params=["isolated", "full", "base", "base+lr"])
+def world(request: pytest.FixtureRequest, model: str, root: Path) -> World:
+    if model == "tiny":
+        return World(root / "llama", folders(root, "own"), None, request.param, prompt_of)
+    return World(convert(), demo_adapters(), ALIAS, request.param, text_of)
+
+
 @pytest.fixture(scope="module")
-def chunked(policy: str, root: Path) -> Iterator[Served]:
+def chunked(world: World) -> Iterator[Served]:
     """Steps of 48 tokens at most, and 40 pages."""
-    adapters = folders(root, "own")
     with Served(
-        root / "llama",
-        adapters,
-        sharing(policy, adapters),
+        world.folder,
+        world.adapters,
+        sharing(world.policy, world.adapters),
         max_num_batched_tokens=48,
         max_model_len=512,
         num_gpu_blocks_override=41,
+        kv_cache_memory_bytes=256 << 20,
     ) as served:
         yield served
 
 
-def test_chunked_prefill(chunked: Served, policy: str, root: Path):
+def test_chunked_prefill(chunked: Served, world: World):
     chunked.reset()
-    batch = [Ask(n, [*CONTEXT, *prompt_of(9 + i, 70 + i)]) for i, n in enumerate(AGENTS)]
-    with Embedded(folders(root, "own"), policy) as embedded:
+    batch = [
+        Ask(n, [*world.prompt(300), *world.prompt(9 + i, 70 + i)]) for i, n in enumerate(AGENTS)
+    ]
+    with world.engine() as embedded:
         for ask in batch:
             assert tokens(chunked.ask(ask)) == tokens(embedded.ask(ask)), ask.name
 
 
-def test_preemption(chunked: Served, policy: str, root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_preemption(chunked: Served, world: World, monkeypatch: pytest.MonkeyPatch):
     """Six requests of 90 tokens that grow to 130 do not fit into 40 pages of 16."""
     chunked.reset()
     preempted: list[str] = []
@@ -52,24 +94,24 @@ def test_preemption(chunked: Served, policy: str, root: Path, monkeypatch: pytes
         stock(request, *args, **kwargs)
 
     monkeypatch.setattr(chunked.core.scheduler, "_preempt_request", preempt)
-    batch = [Ask(name, prompt_of(90, 10 + i)) for i, name in enumerate((*AGENTS, None) * 2)]
-    with Embedded(folders(root, "own"), policy) as embedded:
+    batch = [Ask(name, world.prompt(90, 10 + i)) for i, name in enumerate((*AGENTS, None) * 2)]
+    with world.engine() as embedded:
         assert tokens(chunked.ask(*batch, tokens=40)) == tokens(embedded.ask(*batch, tokens=40))
     assert preempted
 
 
-def test_eviction(chunked: Served, policy: str, root: Path):
+def test_eviction(chunked: Served, world: World):
     """A context is read, pushed out by others, and read again by another agent."""
     chunked.reset()
-    first = Ask("plan", CONTEXT)
-    others = [Ask("act", prompt_of(300, 30 + i)) for i in range(3)]
-    again = Ask("reflect", CONTEXT)
+    first = Ask("plan", world.prompt(300))
+    others = [Ask("act", world.prompt(300, 30 + i)) for i in range(3)]
+    again = Ask("reflect", world.prompt(300))
     got = [tokens(chunked.ask(ask)) for ask in (first, *others)]
     [answer] = chunked.ask(again)
     assert answer.cached == 0, "the context was meant to be evicted"
-    with Embedded(folders(root, "own"), policy) as embedded:
+    with world.engine() as embedded:
         assert got == [tokens(embedded.ask(ask)) for ask in (first, *others)]
-    with Embedded(folders(root, "own"), policy) as embedded:
+    with world.engine() as embedded:
         assert [answer.tokens] == tokens(embedded.ask(again))
 
 

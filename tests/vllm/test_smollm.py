@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from tests.vllm.serving import AGENTS, PAGE, Ask, Embedded, Served, sharing
+from tests.vllm.serving import AGENTS, PAGE, Ask, Embedded, Served, running_text, sharing
 
-from lragent.agents import demo
 from lragent.agents.demo import demo_adapters
-from lragent.engine.loader import load_model
 from lragent.engine.smollm import ALIAS, convert
 
 CONTEXT = 400
 
 
-@pytest.fixture(scope="module")
-def ids() -> list[int]:
-    """Token ids of running text, the project's own demo documents."""
-    folder = Path(demo.__file__).parent / "documents"
-    text = "\n".join(path.read_text() for path in sorted(folder.iterdir()))
-    found = load_model(ALIAS)[1](text)["input_ids"]
-    assert isinstance(found, list)
-    return found
-
-
 @pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
-def test_agents_in_turn_then_all_at_once(policy: str, ids: list[int]):
+def test_agents_in_turn_then_all_at_once(policy: str):
+    ids = running_text()
     adapters = demo_adapters()
     context = ids[:CONTEXT]
     settings = {"kv_cache_memory_bytes": 256 << 20, "max_num_batched_tokens": 2048}
