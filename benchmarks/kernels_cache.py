@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from lragent.attention.triton.launch import launch_project
+from lragent.attention.triton.launch_project import launch_project
 from lragent.attention.triton.timing import Pool, Timing, copies, time_calls, time_together
 from lragent.attention.triton.write import launch_write
 
 HIDDEN = 4096
-TOKENS = [1, 16, 64, 128, 256, 512, 2048, 8192]
+TOKENS = [1, 16, 64, 96, 128, 160, 192, 224, 256, 512, 2048, 8192]
 
 
 def cache_rows(pool: Pool, top: dict[str, float]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ import torch
 from tests.attention.triton.problems import DEVICE, assert_within
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
-from lragent.attention.triton.launch import has_clusters, launch_project
-from lragent.attention.triton.tiles import ClusterTile
+from lragent.attention.triton.launch_project import has_clusters, launch_project
+from lragent.attention.triton.tiles_project import ClusterTile
 
 PROGRAM = """
 import sys
@@ -20,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 from lragent.attention.triton.cluster import cluster_kernel
-from lragent.attention.triton.tiles import ClusterTile
+from lragent.attention.triton.tiles_project import ClusterTile
 
 tile = ClusterTile(*map(int, sys.argv[1:]))
 names = cluster_kernel.arg_names

@@ -10,8 +10,14 @@ from tests.attention.triton.problems import DEVICE, HALF, assert_within
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
-from lragent.attention.triton.launch import has_clusters, launch_project
-from lragent.attention.triton.tiles import ClusterTile, ProjectTile, RowsTile, project_tile
+from lragent.attention.triton.launch_project import _Layout, has_clusters, launch_project
+from lragent.attention.triton.tiles_project import (
+    ClusterTile,
+    ProjectTile,
+    RowsTile,
+    TmaTile,
+    project_tile,
+)
 
 
 @pytest.mark.parametrize("tokens", [5, 150, 300])
@@ -90,7 +96,7 @@ def test_every_number_of_tokens_has_a_tile_that_fits():
             # What one thread adds up stays in its registers.
             products = tile.block_t * tile.block_w * tile.block_d
             assert products <= 128 * 32 * tile.warps
-        assert not isinstance(tile, ClusterTile)
+        assert not isinstance(tile, ClusterTile | TmaTile)
         assert tile.block_d <= 1024
 
 
@@ -140,14 +146,62 @@ def test_a_tile_that_two_threads_would_send_twice_does_not_fit():
     assert not ClusterTile(16, 8, 8, 4).fits(16, 4096)
 
 
-def test_clusters_that_cannot_be_are_refused():
+def test_copies_where_they_fit_and_pay():
+    def chosen(tokens: int, slots: int, columns: int, width: int = 4096):
+        return project_tile(tokens, slots, columns, width, HALF, 132, clusters=True, maps=True)
+
+    expected = {64: TmaTile(16, 8), 128: TmaTile(32, 8), 192: TmaTile(32, 8), 256: TmaTile(32, 4)}
+    for tokens, tile in expected.items():
+        assert chosen(tokens, 8, 16) == tile
+    assert chosen(128, 8, 32) == TmaTile(64, 8)
+    # One slot is read once whatever reads it; with few tokens a cluster of 64 is not worth it.
+    assert isinstance(chosen(256, 1, 16), ClusterTile)
+    assert isinstance(chosen(32, 8, 16), ClusterTile)
+    # Hidden dimensions that loads into registers cannot share out.
+    for width in (3584, 5120, 8192):
+        assert isinstance(chosen(64, 1, 16, width), TmaTile)
+        assert isinstance(chosen(16, 1, 16, width), RowsTile)
+    for tokens, slots, columns, width in ((257, 8, 16, 4096), (128, 8, 12, 4096), (64, 8, 16, 576)):
+        assert not isinstance(chosen(tokens, slots, columns, width), TmaTile)
+    sizes = itertools.product((33, 64, 100, 192, 256), (1, 3, 8), (8, 16, 24, 64, 256))
+    for (tokens, slots, columns), width in itertools.product(sizes, (2048, 3584, 4096, 8192)):
+        tile = chosen(tokens, slots, columns, width)
+        if isinstance(tile, TmaTile):
+            assert tile.fits(slots, columns, width)
+        assert not isinstance(project_tile(tokens, slots, columns, width, HALF, 132), TmaTile)
+
+
+def test_copies_that_would_not_stay_in_shared_memory_do_not_fit():
+    assert TmaTile(32, 4).fits(8, 16, 4096)
+    assert not TmaTile(64, 4).fits(8, 16, 4096)
+    assert not TmaTile(64, 8).fits(8, 16, 8192)
+    assert not TmaTile(64, 8).fits(8, 8, 4096)  # more slots than warps that copy them
+    assert not TmaTile(32, 8).fits(8, 24, 4096)  # of parts of slots
+    assert not TmaTile(16, 8).fits(8, 4, 4096)
+
+
+@pytest.mark.parametrize("tile", [ClusterTile(16, 16, 8, 4), TmaTile(16, 8)], ids=str)
+def test_clusters_that_cannot_be_are_refused(tile: ClusterTile | TmaTile):
     x = torch.zeros(16, 512, dtype=HALF, device=DEVICE)
     index = torch.zeros(16, 1, dtype=torch.int32, device=DEVICE)
     out = torch.empty(16, 1, 16, dtype=HALF, device=DEVICE)
-    tile = ClusterTile(16, 16, 8, 4)
     if not has_clusters(DEVICE):
         with pytest.raises(ValueError, match="needs a Hopper GPU"):
             launch_project(x, x[None], index, out, tile)
     else:
-        with pytest.raises(ValueError, match="does not fit 16 columns, 500 wide"):
+        with pytest.raises(ValueError, match="does not fit 1 x 16 columns, 500 wide"):
             launch_project(x[:, :500], x[None, :, :500], index, out, tile)
+
+
+def test_maps_describe_whole_rows_at_16_bytes():
+    dtypes = (torch.bfloat16, torch.bfloat16, torch.bfloat16)
+    layout = _Layout(DEVICE, 8, 16, 512, 3, (512, 16 * 512, 512, 8), dtypes, True)
+    assert layout.has_maps
+    for other in (
+        {"aligned": False},
+        {"strides": (513, 16 * 512, 512, 8)},  # of x
+        {"strides": (512, 16 * 516, 516, 8)},  # of A
+        {"strides": (512, 32 * 512, 512, 8)},  # gaps between the A
+        {"dtypes": (torch.float32,) * 3},
+    ):
+        assert not layout._replace(**other).has_maps

@@ -8,14 +8,21 @@ import pytest
 import torch
 from tests.attention.triton.problems import HALF, make
 
-from lragent.attention.triton import flash_lora_attention, launch, project_lr, relaunch, write
+from lragent.attention.triton import (
+    flash_lora_attention,
+    launch,
+    launch_project,
+    project_lr,
+    relaunch,
+    write,
+)
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.warm import warm_up
 
 
 def test_serving_finds_its_launches(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(relaunch, "_launches", {})
-    for remembered in (launch._projection, write._launch):
+    for remembered in (launch_project._projection, write._launch):
         remembered.cache_clear()
     problem = make([1, 20, 1], [90, 60, 7], dtype=HALF, slots=1)
     pages, tables = problem.pages, problem.tables

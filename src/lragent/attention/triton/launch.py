@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,21 +18,15 @@ from lragent.attention.triton.attend import attend_kernel
 from lragent.attention.triton.combine import combine_kernel
 from lragent.attention.triton.decode import decode_kernel
 from lragent.attention.triton.layer import Layer, Sequences, present
-from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
 from lragent.attention.triton.relaunch import Grid, Launch, launch_of
 from lragent.attention.triton.tiles import (
     NARROW,
     TOKEN_ROWS,
-    ClusterTile,
-    ProjectTile,
-    RowsTile,
     Tile,
-    architecture,
     attention_tile,
     choose_splits,
     expand_chunk,
     multiprocessors,
-    project_tile,
     tokens_as_rows,
 )
 from lragent.attention.triton.workspace import buffer
@@ -41,21 +34,9 @@ from lragent.attention.triton.workspace import buffer
 MOST_SPLITS = 64
 """Most shares of a context."""
 
-ProjectionTile = RowsTile | ProjectTile | ClusterTile
-
-GLUON_TRIED = ("3.6",)
-"""Versions of Triton with which `cluster_kernel` was tried: what it is written in may change."""
-
 
 @functools.cache
-def has_clusters(device: torch.device) -> bool:
-    """Whether `cluster_kernel` runs: blocks reach each other's shared memory on Hopper."""
-    tried = ".".join(triton.__version__.split(".")[:2]) in GLUON_TRIED
-    return tried and architecture(device) == "sm90" and not interpreting()
-
-
-@functools.cache
-def _has_pdl(device: torch.device) -> bool:
+def has_pdl(device: torch.device) -> bool:
     """Whether a kernel may start before the last one has ended (Hopper and later)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
 
@@ -196,7 +177,7 @@ def prepare_attend(
         )  # fmt: skip
     filtered = (count, splits, min_query, max_query)
     if splits > 1:
-        pdl = {"launch_pdl": True} if _has_pdl(q.device) else {}
+        pdl = {"launch_pdl": True} if has_pdl(q.device) else {}
         combine = launch_of(
             combine_kernel, q.device, (out.stride(), out.dtype),
             D=width, BLOCK_D=block_d, BLOCK_S=triton.next_power_of_2(splits),
@@ -220,140 +201,6 @@ def prepare_attend(
         (count if decode else rows, heads, 1),
         (*filtered, *out.stride()[:2]),
     )  # fmt: skip
-
-
-def launch_project(
-    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: ProjectionTile | None = None
-) -> None:
-    """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`.
-
-    ``index`` and ``out`` may have more rows than ``x``, which are not looked at.
-
-    Raises:
-        ValueError: this device or layout has no such ``tile``.
-    """
-    if not x.shape[0] or not index.shape[1]:
-        return
-    launch = _projection(
-        x.device, x.shape, x.stride(0), a.shape, a.stride(), index.shape[1], index.stride(0),
-        x.dtype, a.dtype, out.dtype, tile,
-    )  # fmt: skip
-    launch(x, a, index, out)
-
-
-@functools.lru_cache(maxsize=1024)
-def _projection(
-    device: torch.device,
-    x_shape: tuple[int, int],
-    x_stride: int,
-    a_shape: tuple[int, int, int],
-    a_strides: tuple[int, ...],
-    slots: int,
-    index_stride: int,
-    x_dtype: torch.dtype,
-    a_dtype: torch.dtype,
-    out_dtype: torch.dtype,
-    tile: ProjectionTile | None,
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
-    """What `launch_project` does for tensors of this layout: every layer has the same."""
-    (tokens, width), columns = x_shape, a_shape[1]
-    shape = (tokens, slots, columns, width, x_dtype, multiprocessors(device))
-    strides = (x_stride, *a_strides[:2], index_stride)
-    layout = (slots, columns, width, strides, (x_dtype, a_dtype, out_dtype))
-    tile = tile or project_tile(*shape, clusters=has_clusters(device) and a_dtype == x_dtype)
-    if isinstance(tile, ClusterTile):
-        clusters = _clusters(device, tile, *layout)
-        grid = (triton.cdiv(tokens, tile.block_t), slots * columns // tile.block_c, 1)
-
-        def launch_clusters(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
-            clusters(grid, (out, x, a, index), (tokens, *strides))
-
-        return launch_clusters
-    if isinstance(tile, RowsTile):
-        rows = _rows(device, tile, *layout)
-        grid = (triton.cdiv(tokens, tile.block_t), slots, triton.cdiv(columns, tile.block_w))
-
-        def launch_rows(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
-            rows(grid, (out, x, a, index), (tokens, *strides))
-
-        return launch_rows
-    project, add = _tiles(device, tile, *layout)
-    count, splits = tokens * slots * columns, tile.splits
-    grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(slots * columns, tile.block_c), splits)
-    add_grid = (triton.cdiv(count, 512), 1, 1)
-
-    def launch_tiles(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
-        parts = out if splits == 1 else buffer("project", splits * count, torch.float32, device)
-        project(grid, (parts, x, a, index), (tokens, splits, *strides))
-        if splits > 1:
-            add(add_grid, (out, parts), (count,))
-
-    return launch_tiles
-
-
-def _clusters(
-    device: torch.device,
-    tile: ClusterTile,
-    slots: int,
-    columns: int,
-    width: int,
-    strides: tuple[int, ...],
-    dtypes: tuple[torch.dtype, ...],
-) -> Launch:
-    """The projection's launch, a tile of tokens and columns of one slot a cluster."""
-    if not has_clusters(device):
-        raise ValueError(f"{tile} needs a Hopper GPU, and Triton {' or '.join(GLUON_TRIED)}")
-    if not tile.fits(columns, width) or dtypes[0] != dtypes[1] or dtypes[0].itemsize != 2:
-        raise ValueError(f"{tile} does not fit {columns} columns, {width} wide, of {dtypes[:2]}")
-    # Gluon is looked for only where it is used.
-    from lragent.attention.triton.cluster import cluster_kernel
-
-    return launch_of(
-        cluster_kernel, device, (strides, dtypes),
-        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
-        BLOCK_D=tile.block_d(width), num_ctas=tile.cluster, num_warps=tile.warps,
-    )  # fmt: skip
-
-
-def _rows(
-    device: torch.device,
-    tile: RowsTile,
-    slots: int,
-    columns: int,
-    width: int,
-    strides: tuple[int, ...],
-    dtypes: tuple[torch.dtype, ...],
-) -> Launch:
-    """The projection's launch, a few tokens and columns of one slot a program."""
-    return launch_of(
-        rows_kernel, device, (strides, dtypes),
-        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_W=tile.block_w,
-        BLOCK_D=tile.block_d, SHARES=tile.shares, num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
-
-
-def _tiles(
-    device: torch.device,
-    tile: ProjectTile,
-    slots: int,
-    columns: int,
-    width: int,
-    strides: tuple[int, ...],
-    dtypes: tuple[torch.dtype, ...],
-) -> tuple[Launch, Launch]:
-    """The projection's launch by tiles of all slots, and that of the sum of its shares."""
-    pdl = {"launch_pdl": True} if _has_pdl(device) else {}
-    add = launch_of(
-        add_kernel, device, dtypes,
-        SPLITS=tile.splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl,
-    )  # fmt: skip
-    tiles = launch_of(
-        tiles_kernel, device, (strides, dtypes, tile.splits > 1),
-        SLOTS=slots, WIDTH=columns, D=width, BLOCK_T=tile.block_t, BLOCK_C=tile.block_c,
-        BLOCK_S=triton.next_power_of_2(slots), BLOCK_D=tile.block_d,
-        EVEN=width % tile.block_d == 0, num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
-    return tiles, add
 
 
 def rank_block(rank: int) -> int:

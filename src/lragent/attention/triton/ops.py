@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lragent.attention.triton.calls import completed, expanded
-from lragent.attention.triton.launch import launch_project, prepare_attend
+from lragent.attention.triton.launch import prepare_attend
+from lragent.attention.triton.launch_project import launch_project
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.write import launch_write
 
