@@ -137,10 +137,13 @@ def _by_copies(layout: _Layout, tokens: int, tile: TmaTile) -> _Project:
 
     boxes: Any = box_layout
     in_boxes = boxes(tile.cluster)
-    x_box, a_box = [TMA_TOKENS, BOX], [min(layout.columns, tile.block_c), BOX]
+    # Checked once, for a tensor that stands for all that are laid out alike.
+    some = torch.empty(0, dtype=layout.dtypes[0])
     x_stride, _, a_stride, index_stride = layout.strides
     x_shape, a_shape = [tokens, layout.width], [layout.choices * layout.columns, layout.width]
-    x_strides, a_strides = [x_stride, 1], [a_stride, 1]
+    of_slot = min(layout.columns, tile.block_c)
+    x_like = TensorDescriptor(some, x_shape, [x_stride, 1], [TMA_TOKENS, BOX], in_boxes)
+    a_like = TensorDescriptor(some, a_shape, [a_stride, 1], [of_slot, BOX], in_boxes)
     launch = launch_of(
         cluster_tma_kernel, layout.device, (layout.strides, layout.dtypes), **layout.constants,
         BLOCK_C=tile.block_c, STAGES=tile.stages(layout.width),
@@ -149,10 +152,14 @@ def _by_copies(layout: _Layout, tokens: int, tile: TmaTile) -> _Project:
     across = layout.slots * layout.columns // tile.block_c
     grid = (triton.cdiv(tokens, TMA_TOKENS), across, 1)
 
+    def map_of(like: TensorDescriptor, tensor: Tensor) -> TensorDescriptor:
+        found = TensorDescriptor.__new__(TensorDescriptor)
+        found.__dict__.update(like.__dict__, base=tensor)
+        return found
+
     def project(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
-        x_map = TensorDescriptor(x, x_shape, x_strides, x_box, in_boxes)
-        a_map = TensorDescriptor(a, a_shape, a_strides, a_box, in_boxes)
-        launch(grid, (out, index), (x_map, a_map, tokens, index_stride))
+        maps = map_of(x_like, x), map_of(a_like, a)
+        launch(grid, (out, index), (*maps, tokens, index_stride))
 
     return project
 
