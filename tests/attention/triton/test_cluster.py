@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from tests.attention.triton.problems import DEVICE, assert_within
+from tests.attention.triton.problems import DEVICE
+from tests.attention.triton.projections import assert_projects
 
-from lragent.attention.project import project_lr_reference, project_lr_torch
-from lragent.attention.triton.launch_project import has_clusters, launch_project
+from lragent.attention.triton.launch_project import has_clusters
 from lragent.attention.triton.tiles_project import ClusterTile
 
 PROGRAM = """
@@ -74,28 +74,4 @@ if has_clusters(DEVICE):
     @pytest.mark.parametrize("columns", [16, 48])
     @pytest.mark.parametrize("hidden", [512, 1536, 4096, 8192])
     def test_clusters(tile: ClusterTile, dtype: torch.dtype, columns: int, hidden: int):
-        generator = torch.Generator().manual_seed(hidden)
-        a = (torch.randn(5, columns, hidden, generator=generator) * hidden**-0.5).to(DEVICE, dtype)
-        a[0] = float("nan")  # nobody chooses it
-        for tokens, slots in ((1, 3), (16, 1), (37, 8), (130, 2)):
-            wide = torch.randn(tokens, hidden + 8, generator=generator).to(DEVICE, dtype)
-            x = wide[:, :hidden]
-            alike = torch.randint(1, 5, (1, slots), generator=generator).expand(tokens, slots)
-            mixed = torch.randint(0, 5, (tokens, slots), generator=generator)
-            mixed[mixed == 0] = -1
-            for choices in (alike, mixed):
-                index = torch.ones(tokens + 3, slots, dtype=torch.int32, device=DEVICE)
-                index[:tokens] = choices.to(DEVICE)
-                found = []
-                for _ in range(3):
-                    shape = (tokens + 3, slots, columns)
-                    out = torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
-                    launch_project(x, a, index, out, tile)
-                    assert out[tokens:].isnan().all()
-                    found.append(out[:tokens])
-                assert torch.equal(found[0], found[1])
-                assert torch.equal(found[0], found[2])
-                index = index[:tokens]
-                truth = project_lr_reference(x.double(), a.double().nan_to_num(), index)
-                assert_within(found[0], truth, project_lr_torch(x, a.nan_to_num(), index))
-                assert (found[0][index < 0] == 0).all()
+        assert_projects(tile, dtype, columns, hidden, ((1, 3), (16, 1), (37, 8), (130, 2)))

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from tests.attention.triton.problems import DEVICE, assert_within
+from tests.attention.triton.projections import assert_projects
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton.launch_project import has_clusters, launch_project
@@ -58,6 +59,8 @@ assert data + received <= compiled.metadata.shared < data + received + TMA_TOKEN
 """
 
 TILES = [TmaTile(32, 8), TmaTile(32, 4), TmaTile(16, 8), TmaTile(64, 8), TmaTile(16, 2)]
+SHAPES = [(16, 512), (8, 3584), (16, 4096), (64, 4096), (32, 8192)]
+FITTING = [(tile, *shape) for tile in TILES for shape in SHAPES if tile.fits(8, *shape)]
 
 
 @pytest.mark.parametrize(
@@ -76,39 +79,10 @@ def test_compiles_to_what_it_means(tile: TmaTile, columns: int, hidden: int):
 
 if has_clusters(DEVICE):
 
-    @pytest.mark.parametrize("tile", TILES, ids=str)
+    @pytest.mark.parametrize(("tile", "columns", "hidden"), FITTING, ids=str)
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-    @pytest.mark.parametrize(
-        ("columns", "hidden"), [(16, 512), (8, 3584), (16, 4096), (64, 4096), (32, 8192)]
-    )
     def test_copies(tile: TmaTile, dtype: torch.dtype, columns: int, hidden: int):
-        generator = torch.Generator().manual_seed(hidden)
-        a = (torch.randn(5, columns, hidden, generator=generator) * hidden**-0.5).to(DEVICE, dtype)
-        a[0] = float("nan")  # nobody chooses it
-        for tokens, slots in ((1, 8), (64, 4), (37, 8), (130, 8)):
-            if not tile.fits(slots, columns, hidden):
-                continue
-            wide = torch.randn(tokens, hidden + 8, generator=generator).to(DEVICE, dtype)
-            x = wide[:, :hidden]
-            alike = torch.randint(1, 5, (1, slots), generator=generator).expand(tokens, slots)
-            mixed = torch.randint(0, 5, (tokens, slots), generator=generator)
-            mixed[mixed == 0] = -1
-            for choices in (alike, mixed):
-                index = torch.ones(tokens + 3, slots, dtype=torch.int32, device=DEVICE)
-                index[:tokens] = choices.to(DEVICE)
-                found = []
-                for _ in range(3):
-                    shape = (tokens + 3, slots, columns)
-                    out = torch.full(shape, float("nan"), dtype=dtype, device=DEVICE)
-                    launch_project(x, a, index, out, tile)
-                    assert out[tokens:].isnan().all()
-                    found.append(out[:tokens])
-                assert torch.equal(found[0], found[1])
-                assert torch.equal(found[0], found[2])
-                index = index[:tokens]
-                truth = project_lr_reference(x.double(), a.double().nan_to_num(), index)
-                assert_within(found[0], truth, project_lr_torch(x, a.nan_to_num(), index))
-                assert (found[0][index < 0] == 0).all()
+        assert_projects(tile, dtype, columns, hidden, ((1, 8), (64, 4), (37, 8), (130, 8)))
 
     def test_what_maps_cannot_describe_is_read_otherwise():
         tokens, slots, columns, hidden = 100, 8, 16, 4096

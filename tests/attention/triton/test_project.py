@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from tests.attention.triton.problems import DEVICE, HALF, assert_within
+from tests.attention.triton.projections import assert_projects
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
 from lragent.attention.triton import project_lr
@@ -76,14 +77,7 @@ def test_no_tokens():
 )
 @pytest.mark.parametrize("hidden", [512, 400])
 def test_few_tokens_with_choices_of_their_own(tile: RowsTile, hidden: int):
-    generator = torch.Generator().manual_seed(hidden)
-    a = (torch.randn(4, 12, hidden, generator=generator) * hidden**-0.5).to(DEVICE, HALF)
-    x = torch.randn(21, hidden, generator=generator).to(DEVICE, HALF)
-    index = torch.randint(-1, 4, (21, 3), generator=generator).to(DEVICE, torch.int32)
-    out = torch.full((21, 3, 12), float("nan"), dtype=HALF, device=DEVICE)
-    launch_project(x, a, index, out, tile)
-    truth = project_lr_reference(x.double(), a.double(), index)
-    assert_within(out, truth, project_lr_torch(x, a, index))
+    assert_projects(tile, HALF, 12, hidden, ((21, 3), (1, 2)))
 
 
 def test_every_number_of_tokens_has_a_tile_that_fits():

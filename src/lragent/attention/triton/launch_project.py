@@ -26,7 +26,7 @@ from lragent.attention.triton.tiles_project import (
 )
 from lragent.attention.triton.workspace import buffer
 
-GLUON_TRIED = ("3.6",)
+GLUON_TRIED = ("3.6", "3.7")
 """Versions of Triton with which `cluster_kernel` and `cluster_tma_kernel` were tried: what they are
 written in may change."""
 
