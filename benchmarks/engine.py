@@ -44,8 +44,7 @@ TURN = 24
 
 def document_ids(tokenizer: Any) -> list[int]:
     """Token ids of the demo documents."""
-    folder = Path(demo.__file__).parent / "documents"
-    return tokenizer("\n".join(p.read_text() for p in sorted(folder.iterdir())))["input_ids"]
+    return tokenizer(demo.demo_text())["input_ids"]
 
 
 def cpu_chain(model: str, adapters: dict[str, Path], policy: str) -> list[tuple[str, list[int]]]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lragent.agents import demo
-from lragent.agents.demo import demo_adapters
+from lragent.agents.demo import demo_adapters, demo_text
 from lragent.engine import Engine
 from lragent.engine.loader import load_model
 
@@ -28,9 +27,7 @@ def loaded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 @pytest.fixture(scope="session")
 def text_ids(loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> Callable[[int], list[int]]:
     """Token ids of that many tokens of running text, the project's own demo documents."""
-    folder = Path(demo.__file__).parent / "documents"
-    text = "\n".join(path.read_text() for path in sorted(folder.iterdir()))
-    ids = loaded[1](text)["input_ids"]
+    ids = loaded[1](demo_text())["input_ids"]
     assert isinstance(ids, list)
 
     def cut(length: int) -> list[int]:

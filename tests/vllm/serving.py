@@ -16,7 +16,7 @@ from tests.engine.models import tiny_model
 
 from lragent import Engine
 from lragent import SamplingParams as Sampling
-from lragent.agents import demo
+from lragent.agents.demo import demo_text
 from lragent.engine.loader import load_model
 from lragent.engine.smollm import ALIAS
 
@@ -55,9 +55,7 @@ def folders(root: Path, kind: str) -> dict[str, Path]:
 @functools.cache
 def running_text() -> list[int]:
     """SmolLM2's token ids of running text, the project's own demo documents."""
-    folder = Path(demo.__file__).parent / "documents"
-    text = "\n".join(path.read_text() for path in sorted(folder.iterdir()))
-    found = load_model(ALIAS)[1](text)["input_ids"]
+    found = load_model(ALIAS)[1](demo_text())["input_ids"]
     assert isinstance(found, list)
     return found
 

@@ -34,6 +34,13 @@ def demo_store() -> DocumentStore:
         return DocumentStore.from_folder(Path(folder))
 
 
+def demo_text() -> str:
+    """The bundled documents, one after the other in the order of their names."""
+    with as_file(files(__name__) / "documents") as folder:
+        paths = sorted(Path(folder).iterdir())
+        return "\n".join(path.read_text(encoding="utf-8") for path in paths)
+
+
 def demo_questions() -> list[DemoQuestion]:
     """The bundled questions."""
     text = (files(__name__) / "questions.json").read_text(encoding="utf-8")
