@@ -35,6 +35,7 @@ pointers = dict(out_ptr="*bf16", index_ptr="*i32")
 numbers = dict(tokens="i32", stride_index="i32")
 constants = dict(
     SLOTS=8, WIDTH=columns, D=hidden, BLOCK_C=block_c, STAGES=tile.stages(hidden),
+    PIECES=tile.pieces(hidden),
 )
 types = {name: {**pointers, **maps, **numbers}.get(name, "constexpr") for name in names}
 whole = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
@@ -53,7 +54,7 @@ assert ptx.count("st.async.shared::cluster") == TMA_TOKENS * block_c // (4 * 32 
 assert ptx.count("bar.sync") == 3, "values pass through shared memory on their way"
 assert ptx.count("fence.proxy") == 0 and ptx.count("st.shared") == 0
 data = tile.boxes(hidden) * (TMA_TOKENS + block_c) * BOX * 2
-assert f"global_smem; add.u32" in ptx and f", {data};" in ptx
+assert "global_smem; add.u32" in ptx and f", {data};" in ptx
 received = 128 + TMA_TOKENS * block_c * 4
 assert data + received <= compiled.metadata.shared < data + received + TMA_TOKENS * BOX * 2
 """

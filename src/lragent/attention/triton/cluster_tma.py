@@ -186,6 +186,7 @@ def cluster_tma_kernel(
     D: gl.constexpr,
     BLOCK_C: gl.constexpr,
     STAGES: gl.constexpr,
+    PIECES: gl.constexpr,
 ):
     """Grid, of clusters: (blocks of tokens, blocks of slot-and-column)."""
     CLUSTER: gl.constexpr = gl.num_ctas()
@@ -203,8 +204,6 @@ def cluster_tma_kernel(
     A_FIRST: gl.constexpr = BOXES * BLOCK_T // BLOCK_C  # x takes as much as so many boxes of A
 
     # One piece of shared memory, seen as boxes of x or of A; the end of it is not boxes at all.
-    LINES: gl.constexpr = (DATA + COUNTER_BYTES + TILE * 4 + BOX_BYTES - 1) // BOX_BYTES
-    PIECES: gl.constexpr = (LINES + BLOCK_T - 1) // BLOCK_T
     B: gl.constexpr = box_layout(CLUSTER)
     DTYPE: gl.constexpr = x_desc.dtype
     x_boxes = gl.allocate_shared_memory(DTYPE, [PIECES, BLOCK_T, BOX_D], B)
@@ -217,14 +216,15 @@ def cluster_tma_kernel(
     x_map = tensor_map(X_MAP)
     a_map = tensor_map(A_MAP)
 
-    # A thread copies a box of x, or a slot's part of a box of A. The latter waits for the choice of
-    # the block's first token, which is loaded before.
     # The last cluster takes some tokens of the one before again: copies of rows that are not there,
     # which are zeros, take longer than those of rows. Both write the same.
     first_t = gl.maximum(gl.minimum(gl.program_id(0) * BLOCK_T, tokens - BLOCK_T), 0)
     first_c = gl.program_id(1) * BLOCK_C
     first_s = first_c // WIDTH
     first_choice = index_ptr + first_t.to(gl.int64) * stride_index + first_s
+
+    # A thread copies a box of x, or a slot's part of a box of A. The latter waits for the choice of
+    # the block's first token, which is loaded before.
     thread = gl.arange(0, WARPS * 32, thread_layout(CLUSTER))
     warp, lane = thread // 32, thread % 32
     a_slot = gl.minimum(warp, BLOCK_S - 1)

@@ -146,7 +146,7 @@ def _by_copies(layout: _Layout, tokens: int, tile: TmaTile) -> _Project:
     a_like = TensorDescriptor(some, a_shape, [a_stride, 1], [of_slot, BOX], in_boxes)
     launch = launch_of(
         cluster_tma_kernel, layout.device, (layout.strides, layout.dtypes), **layout.constants,
-        BLOCK_C=tile.block_c, STAGES=tile.stages(layout.width),
+        BLOCK_C=tile.block_c, STAGES=tile.stages(layout.width), PIECES=tile.pieces(layout.width),
         num_ctas=tile.cluster, num_warps=tile.warps,
     )  # fmt: skip
     across = layout.slots * layout.columns // tile.block_c

@@ -123,12 +123,14 @@ class TmaTile:
         )  # fmt: skip
         if not even or self.block_c // of_slot > self.warps or self.boxes(width) > 32:
             return False
+        shared = self.pieces(width) * TMA_TOKENS * BOX * 2
+        return shared <= _SHARED and (self.stages(width) + 1) * 8 <= COUNTERS
+
+    def pieces(self, width: int) -> int:
+        """Boxes of x that take as much shared memory as all that a block reads and receives."""
         read = (TMA_TOKENS + self.block_c) * (width // self.cluster) * 2
         received = TMA_TOKENS * self.block_c * 4
-        # Shared memory comes in boxes of x.
-        box = TMA_TOKENS * BOX * 2
-        whole = -(-(read + COUNTERS + received) // box) * box
-        return whole <= _SHARED and (self.stages(width) + 1) * 8 <= COUNTERS
+        return -(-(read + COUNTERS + received) // (TMA_TOKENS * BOX * 2))
 
     def boxes(self, width: int) -> int:
         """Tensor copies of x that a block needs."""
