@@ -10,8 +10,14 @@ from tests.attention.triton.problems import DEVICE, HALF, assert_within
 from tests.attention.triton.projections import assert_projects
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
+from lragent.attention.triton import launch_project as launch_project_module
 from lragent.attention.triton import project_lr
-from lragent.attention.triton.launch_project import _Layout, has_clusters, launch_project
+from lragent.attention.triton.launch_project import (
+    _Layout,
+    has_clusters,
+    launch_project,
+    tokens_by_tile,
+)
 from lragent.attention.triton.tiles_project import (
     ClusterTile,
     ProjectTile,
@@ -185,6 +191,26 @@ def test_clusters_that_cannot_be_are_refused(tile: ClusterTile | TmaTile):
     else:
         with pytest.raises(ValueError, match="does not fit 1 x 16 columns, 500 wide"):
             launch_project(x[:, :500], x[None, :, :500], index, out, tile)
+
+
+@pytest.mark.parametrize("clusters", [False, True])
+@pytest.mark.parametrize(("slots", "columns"), [(1, 16), (3, 48), (5, 128), (8, 16)])
+@pytest.mark.parametrize("hidden", [576, 4096])
+def test_some_numbers_of_tokens_get_every_tile(
+    hidden: int, slots: int, columns: int, clusters: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(launch_project_module, "multiprocessors", lambda device: 132)
+    monkeypatch.setattr(launch_project_module, "has_clusters", lambda device: clusters)
+    x = torch.empty(3000, hidden, dtype=HALF, device="meta")
+    a = torch.empty(3, columns, hidden, dtype=HALF, device="meta")
+    index = torch.empty(3000, slots, dtype=torch.int32, device="meta")
+    some = tokens_by_tile(x, a, index, x.new_empty(3000, slots, columns))
+
+    def tile(tokens: int):
+        return project_tile(tokens, slots, columns, hidden, HALF, 132, clusters, clusters)
+
+    assert len({tile(tokens) for tokens in some}) == len(some)
+    assert {tile(tokens) for tokens in some} == {tile(tokens) for tokens in range(1, 3001)}
 
 
 def test_maps_describe_whole_rows_at_16_bytes():

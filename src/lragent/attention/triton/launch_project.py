@@ -92,27 +92,41 @@ def launch_project(
     Raises:
         ValueError: this device or layout has no such ``tile``.
     """
-    tokens, width = x.shape
-    choices, columns, _ = a.shape
-    slots = index.shape[1]
-    if not tokens or not slots:
-        return
-    layout = _Layout(
-        x.device, slots, columns, width, choices,
+    if x.shape[0] and index.shape[1]:
+        _projection(_layout_of(x, a, index, out), x.shape[0], tile)(x, a, index, out)
+
+
+def tokens_by_tile(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> list[int]:
+    """Numbers of x's first tokens, one for each tile that as many or fewer of them get: projecting
+    these compiles all that projecting any number does."""
+    layout, found = _layout_of(x, a, index, out), {}
+    for tokens in range(1, x.shape[0] + 1):
+        found.setdefault(_tile_of(layout, tokens), tokens)
+    return list(found.values())
+
+
+def _layout_of(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> _Layout:
+    choices, columns, width = a.shape
+    return _Layout(
+        x.device, index.shape[1], columns, width, choices,
         (x.stride(0), a.stride(0), a.stride(1), index.stride(0)), (x.dtype, a.dtype, out.dtype),
         (x.data_ptr() | a.data_ptr()) % 16 == 0,
     )  # fmt: skip
-    _projection(layout, tokens, tile)(x, a, index, out)
+
+
+def _tile_of(layout: _Layout, tokens: int) -> ProjectionTile:
+    """The fastest, by the rule."""
+    clusters = has_clusters(layout.device) and layout.in_16_bits
+    return project_tile(
+        tokens, layout.slots, layout.columns, layout.width, layout.dtypes[0],
+        multiprocessors(layout.device), clusters=clusters, maps=clusters and layout.has_maps,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)
 def _projection(layout: _Layout, tokens: int, tile: ProjectionTile | None) -> _Project:
     """What `launch_project` does for tensors of this layout: every layer has the same."""
-    clusters = has_clusters(layout.device) and layout.in_16_bits
-    tile = tile or project_tile(
-        tokens, layout.slots, layout.columns, layout.width, layout.dtypes[0],
-        multiprocessors(layout.device), clusters=clusters, maps=clusters and layout.has_maps,
-    )  # fmt: skip
+    tile = tile or _tile_of(layout, tokens)
     if isinstance(tile, TmaTile):
         return _by_copies(layout, tokens, tile)
     if isinstance(tile, ClusterTile):

@@ -13,11 +13,11 @@ from lragent.attention.triton.calls import prepare
 from lragent.attention.triton.entry import (
     flash_lora_attention,
     parts_of,
-    project_lr,
     shape_of,
     write_pages,
 )
 from lragent.attention.triton.launch import MOST_SPLITS, AttendCall, prepare_attend
+from lragent.attention.triton.launch_project import launch_project, tokens_by_tile
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import Run, estimates
 from lragent.attention.triton.tiles import attention_tile
@@ -67,9 +67,11 @@ def warm_up(
     nowhere = torch.full((1, columns), -1, dtype=torch.int32, device=device)
     keep = torch.zeros(1, dtype=torch.bool, device=device)
     write_pages(k, k, lr, pages, torch.zeros(1, dtype=torch.int64, device=device), keep, nowhere)
-    for tokens in _powers(1, max_tokens, 2):
-        x = down.new_zeros(tokens, down.shape[2])
-        project_lr(x, down, nowhere.expand(tokens, columns).contiguous())
+    x = down.new_zeros(max_tokens, down.shape[2])
+    index = nowhere.expand(max_tokens, columns).contiguous()
+    out = x.new_empty(max_tokens, columns, down.shape[1])
+    for tokens in tokens_by_tile(x, down, index, out):
+        launch_project(x[:tokens], down, index, out)
 
 
 def _attention(
