@@ -24,7 +24,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from kernels_peer import peer_calls
 from serving_parts.result import file_name
 
 from lragent.attention.triton import fa3
-from lragent.attention.triton.entry import launch_runs, plan_batch
+from lragent.attention.triton.entry import attention_calls
 from lragent.attention.triton.timing import (
     Case,
     Pool,
@@ -66,11 +65,14 @@ MIXED = [
 
 def ours(case: Case) -> Callable[[], None]:
     """Our call, planned beforehand as an engine does once for all layers."""
-    pool = case.pool
-    runs = plan_batch(case.q, pool.pages, case.batch, pool.tables, 0)
-    return partial(
-        launch_runs, runs, case.q, case.out, pool.pages, pool.tables, pool.rotation, case.scale, 0
-    )
+    q, out, layer = case.q, case.out, case.layer
+    calls = attention_calls(q, out, layer, case.batch, case.scale, 0)
+
+    def attend() -> None:
+        for call in calls:
+            call(q, out, layer)
+
+    return attend
 
 
 def ceilings() -> dict[str, float]:

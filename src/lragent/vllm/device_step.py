@@ -76,5 +76,5 @@ def prepare_step(
     return DeviceStep(
         layout_of(q, k, v, out),
         prepare_write(k, v, lr, layer.k, layer.v, layer.lr, slot_mapping, write_base, rows, slots),
-        attention_calls(q, out, layer, batch, tables, pages, scale, 0),
+        attention_calls(q, out, layer, batch, scale, 0),
     )

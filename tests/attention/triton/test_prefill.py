@@ -13,6 +13,7 @@ from tests.attention.triton.problems import DEVICE, HALF, assert_close, attend, 
 from torch import Tensor
 
 from lragent.attention.triton import entry, fa3, plan, reserve_scratch, workspace
+from lragent.attention.triton.layer import Layer
 
 NAME = "vllm.vllm_flash_attn.flash_attn_interface"
 
@@ -77,7 +78,8 @@ def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: in
     )  # fmt: skip
     out = torch.full_like(problem.q, math.nan)
     attend(problem, out)
-    runs = entry.plan_batch(problem.q, problem.pages, problem.batch, problem.tables, window or 0)
+    layer = Layer.of(problem.pages, problem.tables, problem.rotation)
+    runs = entry.plan_batch(problem.q, problem.batch, layer, window or 0)
     assert [planned.run.path for planned in runs] == ["decode", "expand"]
     assert_close(out, problem)
 

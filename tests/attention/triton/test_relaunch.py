@@ -11,6 +11,7 @@ import torch
 from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close, make
 
 from lragent.attention.triton import flash_lora_attention, relaunch
+from lragent.attention.triton.entry import attention_calls
 from lragent.attention.triton.relaunch import Launch
 
 
@@ -87,7 +88,7 @@ def test_layers_share_what_a_batch_launches(k_rank: int):
         known = len(batch.plans)
         assert_close(attend(moved(shared)), problem)
         assert len(batch.plans) == known
-    assert len([key for key in batch.plans if key[0] == "launches"]) == 1
+    assert len([key for key in batch.plans if key[0] is attention_calls]) == 1
 
 
 def moved(problem: Problem) -> Problem:
@@ -103,4 +104,4 @@ def test_another_layout_gets_launches_of_its_own():
     strided = wide[..., : problem.q.shape[2]].copy_(problem.q)
     for q in (problem.q, strided):
         assert_close(attend(replace(problem, q=q)), problem)
-    assert len([key for key in problem.batch.plans if key[0] == "launches"]) == 2
+    assert len([key for key in problem.batch.plans if key[0] is attention_calls]) == 2

@@ -66,55 +66,25 @@ def prepare(
     """
     calls: list[Call] = []
     for planned in runs:
-        run, starts, sequences, starts_k, work = planned
-        if starts_k is not None:
-            calls.append(
-                expanded(
-                    q, layer, sequences, starts, starts_k, run.max_query, run.max_seq, run.context,
-                    scale, window, work,
-                )
-            )  # fmt: skip
+        if planned.run.path == "expand":
+            calls.append(_expanded(planned, q, layer, scale, window))
             continue
         call = prepare_attend(
-            q, out, starts, layer, sequences, scale, window, run.max_seq, run.path == "decode",
-            *planned.queries,
+            q, out, planned.cu_seqlens_q, layer, planned.sequences, scale, window,
+            planned.run.max_seq, planned.run.path == "decode", *planned.queries,
         )  # fmt: skip
         if call is not None:
             calls.append(call)
     return calls
 
 
-def expanded(
-    q: Tensor,
-    layer: Layer,
-    sequences: Sequences,
-    cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
-    max_query: int,
-    max_seq: int,
-    context: int,
-    scale: float,
-    window: int,
-    work: Tensor | None,
-) -> Call:
-    """Attention that gathers the contexts first: FlashAttention 3 where it is installed, or ours.
-
-    Args:
-        q: ``[T, Hq, D]``, rows contiguous, for its shape.
-        layer: a layer, for its layout.
-        sequences: the run's sequences.
-        cu_seqlens_q: ``[S+1]`` int32.
-        cu_seqlens_k: ``[S+1]`` int32, sums of the contexts' lengths.
-        max_query: most queries of a sequence.
-        max_seq: longest context.
-        context: tokens of all contexts.
-        scale: softmax scale.
-        window: tokens that a query sees, 0 for all.
-        work: FlashAttention 3's work list, where it takes one.
-    """
+def _expanded(planned: PlannedRun, q: Tensor, layer: Layer, scale: float, window: int) -> Call:
+    """Attention that gathers the contexts first, by FlashAttention 3 or where it is not, ours."""
+    run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
+    assert cu_seqlens_k is not None, "made for this path"
     heads, width = layer.k.shape[1], layer.k.shape[3]
-    both = scratch(2 * context * heads * width, q.dtype, q.device)
-    k, v = both.view(2, context, heads, width)
+    both = scratch(2 * run.context * heads * width, q.dtype, q.device)
+    k, v = both.view(2, run.context, heads, width)
     expand = prepare_expand(k, v, cu_seqlens_k, layer, sequences)
     found = fa3.find(q.device)
 
@@ -124,8 +94,8 @@ def expanded(
             launch_dense(q, out, k, v, cu_seqlens_q, cu_seqlens_k, scale, window)
         else:
             fa3.attend(
-                found, q, k, v, out, cu_seqlens_q, cu_seqlens_k, max_query, max_seq, scale,
-                window, work,
+                found, q, k, v, out, cu_seqlens_q, cu_seqlens_k, run.max_query, run.max_seq,
+                scale, window, work,
             )  # fmt: skip
 
     return call

@@ -16,9 +16,10 @@ from lragent.attention.base import (
     PageViews,
     UnsupportedError,
 )
-from lragent.attention.triton import fa3, ops
+from lragent.attention.triton import fa3
 from lragent.attention.triton.calls import ALL, Call, PlannedRun, prepare, scratch
 from lragent.attention.triton.launch import interpreting
+from lragent.attention.triton.launch_project import launch_project
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import (
     FA3_RATE,
@@ -58,35 +59,21 @@ def flash_lora_attention(
     out = torch.empty_like(q) if out is None else out
     window = sliding_window or 0
     layer = Layer.of(pages, tables, rotation)
-    if torch.compiler.is_compiling():
-        _check(q, out, pages, tables, scale)
-        runs = plan_batch(q, pages, batch, tables, window)
-        launch_runs(runs, q, out, pages, tables, rotation, scale, window)
-        return out
-    for call in attention_calls(q, out, layer, batch, tables, pages, scale, window):
+    for call in attention_calls(q, out, layer, batch, scale, window):
         call(q, out, layer)
     return out
 
 
 def attention_calls(
-    q: Tensor,
-    out: Tensor,
-    layer: Layer,
-    batch: AttentionBatch,
-    tables: LoraTables,
-    pages: PageViews,
-    scale: float,
-    window: int,
+    q: Tensor, out: Tensor, layer: Layer, batch: AttentionBatch, scale: float, window: int
 ) -> list[Call]:
     """What a batch launches in layers that are laid out like this one, worked out once.
 
     Args:
         q: ``[T, Hq, D]``, rows contiguous.
         out: ``[T, Hq, D]``, rows contiguous.
-        layer: of ``tables`` and ``pages``.
+        layer: what is read besides the queries.
         batch: the sequences; it keeps the calls.
-        tables: of the layer.
-        pages: of the layer.
         scale: softmax scale.
         window: tokens that a query sees, 0 for all.
 
@@ -95,56 +82,31 @@ def attention_calls(
     """
     # Everything that the launches depend on but for the memory: one entry serves many layers.
     key: Any = (
-        "launches", is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
+        attention_calls, is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
         *((x.shape, x.stride(), x.dtype) if x is not None else None for x in layer),
     )  # fmt: skip
     calls = batch.plans.get(key)
     if calls is None:
-        _check(q, out, pages, tables, scale)
-        runs = plan_batch(q, pages, batch, tables, window)
-        calls = batch.plans[key] = prepare(runs, q, out, layer, scale, window)
+        _check(q, out, layer, scale)
+        calls = prepare(plan_batch(q, batch, layer, window), q, out, layer, scale, window)
+        batch.plans[key] = calls
     return calls
 
 
-def _check(q: Tensor, out: Tensor, pages: PageViews, tables: LoraTables, scale: float) -> None:
-    _check_pages(q, pages)
-    for name, rank in (("value", tables.v_rank), ("key", tables.k_rank)):
+def _check(q: Tensor, out: Tensor, layer: Layer, scale: float) -> None:
+    _check_pages(q, layer.k, layer.v, layer.lr)
+    for name, rank in (("value", layer.v_rank), ("key", layer.k_rank)):
         if rank > 256:
             raise UnsupportedError(f"{name} LoRA of rank {rank}: at most 256")
-    if q.shape[1] // pages.kv_heads > 64:
+    group = q.shape[1] // layer.k.shape[1]
+    if group > 64:
         raise UnsupportedError("more than 64 query heads a KV head")
-    if tables.k_rank and q.shape[1] // pages.kv_heads > 32:
+    if layer.k_rank and group > 32:
         raise UnsupportedError("key LoRA with more than 32 query heads a KV head")
     if scale <= 0:
         raise UnsupportedError(f"scale {scale}: must be above 0")
     if out.stride(2) != 1:
         raise UnsupportedError("rows of out must be contiguous")
-
-
-def launch_runs(
-    runs: Sequence[PlannedRun],
-    q: Tensor,
-    out: Tensor,
-    pages: PageViews,
-    tables: LoraTables,
-    rotation: KeyRotation | None,
-    scale: float,
-    window: int,
-) -> None:
-    """Launch what `plan_batch` chose, by operators; arguments as in `flash_lora_attention`."""
-    layer = Layer.of(pages, tables, rotation)
-    for planned in runs:
-        run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
-        if cu_seqlens_k is not None:
-            ops.attend_expanded(
-                q, out, cu_seqlens_q, *layer, *sequences, scale, window,
-                cu_seqlens_k, run.max_query, run.max_seq, run.context, work,
-            )  # fmt: skip
-            continue
-        ops.attend(
-            q, out, cu_seqlens_q, *layer, *sequences, scale, window,
-            run.max_seq, run.path == "decode", *planned.queries,
-        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -176,13 +138,13 @@ def write_pages(
     Raises:
         UnsupportedError: a dtype, width or device that the kernel does not serve.
     """
-    _check_pages(pages.k, pages)
+    _check_pages(pages.k, pages.k, pages.v, pages.lr)
     k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
     if lr is not None and lr.stride(2) != 1:
         lr = lr.contiguous()
-    compiling = torch.compiler.is_compiling()
-    write = ops.write_pages if compiling else launch_write
-    write(k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_rows, lr_slots)
+    launch_write(
+        k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_rows, lr_slots
+    )  # fmt: skip
 
 
 def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
@@ -193,7 +155,9 @@ def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
     """
     _check_device(x)
     x, a = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, a))
-    return ops.project_lr(x, a, index)
+    out = x.new_empty(x.shape[0], *a.shape[:2])
+    launch_project(x, a, index, out)
+    return out
 
 
 def _check_device(tensor: Tensor) -> None:
@@ -203,47 +167,46 @@ def _check_device(tensor: Tensor) -> None:
         raise UnsupportedError(f"dtype {tensor.dtype}: only float16, bfloat16 and float32")
 
 
-def _check_pages(q: Tensor, pages: PageViews) -> None:
+def _check_pages(q: Tensor, k: Tensor, v: Tensor, lr: Tensor | None) -> None:
     _check_device(q)
-    if not q.dtype == pages.k.dtype == pages.v.dtype:
-        raise UnsupportedError(f"queries of {q.dtype} over pages of {pages.k.dtype}")
-    if pages.head_dim > 256 or pages.head_dim % 2:
-        raise UnsupportedError(f"head size {pages.head_dim}: even and at most 256")
-    blocks = (pages.k, pages.v) if pages.lr is None else (pages.k, pages.v, pages.lr)
-    if any(block.stride(3) != 1 for block in blocks):
+    if not q.dtype == k.dtype == v.dtype:
+        raise UnsupportedError(f"queries of {q.dtype} over pages of {k.dtype}")
+    if k.shape[3] > 256 or k.shape[3] % 2:
+        raise UnsupportedError(f"head size {k.shape[3]}: even and at most 256")
+    if any(block is not None and block.stride(3) != 1 for block in (k, v, lr)):
         raise UnsupportedError("rows of the pages must be contiguous")
 
 
 def is_fixed(q: Tensor) -> bool:
     """Whether the choice of kernels rests on capacities: while a CUDA graph is captured."""
-    return _graph_safe or (
-        q.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
-    )
+    return _graph_safe or (q.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def plan_batch(
-    q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, window: int
-) -> list[PlannedRun]:
-    """The batch's runs with their slices of its tensors, worked out once for all layers."""
-    fixed = is_fixed(q)
-    shape = shape_of(q, pages, tables, window)
-    key: Any = ("triton", shape, fixed, q.dtype)
-    if key not in batch.plans:
-        batch.plans[key] = parts_of(_runs(batch, shape, fixed), batch, shape, q.dtype)
-    return batch.plans[key]
+def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> list[PlannedRun]:
+    """The batch's runs with their slices of its tensors."""
+    shape = shape_of(q, layer, window)
+    if is_fixed(q):
+        count = batch.seq_lens.shape[0]
+        path = "decode" if batch.max_query <= 1 else "tiles"
+        runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
+    else:
+        runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
+    return parts_of(runs, batch, shape, q.dtype)
 
 
-def shape_of(q: Tensor, pages: PageViews, tables: LoraTables, window: int) -> Shape:
-    """What the cost rule needs to know; arguments as in `plan_batch`."""
-    fixed = is_fixed(q)
+def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
+    """What the cost rule needs to know; arguments as in `attention_calls`."""
+    rate = 0.0
+    if not is_fixed(q) and _expands(q.dtype, q.device):
+        rate = TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
     return Shape(
         heads=q.shape[1],
-        kv_heads=pages.kv_heads,
-        head_dim=pages.head_dim,
+        kv_heads=layer.k.shape[1],
+        head_dim=layer.k.shape[3],
         itemsize=q.dtype.itemsize,
-        key_lora=tables.k_b is not None and pages.lr is not None,
+        key_lora=layer.k_rank > 0,
         window=window,
-        dense_rate=0.0 if fixed else _dense_rate(q),
+        dense_rate=rate,
     )
 
 
@@ -266,27 +229,11 @@ def reserve_scratch(
         scratch(min(needed, SCRATCH_BYTES // dtype.itemsize), dtype, device)
 
 
-@torch.compiler.assume_constant_result
 def _expands(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether long contexts may be expanded."""
     if dtype.itemsize > 2 or device.type != "cuda":
         return False
     return torch.cuda.get_device_capability(device)[0] >= 9
-
-
-def _dense_rate(q: Tensor) -> float:
-    """FLOP/s of the dense kernel for these queries; 0 where the pages are read as they lie."""
-    if not _expands(q.dtype, q.device):
-        return 0.0
-    return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
-
-
-def _runs(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[Run]:
-    if not fixed:
-        return plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
-    count = batch.seq_lens.shape[0]
-    path = "decode" if batch.max_query <= 1 else "tiles"
-    return [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
 
 
 def parts_of(
@@ -320,9 +267,7 @@ def _work(
 ) -> Tensor | None:
     """FlashAttention 3's work list for a run that it serves, made once for all layers."""
     found = fa3.find(seq_lens.device)
-    # In a compiled graph FlashAttention 3 makes its own: nobody has described that operator to the
-    # graph compiler.
-    if found is None or torch.compiler.is_compiling():
+    if found is None:
         return None
     return fa3.schedule(
         found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,

@@ -17,18 +17,12 @@ logger = logging.getLogger(__name__)
 Varlen = Callable[..., Any]
 
 
-# A graph compiler does not see through a cache or an import; it takes the result as a constant.
-@torch.compiler.assume_constant_result
+@functools.cache
 def find(device: torch.device) -> tuple[str, Varlen] | None:
     """Name and ``flash_attn_varlen_func`` of an installed FlashAttention 3 that runs on ``device``.
 
     None without one; the log says once why.
     """
-    return _find(device)
-
-
-@functools.cache
-def _find(device: torch.device) -> tuple[str, Varlen] | None:
     if device.type != "cuda":
         return None
     if torch.cuda.get_device_capability(device)[0] != 9:

@@ -100,7 +100,7 @@ def _by_every_path(
 ) -> None:
     """One prompt by each path that is possible, whichever is estimated fastest."""
     layer, out = Layer.of(pages, tables, None), torch.empty_like(q)
-    shape, query, context = shape_of(q, pages, tables, 0), batch.max_query, batch.max_seq
+    shape, query, context = shape_of(q, layer, 0), batch.max_query, batch.max_seq
     for path in estimates(shape, query, context):
         plan = parts_of([Run(path, 0, 1, query, context, context)], batch, shape, q.dtype)
         for call in prepare(plan, q, out, layer, scale, 0):
