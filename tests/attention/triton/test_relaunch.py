@@ -12,7 +12,7 @@ from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_close,
 
 from lragent.attention.triton import flash_lora_attention, relaunch
 from lragent.attention.triton.entry import attention_calls
-from lragent.attention.triton.relaunch import Launch
+from lragent.attention.triton.relaunch import Launch, is_tried
 
 
 class Kernel:
@@ -49,6 +49,7 @@ class Compiled:
 def test_is_compiled_once_for_each_alignment(monkeypatch: pytest.MonkeyPatch):
     active = SimpleNamespace(get_current_stream=lambda device: f"stream of {device}")
     monkeypatch.setattr(relaunch, "driver", SimpleNamespace(active=active))
+    monkeypatch.setattr(relaunch, "is_tried", lambda: True)
     kernel = Kernel()
     launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
     memory = torch.zeros(64)
@@ -65,6 +66,25 @@ def test_is_compiled_once_for_each_alignment(monkeypatch: pytest.MonkeyPatch):
     assert kernel.notes[0][3] == {"num_warps": 4, "BLOCK": 32}
     # Addresses and numbers, then constants in the kernel's order.
     assert kernel.notes[1][1:] == ((2, 1, 1), (y.data_ptr(), x.data_ptr(), 6, 32))
+
+
+def test_a_version_of_triton_that_was_not_tried_launches_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(relaunch, "is_tried", lambda: False)
+    kernel = Kernel()
+    launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
+    x = torch.zeros(64)
+    for count in (5, 6):
+        launch((2, 1, 1), (x, x), (count,))
+    assert kernel.notes == [
+        ("compiled", (2, 1, 1), (x, x, count), {"num_warps": 4, "BLOCK": 32}) for count in (5, 6)
+    ]
+
+
+def test_versions():
+    assert is_tried("3.6.0")
+    assert is_tried("3.7.1+git1234")
+    assert not is_tried("3.60.0")
+    assert not is_tried("4.0.0")
 
 
 def attend(problem: Problem) -> torch.Tensor:

@@ -5,6 +5,9 @@ microseconds for the arguments of attention. A step of a model launches the same
 layer, on other memory alone, and waits for the host. Here the kernel that fits is found once, and
 gets addresses: a tensor would be asked for its address again, and the driver what lies there.
 Triton's launch hooks, which some profilers set, see the first launch only.
+
+What a compiled kernel is launched by is private to Triton, so this is done with the versions that
+it was tried with; with others every launch is Triton's own, slower and otherwise the same.
 """
 
 # kernel[grid](...) is Triton's way to launch; a type checker sees a plain function.
@@ -16,10 +19,19 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 from triton.runtime import driver
 
 Grid = tuple[int, int, int]
+
+TRIED = ("3.6", "3.7")
+"""Versions of Triton whose compiled kernels `Launch` may launch itself."""
+
+
+def is_tried(version: str = triton.__version__) -> bool:
+    """Whether this version of Triton is one of `TRIED`."""
+    return ".".join(version.split(".")[:2]) in TRIED
 
 
 class Launch:
@@ -40,7 +52,7 @@ class Launch:
         self.device = device
         self.options = options
         self.constants = tuple(options[name] for name in kernel.arg_names if name in options)
-        self._compiled: dict[int, Callable[[Grid, tuple[Any, ...]], None] | None] = {}
+        self._compiled: dict[int, Callable[[Grid, tuple[Any, ...]], None]] = {}
 
     def __call__(self, grid: Grid, tensors: tuple[Tensor, ...], others: tuple[Any, ...]) -> None:
         """Launch once.
@@ -59,9 +71,11 @@ class Launch:
         if again is not None:
             again(grid, (*pointers, *others, *self.constants))
             return
-        # The first time, and every time in Triton's interpreter, which compiles nothing.
+        # The first time, and every time in Triton's interpreter, which compiles nothing, and with
+        # versions of Triton that were not tried.
         compiled = self.kernel[grid](*tensors, *others, **self.options)
-        self._compiled[misaligned] = None if compiled is None else _again(compiled, self.device)
+        if compiled is not None and is_tried():
+            self._compiled[misaligned] = _again(compiled, self.device)
 
 
 def _misaligned(pointers: list[int]) -> int:
