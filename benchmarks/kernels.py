@@ -31,16 +31,16 @@ import torch
 import triton
 from kernels_cache import cache_rows, layer_rows, times
 from kernels_peer import peer_calls
-from serving_parts.result import file_name
-
-from lragent.attention.triton import fa3
-from lragent.attention.triton.entry import attention_calls
-from lragent.attention.triton.timing import (
+from kernels_timing import (
     Case,
     Pool,
     time_calls,
     time_together,
 )
+from serving_parts.result import file_name
+
+from lragent.attention.gpu import fa3
+from lragent.attention.gpu.backend import attention_calls
 
 ROOT = Path(__file__).parent.parent
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
@@ -221,7 +221,7 @@ def run_tests() -> str:
     if subprocess.run([sys.executable, "-c", "import xdist"], capture_output=True).returncode == 0:
         command += ["-n", "12"]
     done = subprocess.run(
-        [*command, "tests/attention/triton"], cwd=ROOT, capture_output=True, text=True
+        [*command, "tests/attention/gpu"], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
         sys.exit(f"no timing without passing tests:\n{done.stdout[-3000:]}")

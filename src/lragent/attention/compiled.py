@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, PageViews
-from lragent.attention.dispatch import (
+from lragent.attention.registry import (
     Implementation,
     flash_lora_attention,
     project_lr,
