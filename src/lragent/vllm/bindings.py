@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from lragent.cache.client import CacheClient
 from lragent.cache.keys import KeyScope
-from lragent.cache.policies import Policy
+from lragent.sharing.policies import Policy
 from lragent.vllm.contents import Content
 from lragent.vllm.orders import OWN_ROW
 
@@ -51,10 +51,10 @@ class Binding:
         """The binding in the terms of `lragent.cache`."""
         scope = self.scope
         return CacheClient(
-            KeyScope(scope.base_model, scope.dtype, scope.layout, scope.tenant, self.sharer),
-            self.policy,
+            replace(scope, sharer=self.sharer, policy=self.policy.value),
             self.slot,
             tuple(fill.slot for fill in self.fills),
+            self.policy.shares_base,
         )
 
     @cached_property

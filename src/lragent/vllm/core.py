@@ -53,6 +53,7 @@ class CorePlugin:
             layout=f"vllm/1 slots={options.num_slots} rank={rank} page={spec.page_size_bytes}",
             tenant="",
             sharer="",
+            policy="",
         )
         here = vllm_config.parallel_config.distributed_executor_backend != "ray"
         self.store = AdapterStore(rank, check, copies=here)

@@ -7,7 +7,7 @@ import weakref
 from dataclasses import dataclass
 
 from lragent.cache.keys import KeyScope
-from lragent.cache.policies import Policy
+from lragent.sharing.policies import Policy
 from lragent.vllm.bindings import Binding, alone
 from lragent.vllm.config import Options
 from lragent.vllm.contents import AdapterStore, Content

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lragent.adapters.digests import ContentHash
 from lragent.adapters.errors import AdapterError
 from lragent.cache.keys import KeyScope
-from lragent.cache.policies import Policy
+from lragent.content_hash import ContentHash
+from lragent.sharing.policies import Policy
 from lragent.vllm.bindings import Binding, Fill
 from lragent.vllm.contents import Content
 from lragent.vllm.orders import OWN_ROW

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lragent.adapters.compare import AdapterReport, AdapterSummary, PairSummary, ProposedGroup
+from lragent.sharing.compare import AdapterReport, AdapterSummary, PairSummary, ProposedGroup
 
 _SHORT = 10
 

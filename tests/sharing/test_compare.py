@@ -9,8 +9,9 @@ from rich.console import Console
 from tests.adapters.factory import edit_config, make_adapter
 from transformers import LlamaForCausalLM
 
-from lragent.adapters import Adapter, compare_adapters, read_adapter
-from lragent.adapters.compare import PairSummary
+from lragent.adapters import Adapter, read_adapter
+from lragent.cli.inspect_report import render_report
+from lragent.sharing.compare import PairSummary, compare_adapters
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_json_and_table(tmp_path: Path, plan: Adapter, model: LlamaForCausalLM) 
     assert data["pairs"][0]["shares_base"] is True
     assert data["groups"][0]["slots"] == 2
     console = Console(width=160, record=True, quiet=False, file=(tmp_path / "out").open("w"))
-    console.print(report)
+    console.print(render_report(report))
     text = console.export_text()
     for part in (name, plan.digest[:10], "no cached term", "A of v_proj differs", "2 LR slots"):
         assert part in text

@@ -4,18 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from tests.adapters.factory import make_adapter, tiny_llama
+from tests.adapters.factory import make_adapter
 from transformers import LlamaForCausalLM
 
-from lragent.adapters import (
-    Adapter,
-    AdapterError,
-    SharingGroup,
-    plan_slots,
-    read_adapter,
-    validate_groups,
-)
-from lragent.cache.policies import Policy
+from lragent.adapters import Adapter, AdapterError, read_adapter
+from lragent.sharing import Policy, SharingGroup
+from lragent.sharing.declared import check_declarations
+from lragent.sharing.group import Group
+from lragent.sharing.slots import plan_slots, slots_needed
 
 
 @pytest.fixture(scope="module")
@@ -40,54 +36,67 @@ def group(*members: str, policy: Policy = Policy.BASE_LR, **options: bool) -> Sh
     return SharingGroup("qa", members, policy, **options)
 
 
+def formed(declared: SharingGroup, adapters: Mapping[str, Adapter]) -> Group[Adapter]:
+    made: Group[Adapter] = Group(declared, 0)
+    made.join({name: adapters[name] for name in declared.members}, None, "")
+    return made
+
+
+def slot_of(group: Group[Adapter], *names: str) -> list[int | None]:
+    return [group.bind(name).slot for name in names]
+
+
 def test_shared_a_takes_one_slot(adapters: Mapping[str, Adapter]) -> None:
-    plan = plan_slots(group("plan", "act", "reflect"), adapters)
-    assert plan.slots == {adapters["plan"].slot_digest: 0}
-    assert plan.slot_of == {"plan": 0, "act": 0, "reflect": 0}
-    assert (plan.num_slots, plan.v_rank, plan.k_rank) == (1, 4, 0)
+    three = [adapters[name] for name in ("plan", "act", "reflect")]
+    assert plan_slots(Policy.BASE_LR, three) == {adapters["plan"].slot_digest: 0}
+    made = formed(group("plan", "act", "reflect"), adapters)
+    assert slot_of(made, "plan", "act", "reflect") == [0, 0, 0]
+    assert made.num_slots == 1
 
 
 def test_ordinary_adapters_take_one_slot_for_each_a(adapters: Mapping[str, Adapter]) -> None:
-    plan = plan_slots(group("plan", "act", "other", "wide", "query"), adapters)
-    assert plan.num_slots == 3
-    assert list(plan.slots) == sorted(plan.slots)
-    assert sorted(plan.slots.values()) == [0, 1, 2]
-    assert plan.slot_of["plan"] == plan.slot_of["act"]
-    assert plan.slot_of["query"] is None
-    assert (plan.v_rank, plan.k_rank) == (8, 8)
+    made = formed(group("plan", "act", "other", "wide", "query"), adapters)
+    slots = plan_slots(Policy.BASE_LR, made.members.values())
+    assert made.num_slots == slots_needed(slots) == 3
+    assert list(slots) == sorted(slots)
+    assert sorted(slots.values()) == [0, 1, 2]
+    plan, act, query = slot_of(made, "plan", "act", "query")
+    assert plan == act
+    assert query is None
 
 
 def test_under_base_each_adapter_has_its_own_slot(adapters: Mapping[str, Adapter]) -> None:
     again = {**adapters, "twin": adapters["plan"]}
-    plan = plan_slots(group("plan", "act", "reflect", "twin", policy=Policy.BASE), again)
-    assert plan.num_slots == 3
-    assert plan.slot_of["twin"] == plan.slot_of["plan"]
-    assert len(set(plan.slot_of.values())) == 3
-    assert set(plan.slots) == {adapters[name].digest for name in ("plan", "act", "reflect")}
+    made = formed(group("plan", "act", "reflect", "twin", policy=Policy.BASE), again)
+    assert made.num_slots == 3
+    plan, act, reflect, twin = slot_of(made, "plan", "act", "reflect", "twin")
+    assert twin == plan
+    assert len({plan, act, reflect}) == 3
+    slots = plan_slots(Policy.BASE, made.members.values())
+    assert set(slots) == {adapters[name].digest for name in ("plan", "act", "reflect")}
 
 
 def test_full_has_no_slots(adapters: Mapping[str, Adapter]) -> None:
-    plan = plan_slots(group("plan", "other", policy=Policy.FULL), adapters)
-    assert plan.slot_of == {"plan": None, "other": None}
-    assert (plan.num_slots, plan.v_rank, plan.k_rank) == (0, 0, 0)
+    made = formed(group("plan", "other", policy=Policy.FULL), adapters)
+    assert slot_of(made, "plan", "other") == [None, None]
+    assert made.num_slots == 0
 
 
 def test_isolated_pages_need_one_slot(adapters: Mapping[str, Adapter]) -> None:
-    plan = plan_slots(group("plan", "other", "query", policy=Policy.ISOLATED), adapters)
-    assert plan.slot_of == {"plan": 0, "other": 0, "query": None}
-    assert plan.num_slots == 1
+    made = formed(group("plan", "other", "query", policy=Policy.ISOLATED), adapters)
+    assert slot_of(made, "plan", "other", "query") == [0, 0, None]
+    assert made.num_slots == 1
 
 
 @pytest.mark.parametrize("policy", [Policy.BASE, Policy.BASE_LR])
 def test_slots_do_not_depend_on_names_or_order(
     adapters: Mapping[str, Adapter], policy: Policy
 ) -> None:
-    first = plan_slots(group("plan", "other", "wide", policy=policy), adapters)
+    first = formed(group("plan", "other", "wide", policy=policy), adapters)
     renamed = {"z": adapters["plan"], "a": adapters["other"], "m": adapters["wide"]}
-    second = plan_slots(SharingGroup("x", ("a", "m", "z"), policy), renamed)
-    assert second.slots == first.slots
-    assert second.digest == first.digest
-    assert second.slot_of["z"] == first.slot_of["plan"]
+    second = formed(SharingGroup("x", ("a", "m", "z"), policy), renamed)
+    assert slot_of(second, "z", "a", "m") == slot_of(first, "plan", "other", "wide")
+    assert second.sharer == first.sharer
 
 
 def test_what_the_group_digest_covers(adapters: Mapping[str, Adapter]) -> None:
@@ -99,22 +108,18 @@ def test_what_the_group_digest_covers(adapters: Mapping[str, Adapter]) -> None:
         group("plan", "reflect"),
         group("plan", "act", "reflect"),
     ]
-    assert len({plan_slots(each, adapters).digest for each in groups}) == len(groups)
+    assert len({formed(each, adapters).sharer for each in groups}) == len(groups)
 
 
 def test_same_name_with_other_weights_is_another_group(adapters: Mapping[str, Adapter]) -> None:
     reloaded = {**adapters, "act": adapters["reflect"]}
-    before = plan_slots(group("plan", "act"), adapters)
-    assert plan_slots(group("plan", "act"), reloaded).digest != before.digest
+    before = formed(group("plan", "act"), adapters)
+    assert formed(group("plan", "act"), reloaded).sharer != before.sharer
 
 
 def test_unknown_member(adapters: Mapping[str, Adapter]) -> None:
-    for act in (
-        lambda: plan_slots(group("plan", "reflct"), adapters),
-        lambda: validate_groups([group("plan", "reflct")], adapters),
-    ):
-        with pytest.raises(AdapterError, match=r"'qa' names the adapter 'reflct'.*'reflect'\?"):
-            act()
+    with pytest.raises(AdapterError, match=r"'qa' names the adapter 'reflct'.*'reflect'\?"):
+        check_declarations([group("plan", "reflct")], adapters)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ def test_groups_that_contradict_themselves(
 ) -> None:
     made = [SharingGroup(name, members, Policy.BASE_LR) for name, members in groups]
     with pytest.raises(AdapterError) as caught:
-        validate_groups(made, adapters)
+        check_declarations(made, adapters)
     assert part in str(caught.value)
 
 
@@ -139,17 +144,24 @@ def test_the_base_model_belongs_to_one_group(adapters: Mapping[str, Adapter]) ->
     first = SharingGroup("a", ("plan",), Policy.BASE, include_base_model=True)
     second = SharingGroup("b", ("act",), Policy.BASE, include_base_model=True)
     with pytest.raises(AdapterError, match="'a' and 'b'; it belongs to one group"):
-        validate_groups([first, second], adapters)
+        check_declarations([first, second], adapters)
+
+
+def test_one_group_may_be_open(adapters: Mapping[str, Adapter]) -> None:
+    both = [SharingGroup(name, (), Policy.BASE, open=True) for name in ("a", "b")]
+    with pytest.raises(AdapterError, match="two sharing groups are open"):
+        check_declarations(both, adapters)
 
 
 def test_good_groups(adapters: Mapping[str, Adapter]) -> None:
     second = SharingGroup("b", ("other",), Policy.BASE, include_base_model=True)
-    validate_groups([group("plan", "act"), second], adapters)
-    validate_groups([], adapters)
+    check_declarations([group("plan", "act"), second], adapters)
+    check_declarations([], adapters)
 
 
-def test_the_factory_leaves_the_model_as_it_was(tmp_path: Path) -> None:
-    model = tiny_llama()
-    before = {name: type(module) for name, module in model.named_modules()}
-    make_adapter(tmp_path / "a", model)
-    assert {name: type(module) for name, module in model.named_modules()} == before
+def test_a_policy_and_a_member_may_be_given_as_text() -> None:
+    declared = SharingGroup("g", "plan", "base+lr")
+    assert (declared.policy, declared.members) == (Policy.BASE_LR, ("plan",))
+    assert SharingGroup("g", ["plan", "act"], "full").members == ("plan", "act")
+    with pytest.raises(ValueError, match="'shared' is none of"):
+        SharingGroup("g", ("plan",), "shared")

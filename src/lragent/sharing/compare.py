@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from lragent.adapters.checks import short_model_name
-from lragent.adapters.groups import SharingGroup, plan_slots
 from lragent.adapters.model import CACHED_PROJECTIONS, Adapter, LoraModule
-from lragent.cache.policies import Policy
-
-if TYPE_CHECKING:
-    from rich.console import Group
+from lragent.sharing.policies import Policy
+from lragent.sharing.slots import plan_slots, slots_needed
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class ProposedGroup:
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """The answer of ``lragent inspect``; prints as tables with rich."""
+    """The answer of ``lragent inspect``."""
 
     adapters: tuple[AdapterSummary, ...]
     pairs: tuple[PairSummary, ...] = ()
@@ -91,11 +88,6 @@ class AdapterReport:
     def to_json(self) -> dict[str, Any]:
         """The report in plain dicts, lists, strings and numbers."""
         return asdict(self)
-
-    def __rich__(self) -> Group:
-        from lragent.adapters.render import render_report
-
-        return render_report(self)
 
 
 def _summary(name: str, adapter: Adapter) -> AdapterSummary:
@@ -202,10 +194,15 @@ def _kv_width(adapters: Mapping[str, Adapter]) -> int | None:
 
 
 def _proposal(members: Mapping[str, Adapter]) -> ProposedGroup:
-    plans = {
-        policy: plan_slots(SharingGroup("proposed", tuple(members), policy), members)
-        for policy in (Policy.FULL, Policy.BASE, Policy.BASE_LR)
+    slots = {
+        policy: slots_needed(plan_slots(policy, members.values()))
+        for policy in Policy
+        if policy.shares_base
     }
+    slot_width = sum(
+        max(adapter.rank_of(projection) for adapter in members.values())
+        for projection in CACHED_PROJECTIONS
+    )
     width = _kv_width(members)
     # Without any cached term the pages hold K and V only, whatever their width.
     kv = width if width is not None else 1
@@ -214,19 +211,18 @@ def _proposal(members: Mapping[str, Adapter]) -> ProposedGroup:
         for adapter in members.values()
     )
     relative = {
-        policy.value: (kv + plan.num_slots * (plan.v_rank + plan.k_rank)) / isolated
-        for policy, plan in plans.items()
+        policy.value: (kv + count * slot_width) / isolated for policy, count in slots.items()
     }
     base_model = next(iter(members.values())).base_model
     assert base_model is not None, "adapters without a stated base model are not grouped"
-    return ProposedGroup(tuple(members), base_model, plans[Policy.BASE_LR].num_slots, relative)
+    return ProposedGroup(tuple(members), base_model, slots[Policy.BASE_LR], relative)
 
 
 def compare_adapters(adapters: Mapping[str, Adapter]) -> AdapterReport:
     """Compare adapters pair by pair, and propose the groups that they could form.
 
     Adapters share only inside a group that the user declares; the report says what is possible,
-    and nothing about how well shared adapters answer: ``lragent eval`` measures that.
+    and nothing about how well shared adapters answer.
     """
     pairs = [
         _pair((first, second), adapters[first], adapters[second])

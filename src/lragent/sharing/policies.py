@@ -1,4 +1,4 @@
-"""The four sharing policies (paper.md, "Schemes"; PReCache's PreLRShared for unshared A)."""
+"""The sharing policies of LRAgent (arXiv 2602.01053); `base+lr` with unshared A as in PReCache."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ class Policy(StrEnum):
     BASE = "base"
     BASE_LR = "base+lr"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Policy:
+        known = ", ".join(policy.value for policy in cls)
+        raise ValueError(f"policy {value!r} is none of {known}")
+
     @property
     def shares_base(self) -> bool:
         """Whether K and V may be read by an adapter other than the one that wrote them."""
@@ -33,8 +38,3 @@ class Policy(StrEnum):
     def fills_all_slots(self) -> bool:
         """Whether the agent that computes a token writes every slot of its group."""
         return self is Policy.BASE_LR
-
-    @property
-    def needs_own_lr(self) -> bool:
-        """Whether a slot must have been written by an agent that reads this very slot."""
-        return self in (Policy.BASE, Policy.ISOLATED)
