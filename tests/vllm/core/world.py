@@ -104,7 +104,7 @@ class World:
 
     @property
     def plugin(self) -> Any:
-        return self.scheduler.lragent
+        return self.scheduler.lragent_core
 
     def submit(
         self, name: str | None, tokens: Sequence[int], new: int = 1, salt: str | None = None
@@ -130,7 +130,7 @@ class World:
             ),
         )  # fmt: skip
         self.scheduler.add_request(made)
-        self.bindings[request_id] = made.lragent
+        self.bindings[request_id] = made.lragent_binding
         self._requests[request_id] = made
         return request_id
 
@@ -199,7 +199,7 @@ class World:
         return list(output.num_scheduled_tokens)
 
     def _run(self, ids: list[str], output: Any) -> None:
-        message = output.lragent
+        message = output.lragent_message
         for load in message.loads:
             self._rows[load.row] = load.digest
         self.state.begin_step(

@@ -78,7 +78,7 @@ class BlockValidity:
         The last token is always computed, since its output is wanted; its page is found all the
         same, and not written again.
         """
-        binding: Binding = request.lragent
+        binding: Binding = request.lragent_binding
         if not self._manager.enable_caching or request.skip_reading_prefix_cache:
             self._found[request.request_id] = (0, *self._leading(binding, ()))
             return self._stock_lookup(request)
@@ -152,7 +152,7 @@ class BlockValidity:
         self._found.pop(request.request_id, None)
 
     def _admit(self, request: Any, computed: int) -> None:
-        binding: Binding = request.lragent
+        binding: Binding = request.lragent_binding
         base, fills, lr = self._found.pop(request.request_id, (0, *self._leading(binding, ())))
         slot = -1 if binding.client.needed_mask == 0 or binding.slot is None else binding.slot
         self._admissions[request.request_id] = Admission(base, slot, fills, binding.folds)
@@ -166,7 +166,7 @@ class BlockValidity:
         end = tokens // self._size
         if end <= progress.pages_done:
             return
-        binding: Binding = request.lragent
+        binding: Binding = request.lragent_binding
         pages = self._manager.get_blocks(request.request_id).blocks[0]
         for index in range(progress.pages_done, end):
             page = pages[index].block_id

@@ -37,7 +37,7 @@ class Counters:
 
     def admitted(self, request: Any, base: int, lr: int, computed: int) -> None:
         """A request was admitted with that many base, LR and reused tokens."""
-        binding: Binding = request.lragent
+        binding: Binding = request.lragent_binding
         self.requests += 1
         self.prompt_tokens += request.num_tokens
         self.base_hit_tokens += base
@@ -62,7 +62,7 @@ class Counters:
 
 def _client(request: Any) -> Any:
     """The request's client with its tenant, which vLLM hashes on its own."""
-    client = request.lragent.client
+    client = request.lragent_binding.client
     if not request.cache_salt:
         return client
     return replace(client, scope=replace(client.scope, tenant=request.cache_salt))

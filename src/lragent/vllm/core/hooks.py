@@ -38,7 +38,7 @@ def install() -> None:
 
 def plugin_of(core: Any) -> CorePlugin | None:
     """The plugin's part of an engine core, None when it is not switched on."""
-    return getattr(core.scheduler, "lragent", None)
+    return getattr(core.scheduler, "lragent_core", None)
 
 
 def _scheduler_init(stock: Any) -> Any:
@@ -46,7 +46,7 @@ def _scheduler_init(stock: Any) -> Any:
     def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         stock(self, vllm_config, *args, **kwargs)
         options = options_of(vllm_config)
-        self.lragent = None if options is None else CorePlugin(vllm_config, options, self)
+        self.lragent_core = None if options is None else CorePlugin(vllm_config, options, self)
 
     return init
 
@@ -55,9 +55,9 @@ def _schedule(stock: Any) -> Any:
     @functools.wraps(stock)
     def schedule(self: Any, *args: Any, **kwargs: Any) -> Any:
         output = stock(self, *args, **kwargs)
-        plugin = getattr(self, "lragent", None)
+        plugin = getattr(self, "lragent_core", None)
         if plugin is not None:
-            output.lragent = plugin.take_message()
+            output.lragent_message = plugin.take_message()
         return output
 
     return schedule
@@ -113,7 +113,7 @@ def _take_away(core: Any, plugin: CorePlugin, lora_id: int, remove: Any) -> int:
     """Unload an id. Workers keep the weights while a request uses them, and drop them later."""
     content, freed = plugin.unload(lora_id)
     if content is not None and not any(
-        request.lragent.content is content for request in core.scheduler.requests.values()
+        request.lragent_binding.content is content for request in core.scheduler.requests.values()
     ):
         remove(content.int_id)
     return freed

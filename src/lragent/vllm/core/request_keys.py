@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-ATTRIBUTE = "lragent"
+ATTRIBUTE = "lragent_binding"
 
 
 def lora_keys(stock: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:

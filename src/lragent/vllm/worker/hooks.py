@@ -64,9 +64,10 @@ def _execute_model(stock: Any) -> Any:
         state = state_of(self.vllm_config)
         if state is not None:
             state.begin_step(
-                getattr(scheduler_output, "lragent", None), scheduler_output.finished_req_ids
+                getattr(scheduler_output, "lragent_message", None),
+                scheduler_output.finished_req_ids,
             )
-            self.input_batch.lragent = state
+            self.input_batch.lragent_state = state
         return stock(self, scheduler_output, *args, **kwargs)
 
     return execute_model
@@ -75,7 +76,7 @@ def _execute_model(stock: Any) -> Any:
 def _make_lora_inputs(stock: Any) -> Any:
     @functools.wraps(stock)
     def make_lora_inputs(self: Any, num_scheduled_tokens: Any, *args: Any, **kwargs: Any) -> Any:
-        state = getattr(self, "lragent", None)
+        state = getattr(self, "lragent_state", None)
         if state is not None:
             count = self.num_reqs
             state.fill(
@@ -92,7 +93,7 @@ def _second_execute_model(stock: Any) -> Any:
     @functools.wraps(stock)
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         state = state_of(self.vllm_config)
-        message = getattr(scheduler_output, "lragent", None)
+        message = getattr(scheduler_output, "lragent_message", None)
         if state is not None and message is not None:  # a dummy run has none
             state.begin_step(message, scheduler_output.finished_req_ids)
         return stock(self, scheduler_output, *args, **kwargs)
