@@ -173,7 +173,7 @@ def test_an_engine_knows_what_its_adapters_touch(root: Path, tmp_path: Path):
         made = worker.model_runner.lora_manager._adapter_manager.modules
         kinds = {name.rpartition(".")[2] for name in made}
         assert kinds == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
-        touched = layers[0].state.touched
+        touched = layers[0].touched
         prepare_on_host(punica, touched.follow, touched.lists)
         wrappers = [touched.wrapper_for(layer.base_layer.prefix, punica) for layer in layers]
 
@@ -216,3 +216,24 @@ def test_embeddings_and_the_output_head_have_no_lora_and_a_choice_is_kept(root: 
     assert not {"lm_head", "embed_tokens"} & set(everything)
     assert targets(**on, lora_target_modules=["q_proj", "v_proj"]) == ["q_proj", "v_proj"]
     assert targets() is None
+    assert targets(additional_config={"lragent": {"lora_speed": False}}) is None
+
+
+def test_without_the_option_vllms_lora_is_its_own(root: Path, tmp_path: Path):
+    """All but the layer of q, k and v, which sharing needs; and answers are the same."""
+    model = tiny_model()
+    wide = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
+    make_adapter(tmp_path / "wide", model, rank=4, seed=2, targets=wide)
+    folders, found = {"wide": tmp_path / "wide"}, []
+    for on in (True, False):
+        option = {**sharing("isolated", folders), "groups": [], "lora_speed": on}
+        with Served(root / "llama", folders, option, max_loras=1) as served:
+            worker: Any = served.core.model_executor.driver_worker.worker
+            block = worker.model_runner.model.model.layers[0]
+            layers = (block.self_attn.qkv_proj, block.self_attn.o_proj, block.mlp.gate_up_proj)
+            ours = [type(layer).__module__.startswith("lragent.") for layer in layers]
+            assert ours == [True, on, on]
+            assert (layers[0].touched is not None) == on
+            [answer] = served.ask(Ask("wide", prompt_of(20, 1)))
+            found.append(answer.tokens)
+    assert found[0] == found[1]

@@ -31,7 +31,7 @@ def install(problem: str | None) -> None:
             if problem is not None:
                 raise PluginError(problem)
             check_engine(self, options)
-            if self.lora_config.target_modules is None:
+            if options.lora_speed and self.lora_config.target_modules is None:
                 self.lora_config.target_modules = list(LINEAR)
             # With all defaults and the version filled in: this enters the key of vLLM's compile
             # cache, so that no graph of another version or without the plugin is ever loaded.

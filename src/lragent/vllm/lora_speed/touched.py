@@ -51,7 +51,6 @@ class TouchedModules:
         ]
         self._kinds: dict[str, int] = {}
         self._wrappers: dict[int, Any] = {}
-        self._meta: Any = None
         self._active = np.empty(0, dtype=np.int64)
 
     def mark(self, path: str, place: int, touched: bool) -> None:
@@ -73,8 +72,6 @@ class TouchedModules:
         meta = getattr(punica, "token_mapping_meta", None)
         if meta is None:
             return punica
-        if self._meta is not meta:
-            self._meta, self._wrappers = meta, {}
         kind = self._kind(path)
         if kind not in self._wrappers:
             wrapper = copy.copy(punica)

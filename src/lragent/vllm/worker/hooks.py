@@ -9,6 +9,7 @@ from typing import Any
 
 import vllm.lora.utils as lora_utils
 from vllm.config import get_current_vllm_config
+from vllm.lora.model_manager import LoRAModelManager
 from vllm.model_executor.layers.attention import attention as attention_layer
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner as SecondRunner
 from vllm.v1.worker.gpu_input_batch import InputBatch
@@ -23,6 +24,7 @@ from lragent.vllm.worker.state import state_of
 def install() -> None:
     """Patch the workers' classes."""
     wrap(lora_utils, "_all_lora_classes", _lora_classes)
+    wrap(LoRAModelManager, "set_adapter_mapping", _set_adapter_mapping)
     wrap(attention_layer, "get_attn_backend", _get_attn_backend)
     if not BACKENDS_SIZE_PAGES:
         from lragent.vllm.versions.spec_026 import get_kv_cache_spec
@@ -35,13 +37,16 @@ def install() -> None:
 
 
 def _lora_classes(stock: tuple[Any, ...]) -> tuple[Any, ...]:
-    from lragent.vllm.worker.lora_layer import (
-        LRMergedColumnWithLoRA,
-        LRMergedQKVWithLoRA,
-        LRRowWithLoRA,
-    )
+    from lragent.vllm.lora_speed.layers import QuickMergedColumnWithLoRA, QuickRowWithLoRA
+    from lragent.vllm.worker.lora_layer import LRMergedQKVWithLoRA
 
-    return (LRMergedQKVWithLoRA, LRMergedColumnWithLoRA, LRRowWithLoRA, *stock)
+    return (LRMergedQKVWithLoRA, QuickMergedColumnWithLoRA, QuickRowWithLoRA, *stock)
+
+
+def _set_adapter_mapping(stock: Any) -> Any:
+    from lragent.vllm.lora_speed.layers import set_adapter_mapping
+
+    return set_adapter_mapping(stock)
 
 
 def _get_attn_backend(stock: Any) -> Any:

@@ -1,4 +1,4 @@
-"""vLLM's LoRA layers: V is left free of the adapter, and nothing is multiplied with zeros."""
+"""vLLM's LoRA layer of q, k and v: V is left free of the adapter."""
 
 # pyright: reportMissingImports=false
 
@@ -10,73 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.config import get_current_vllm_config
-from vllm.lora.layers import (
-    MergedColumnParallelLinearWithLoRA,
-    MergedQKVParallelLinearWithLoRA,
-    RowParallelLinearWithLoRA,
-)
+from vllm.lora.layers import MergedQKVParallelLinearWithLoRA
 
 from lragent.vllm.config import options_of
-from lragent.vllm.lora_speed.metadata import prepare_on_host
+from lragent.vllm.lora_speed.layers import SkipsUntouched
 from lragent.vllm.worker.ops import define_ops
 from lragent.vllm.worker.state import WorkerState, make_state
-
-
-class SkipsUntouched:
-    """A LoRA layer that passes over adapters without weights in modules of its kind.
-
-    To be put before one of vLLM's layers, in engines where the plugin is switched on.
-    """
-
-    base_layer: Any
-    device: torch.device
-    state: WorkerState
-
-    @classmethod
-    def can_replace_layer(cls, *args: Any, **kwargs: Any) -> bool:
-        """As vLLM's own."""
-        if options_of(get_current_vllm_config()) is None:
-            return False
-        parent: Any = super()
-        return parent.can_replace_layer(*args, **kwargs)
-
-    def create_lora_weights(
-        self, max_loras: int, lora_config: Any, model_config: Any = None
-    ) -> None:
-        """As vLLM's own."""
-        parent: Any = super()
-        parent.create_lora_weights(max_loras, lora_config, model_config)
-        config = get_current_vllm_config()
-        options = options_of(config)
-        assert options is not None
-        self.state = make_state(config, options, self.device)
-
-    def reset_lora(self, index: int) -> None:
-        """As vLLM's own."""
-        parent: Any = super()
-        parent.reset_lora(index)
-        self.state.touched.mark(self.base_layer.prefix, index, False)
-
-    def set_lora(self, index: int, lora_a: Any, lora_b: Any) -> None:
-        """As vLLM's own."""
-        parent: Any = super()
-        parent.set_lora(index, lora_a, lora_b)
-        self.state.touched.mark(self.base_layer.prefix, index, True)
-
-    def set_mapping(self, punica_wrapper: Any) -> None:
-        """As vLLM's own, with the adapters that have weights here."""
-        parent: Any = super()
-        touched = self.state.touched
-        prepare_on_host(punica_wrapper, touched.follow, touched.lists)
-        parent.set_mapping(touched.wrapper_for(self.base_layer.prefix, punica_wrapper))
-
-
-class LRRowWithLoRA(SkipsUntouched, RowParallelLinearWithLoRA):
-    """``o_proj`` and ``down_proj``."""
-
-
-class LRMergedColumnWithLoRA(SkipsUntouched, MergedColumnParallelLinearWithLoRA):
-    """``gate_up_proj``."""
 
 
 class LRMergedQKVWithLoRA(SkipsUntouched, MergedQKVParallelLinearWithLoRA):
@@ -89,12 +28,21 @@ class LRMergedQKVWithLoRA(SkipsUntouched, MergedQKVParallelLinearWithLoRA):
     ``lora_a_stacked[2]``. ``up``: ``[max_loras, rank, KV heads * head size]``, the B of v.
     """
 
+    @classmethod
+    def can_replace_layer(cls, *args: Any, **kwargs: Any) -> bool:
+        """As vLLM's own."""
+        on = options_of(get_current_vllm_config()) is not None
+        return on and super().can_replace_layer(*args, **kwargs)
+
     def create_lora_weights(
         self, max_loras: int, lora_config: Any, model_config: Any = None
     ) -> None:
         """As vLLM's own, with more rows for the A of v."""
         super().create_lora_weights(max_loras, lora_config, model_config)
-        options = self.state.options
+        config = get_current_vllm_config()
+        options = options_of(config)
+        assert options is not None
+        self.state: WorkerState = make_state(config, options, self.device)
         define_ops()
         self.slices = 3 if options.folds else 2
         # vLLM's kernels for GPUs overwrite the buffer where some request has an adapter, and leave

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from lragent.vllm.config import Options
-from lragent.vllm.lora_speed.touched import TouchedModules
 from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
 from lragent.vllm.transfer import send
 from lragent.vllm.worker.row_loading import load_rows
@@ -66,7 +65,6 @@ class WorkerState:
             backends that must not wait for the device.
         host_slots: the same as a list, for the requests of the step.
         layers: the LoRA layers by the path of their attention module.
-        touched: the modules that each adapter has weights in.
         warm: whether the kernels are compiled.
     """
 
@@ -87,7 +85,6 @@ class WorkerState:
         self.place_of_request = torch.full_like(self.slot_of_request, -1)
         self.host_slots: list[int] = []
         self.layers: dict[str, Any] = {}
-        self.touched = TouchedModules(sizes.max_loras, device)
         self.punica: Any = None
         self.warm = False
         self._tokens = 0
@@ -167,8 +164,6 @@ class WorkerState:
         To be called once vLLM has activated the step's adapters, before the model runs. Does
         nothing when called again.
         """
-        if self.touched.stale:
-            self.touched.refresh()
         if self.punica is None or not self._tokens:
             return
         rows = self.rows[: self._tokens]
