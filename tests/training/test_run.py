@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,17 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tests.training.conftest import ROLES, make_samples
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from lragent.adapters import read_adapter
 from lragent.training import TrainConfig, TrainingError, train
+from lragent.training.progress import ProgressBar
 from lragent.training.trainer import RoleTrainer
 
 Make = Callable[..., TrainConfig]
@@ -210,6 +218,49 @@ def test_diverging_run_stops(make_config: Make) -> None:
     with pytest.raises(TrainingError, match=r"training plan diverged at step \d.*learning rate"):
         train(config, show_progress=False)
     assert not (config.out / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([(2.0, 1.0), (math.nan, 1.0)], "the loss is nan"),
+        ([(2.0, 1.0), (2.0, math.inf)], "the gradient's norm is inf"),
+        ([(2.0, 1.0), (9.0, 0.0)], "gradient is exactly zero"),
+        (
+            [(2.0, 1.0), *[(2.1 + math.log(45), 1.0)] * 3],
+            r"above 5\.807 for 3 steps.* 2\.000 at first",
+        ),
+    ],
+    ids=["loss", "gradient", "saturated", "unlearnt"],
+)
+def test_divergence_is_named(
+    tiny_model: Path, steps: list[tuple[float, float]], reason: str
+) -> None:
+    bar, log = started_bar(tiny_model)
+    for loss, gradient in steps[:-1]:
+        log(loss, gradient)
+    with pytest.raises(TrainingError, match=f"{reason}.*Nothing was saved.*lower learning rate"):
+        log(*steps[-1])
+    assert len(bar.losses) == len(steps)
+
+
+def test_learnt_and_noisy_runs_have_not_diverged(tiny_model: Path) -> None:
+    _, log = started_bar(tiny_model)
+    far = 2.1 + math.log(45)
+    for loss, gradient in [(2.0, 1.0), (far, 1.0), (far, 1.0), (1.0, 1.0), (far, 1.0), (0.0, 0.0)]:
+        log(loss, gradient)
+
+
+def started_bar(model: Path) -> tuple[ProgressBar, Callable[[float, float], None]]:
+    """The bar of a run that begins, and a function that reports a step to it."""
+    bar = ProgressBar("training plan", shown=False)
+    state, arguments, control = TrainerState(), TrainingArguments(), TrainerControl()
+    bar.on_train_begin(arguments, state, control, model=AutoModelForCausalLM.from_pretrained(model))
+
+    def log(loss: float, gradient: float) -> None:
+        bar.on_log(arguments, state, control, logs={"loss": loss, "grad_norm": gradient})
+
+    return bar, log
 
 
 def test_unknown_target(make_config: Make) -> None:
