@@ -1,0 +1,1 @@
+"""What sharing does to answers: roles trained for each policy, scored under each."""
