@@ -26,6 +26,7 @@ from peft import LoraConfig, get_peft_model
 from lragent.agents.files import write_atomically
 from lragent.engine.loader import load_model
 from lragent.training.encoding import Example, collate
+from lragent.training.lora import checkpoint_activations
 from lragent.training.served import ServedForward
 from lragent.training.trainer import output_loss
 from lragent.training.turns import Turns
@@ -40,7 +41,7 @@ def measure(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     dtype = torch.bfloat16 if cuda else torch.float32
     base, tokenizer = load_model(settings["model"], dtype=dtype, device=device)
     if "checkpointing" in arm:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(base)
     lora = LoraConfig(r=settings["rank"], target_modules=settings["targets"], task_type="CAUSAL_LM")
     torch.manual_seed(0)
     model = get_peft_model(base, lora).train()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.answers.samples import HELD_OUT, TRAIN
+from benchmarks.answers import HELD_OUT, TRAIN
 from benchmarks.answers.score import Scorer, conditions
 from filelock import FileLock
 

@@ -14,9 +14,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lragent.agents.trajectories import build_samples
+from benchmarks.answers import HELD_OUT, TRAIN
 
-TRAIN, HELD_OUT = "train.jsonl.gz", "held_out.jsonl.gz"
+from lragent.agents.trajectories import build_samples
 
 
 def make(data: Path, out: Path, seed: int = 0) -> None:

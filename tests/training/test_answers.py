@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.answers import run
-from benchmarks.answers.samples import HELD_OUT, TRAIN, make
+from benchmarks.answers import HELD_OUT, TRAIN, run
+from benchmarks.answers.samples import make
 from benchmarks.answers.score import Condition, Scorer
 from tests.agents.trajectories import hotpot
 from tests.training.conftest import ROLES, make_samples

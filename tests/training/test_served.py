@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lragent.training import TrainingError, prepare_for_neutral
+from lragent.training.lora import checkpoint_activations
 from lragent.training.served import ServedForward
 from lragent.training.turns import Turns
 
@@ -152,7 +153,7 @@ def test_gradient_checkpointing_changes_nothing(reentrant: bool) -> None:
     for checkpointing in (False, True):
         model = lora_model(lora_dropout=0.3)
         if checkpointing:
-            base_of(model).gradient_checkpointing_enable({"use_reentrant": reentrant})
+            checkpoint_activations(base_of(model), use_reentrant=reentrant)
             model.enable_input_require_grads()
         prepare_for_neutral(model).train()
         torch.manual_seed(7)

@@ -18,7 +18,13 @@ from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all
 from lragent.training.errors import TrainingError
-from lragent.training.lora import add_adapters, freeze_shared, tie_shared, use_role
+from lragent.training.lora import (
+    add_adapters,
+    checkpoint_activations,
+    freeze_shared,
+    tie_shared,
+    use_role,
+)
 from lragent.training.output import save_adapter, saved_weights
 from lragent.training.progress import ProgressBar
 from lragent.training.record import CHECKPOINTS, Record
@@ -105,7 +111,7 @@ class Session:
         dtype = torch.bfloat16 if on_bf16 else torch.float32
         base, tokenizer = load_model(config.model, dtype=dtype, device=self._device)
         if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(base)
         set_seed(config.seed + config.roles.index(self._roles[0]))
         model = add_adapters(base, self._roles, config)
         first = config.roles[0]
