@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lragent.agents.files import write_atomically
 from lragent.engine.loader import load_model
 from lragent.training.encoding import Example, collate
 from lragent.training.lora import checkpoint_activations
@@ -117,7 +116,7 @@ def main() -> None:
         "arms": found,
         "neutral divided by isolated": ratios,
     }
-    write_atomically(out, json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(ratios, indent=1))
 
 

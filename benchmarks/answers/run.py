@@ -28,7 +28,6 @@ from benchmarks.answers import HELD_OUT, TRAIN
 from benchmarks.answers.score import Scorer, conditions
 from filelock import FileLock
 
-from lragent.agents.files import write_atomically
 from lragent.engine.loader import load_model
 from lragent.training import TrainConfig, train
 from lragent.training.encoding import Example, encode_all
@@ -165,7 +164,9 @@ def add(out: Path, entry: Mapping[str, Any]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_suffix(".lock")):
         entries = [*read(out), entry]
-        write_atomically(out, json.dumps({"entries": entries}, indent=1) + "\n")
+        part = out.with_suffix(".part")
+        part.write_text(json.dumps({"entries": entries}, indent=1) + "\n")
+        part.replace(out)
 
 
 def main(words: Sequence[str] | None = None) -> None:
