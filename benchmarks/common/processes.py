@@ -5,6 +5,7 @@ Messages of all of them go to this process's output.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -42,14 +43,11 @@ Answer = dict[str, Any]
 
 
 def run_all(
-    jobs: Mapping[str, Job],
-    folder: Path,
-    *,
-    parallel: int,
-    limit: float | None = None,
-    all_or_none: bool = False,
-) -> dict[str, Answer | JobError]:
-    """Run the jobs and return their answers, or errors, by name.
+    jobs: Mapping[str, Job], folder: Path, *, parallel: int, limit: float = math.inf
+) -> dict[str, Answer]:
+    """Run the jobs and return their answers by name.
+
+    When one fails the others are ended too: engines that take turns would wait for it.
 
     Args:
         jobs: by name.
@@ -57,40 +55,36 @@ def run_all(
         parallel: how many processes run at once.
         limit: seconds for all of them. Processes that still run then are ended, and what they had
             written is their answer.
-        all_or_none: end all processes when one fails: engines that take turns wait for each other.
 
     Raises:
-        JobError: one failed, and ``all_or_none`` is set.
+        JobError: one failed, or had not even written anything when the time was over.
     """
     waiting = list(jobs.items())
     running: list[_Process] = []
-    answers: dict[str, Answer | JobError] = {}
+    answers: dict[str, Answer] = {}
     begin = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
                 running.append(_Process(*waiting.pop(0), folder))
-            over = limit is not None and time.monotonic() - begin > limit
+            over = time.monotonic() - begin > limit
             for process in [p for p in running if over or p.code is not None]:
+                answers[process.name] = process.answer()
                 running.remove(process)
-                answers[process.name] = answer = process.end()
-                if all_or_none and isinstance(answer, JobError):
-                    raise answer
-            if over:
-                break
+            if over and waiting:
+                names = "; ".join(name for name, _ in waiting)
+                raise JobError(f"not started in {limit:.0f} s: {names}")
             time.sleep(PAUSE)
     finally:
         for process in running:
             process.end()
-    late = JobError(f"not started: the {limit} s for all engines were over")
-    return {name: answers.get(name, late) for name in jobs}
+    return {name: answers[name] for name in jobs}
 
 
 class _Process:
     def __init__(self, name: str, job: Job, folder: Path):
         self.name = name
-        stem = name.replace("/", "_")
-        source, self._answer = folder / f"{stem}.job.json", folder / f"{stem}.answer.json"
+        source, self._answer = folder / f"{name}.job.json", folder / f"{name}.answer.json"
         save(source, job.data)
         command = [sys.executable, "-m", job.module, str(source), str(self._answer)]
         self._process = subprocess.Popen(command, env=dict(job.env))
@@ -100,13 +94,21 @@ class _Process:
         """Its exit code; None while it runs."""
         return self._process.poll()
 
-    def end(self) -> Answer | JobError:
-        """End the process if it still runs; its answer."""
-        failed = bool(self.code)
+    def end(self) -> None:
+        """End the process if it still runs."""
         self._process.kill()
-        code = self._process.wait()
-        if failed:
-            return JobError(f"the {self.name} engine ended with code {code}; see its output")
+        self._process.wait()
+
+    def answer(self) -> Answer:
+        """What it has written; it is ended.
+
+        Raises:
+            JobError: it failed, or has written nothing.
+        """
+        code = self.code
+        self.end()
+        if code:
+            raise JobError(f"the {self.name} engine ended with code {code}; see its output")
         if not self._answer.exists():
-            return JobError(f"the {self.name} engine had no answer when it ended")
+            raise JobError(f"the {self.name} engine had no answer when it ended")
         return load(self._answer)

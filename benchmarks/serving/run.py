@@ -218,9 +218,8 @@ class Measurement:
                 for step in group
             }
             left = limit - (time.monotonic() - begin)
-            answers = run_all(jobs, folder, parallel=len(jobs), limit=left, all_or_none=True)
+            answers = run_all(jobs, folder, parallel=len(jobs), limit=left)
             for name, answer in answers.items():
-                assert isinstance(answer, dict), "run_all raises for all or none"
                 result["engines"][name] = {**answer["engine"], **tasks[name].settings}
                 result["rows"] += answer["rows"]
                 print(f"{name}: {answer['seconds']} s, {len(answer['rows'])} rows", flush=True)

@@ -37,7 +37,7 @@ class Vllm:
         self, asks: Sequence[Ask], tokens: int, salt: str
     ) -> tuple[list[list[Choice]], list[int]]:
         """Greedy choices after prompts that come at once, and each prompt's cached tokens."""
-        from vllm import SamplingParams
+        from vllm import SamplingParams  # pyright: ignore[reportAttributeAccessIssue]
 
         params = SamplingParams(
             temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False, logprobs=TOP

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from benchmarks.common.adapters import AGENTS
-from benchmarks.common.processes import Job, JobError, run_all
+from benchmarks.common.processes import Job, run_all
 from benchmarks.common.sources import HERE
 from tests.gpu.agreement.cases import (
     EMBEDDED_SETTINGS,
@@ -83,7 +82,7 @@ def compared(cases: Sequence[Case], folder: Path) -> list[Row]:
         "ids": ids[:half],
         "length": LENGTH,
     }
-    served = answers(
+    served = run_all(
         {
             case.name: Job(
                 WORKER,
@@ -94,9 +93,10 @@ def compared(cases: Sequence[Case], folder: Path) -> list[Row]:
             for case in cases
         },
         folder,
+        parallel=PARALLEL,
     )
     policies = dict.fromkeys(["isolated", *(c.policy for c in cases if c.policy != STOCK)])
-    embedded = answers(
+    embedded = run_all(
         {
             policy: Job(
                 WORKER,
@@ -115,6 +115,7 @@ def compared(cases: Sequence[Case], folder: Path) -> list[Row]:
             for policy in policies
         },
         folder,
+        parallel=PARALLEL,
     )
     return rows_of(cases, served, embedded)
 
@@ -125,14 +126,6 @@ def environment(folder: Path, plugin: bool) -> dict[str, str]:
     share = str(max(1, len(os.sched_getaffinity(0)) // PARALLEL))
     shares = {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
     return {**HERE.environment(plugin, folder), **shares}
-
-
-def answers(jobs: Mapping[str, Job], folder: Path) -> dict[str, dict[str, Any]]:
-    """Answers by name; an engine that failed is an error of the tests."""
-    found = run_all(jobs, folder, parallel=PARALLEL)
-    failed = [answer for answer in found.values() if isinstance(answer, JobError)]
-    assert not failed, failed
-    return {name: answer for name, answer in found.items() if isinstance(answer, dict)}
 
 
 @pytest.mark.parametrize("case", PLUGIN_CASES, ids=lambda case: case.name)
