@@ -27,11 +27,11 @@ from benchmarks.common.sources import ROOT
 MARKED = re.compile(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DOCUMENTS = ("README.md", "docs/**/*.md", "benchmarks/*.md")
 NAMES = {
-    "stock": "stock vLLM, three adapters",
-    "stock-targets": "the same with `--lora-target-modules`",
-    "stock-one": "stock vLLM, one adapter",
-    "stock-targets-one": "the same with `--lora-target-modules`",
-    "isolated-one": "`isolated`, one adapter",
+    "stock": "stock, 3 adapters",
+    "stock-targets": "+ `--lora-target-modules`",
+    "stock-one": "stock, 1 adapter",
+    "stock-targets-one": "+ `--lora-target-modules`",
+    "isolated-one": "`isolated`, 1 adapter",
 }
 Json = dict[str, Any]
 Found = dict[tuple[str, str, str], Json]
@@ -84,8 +84,7 @@ def handover(result: Json) -> Table:
     lengths = sorted({row["context"] for (part, _, _), row in rows.items() if part == "handover"})
     stock = [p for p in policies_of(rows, "handover") if p.startswith("stock") and "-one" not in p]
     table = [
-        ["context, tokens", *map(named, stock), "`base+lr`", "its own warm context", "ratio",
-         "paired ratio"]
+        ["context", *map(named, stock), "`base+lr`", "same adapter", "ratio", "paired ratio"]
     ]  # fmt: skip
     for length in lengths:
         other = rows["handover", f"other, {length}", "base+lr"]

@@ -4,6 +4,7 @@
 - ``stock-targets``: the same with ``--lora-target-modules``, so that vLLM's LoRA leaves those
   modules out that no adapter changes.
 - ``isolated``, ``full``, ``base``, ``base+lr``: the plugin's policies.
+- ``…-vllm-lora``: a policy of the plugin without its option ``lora_speed``: vLLM's own LoRA.
 - ``…-one``: all requests use one adapter. ``stock-one`` is the best that sharing could reach if
   the plugin changed nothing but the sharing.
 - ``old:…``: a policy of the plugin, in the source tree of ``--other-source``.
@@ -17,27 +18,34 @@ from benchmarks.common.adapters import AGENTS
 
 STOCK, TARGETS = "stock", "stock-targets"
 PLUGIN = ("isolated", "full", "base", "base+lr")
-ONE, OLD = "-one", "old:"
-NAMES = tuple(name + one for name in (STOCK, TARGETS, *PLUGIN) for one in ("", ONE))
+ONE, VLLM_LORA, OLD = "-one", "-vllm-lora", "old:"
+
+_KINDS = (STOCK, TARGETS, *PLUGIN, *(policy + VLLM_LORA for policy in PLUGIN))
+NAMES = tuple(kind + one for kind in _KINDS for one in ("", ONE))
 
 GUEST, HOST = "isolated", "base+lr"
 """Adapters outside of groups are isolated: one engine serves them beside a group."""
 
 
 def kind_of(name: str) -> str:
-    """The name without what says how it is asked, and which source tree it is of."""
-    return name.removeprefix(OLD).removesuffix(ONE)
+    """``stock``, ``stock-targets`` or the plugin's policy."""
+    return name.removeprefix(OLD).removesuffix(ONE).removesuffix(VLLM_LORA)
 
 
 def engine_of(name: str) -> str:
     """The engine that serves it, by the name of the policy that the engine is started with."""
     kind = HOST if kind_of(name) == GUEST else kind_of(name)
-    return OLD + kind if is_old(name) else kind
+    return f"{OLD if is_old(name) else ''}{kind}{VLLM_LORA if has_vllm_lora(name) else ''}"
 
 
 def is_old(name: str) -> bool:
     """Whether it is of the other source tree."""
     return name.startswith(OLD)
+
+
+def has_vllm_lora(name: str) -> bool:
+    """Whether the plugin leaves vLLM's LoRA as it is."""
+    return name.removesuffix(ONE).endswith(VLLM_LORA)
 
 
 def is_guest(name: str) -> bool:
@@ -82,4 +90,5 @@ def plugin_option(engine: str, folders: dict[str, str]) -> dict[str, object] | N
         "groups": [list(AGENTS)],
         "adapters": folders,
         "allow_other_base": True,
+        **({"lora_speed": False} if has_vllm_lora(engine) else {}),
     }

@@ -58,7 +58,15 @@ from benchmarks.serving.plan import (
 from benchmarks.serving.policies import NAMES, TARGETS, is_old, is_stock, kind_of, with_old
 from benchmarks.serving.trajectories import read
 
-POLICIES = ("stock", "stock-targets", "stock-one", "isolated", "base", "base+lr")
+POLICIES = (
+    "stock",
+    "stock-targets",
+    "stock-one",
+    "isolated",
+    "base",
+    "base+lr",
+    "base+lr-vllm-lora",
+)
 CAPTURED = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
 PAGE = 32  # of the tiny model: the smallest that stock vLLM takes on a CPU
 Json = dict[str, Any]

@@ -60,6 +60,19 @@ def test_another_source_has_engines_of_its_own_beside_these():
     assert plugin_option("old:base+lr", {}) == plugin_option("base+lr", {})
 
 
+def test_the_plugin_with_and_without_its_faster_lora():
+    names = ["base+lr", "isolated-vllm-lora-one", "base+lr-vllm-lora"]
+    assert engines_of(names) == {
+        "base+lr": ["base+lr"],
+        "base+lr-vllm-lora": ["isolated-vllm-lora-one", "base+lr-vllm-lora"],
+    }
+    assert plugin_option("base+lr-vllm-lora", {}) == {
+        **(plugin_option("base+lr", {}) or {}), "lora_speed": False,
+    }  # fmt: skip
+    # Another source tree may not have the option.
+    assert with_old(["base+lr-vllm-lora"]) == ["base+lr-vllm-lora"]
+
+
 def test_engines_side_by_side_or_one_after_the_other():
     setups = setups_of(["handover", "trace"], TINY, SMALL, {}, 4)
     names = ["base+lr", "stock-one", "stock"]
