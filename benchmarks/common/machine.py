@@ -53,7 +53,12 @@ def environment() -> dict[str, str]:
 
 
 def checked_out_commit(root: Path) -> str | None:
-    """The commit of the checkout, with ``-dirty`` when tracked files differ; None without git."""
+    """The commit of the checkout, with ``-dirty`` when tracked files differ; None without git.
+
+    A folder inside of another checkout is none.
+    """
+    if not (root / ".git").exists():
+        return None
     git = ["git", "-C", str(root)]
     head = run([*git, "rev-parse", "HEAD"])
     if head is None:

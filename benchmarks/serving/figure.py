@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from benchmarks.tables import serving_rows
 
 Rows = Sequence[dict[str, Any]]
 COLORS = {
@@ -38,7 +39,7 @@ def style(policy: str) -> dict[str, Any]:
     one = policy.endswith("-one")
     return {
         "color": COLORS.get(policy.removesuffix("-one"), "black"),
-        "linestyle": "--" if one or policy == "bound" else "-",
+        "linestyle": "--" if one else "-",
         "marker": ".",
         "label": policy,
     }
@@ -138,12 +139,16 @@ def main() -> None:
     result = json.loads(path.read_text())
     device, version = result["hardware"]["device"], result["versions"]["vllm"]
     for part, make in DRAWINGS.items():
-        rows = [row for row in result["rows"] if row["part"] == part]
+        rows = [
+            {**row, "policy": policy}
+            for (of, _, policy), row in serving_rows(result).items()
+            if of == part
+        ]
         if not rows:
             continue
         figure = make(rows)
-        commits = ", ".join(dict.fromkeys(row["commit"][:10] for row in rows))
-        title = f"{part}: {result['model']}, {device}, vLLM {version}, {commits}"
+        commit = result["commit"][:10]
+        title = f"{part}: {result['model']}, {device}, vLLM {version}, {commit}"
         figure.suptitle(title, fontsize=9)
         figure.tight_layout()
         figure.savefig(path.with_name(f"{path.stem}-{part}.svg"))

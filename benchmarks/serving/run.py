@@ -100,6 +100,7 @@ def arguments() -> argparse.Namespace:
     add("--set", nargs="+", default=[], metavar="NAME=JSON", help="arguments of vllm.LLM")
     add("--set-plugin", nargs="+", default=[], metavar="NAME=JSON", help="where the plugin is on")
     add("--commit", help="written into the result; default: the checkout's")
+    add("--other-commit", help="likewise, of the other source tree")
     add("--out", type=Path, help="result file; default: benchmarks/results/serving-<gpu>.json")
     add("--limit", type=float, help="seconds for the whole call; what is done by then is kept")
     return parser.parse_args()
@@ -279,7 +280,7 @@ def identity(options: argparse.Namespace, sources: Sequence[SourceTree], model: 
     }
     for other in sources[1:]:
         found["other_source"] = other.digest()
-        found["other_commit"] = machine.checked_out_commit(other.root)
+        found["other_commit"] = options.other_commit or machine.checked_out_commit(other.root)
     return found
 
 
