@@ -70,7 +70,11 @@ def uses_one_adapter(name: str) -> bool:
 
 def with_old(names: Sequence[str]) -> list[str]:
     """The names, the plugin's each followed by the same of the other source tree."""
-    return [found for name in names for found in ([name] if is_stock(name) else [name, OLD + name])]
+    found = []
+    for name in names:
+        alone = is_stock(name) or has_vllm_lora(name)
+        found += [name] if alone else [name, OLD + name]
+    return found
 
 
 def engines_of(names: Sequence[str]) -> dict[str, list[str]]:
