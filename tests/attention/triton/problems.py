@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -209,30 +208,3 @@ def without_adapters(problem: Problem) -> Problem:
             plans={},
         ),
     )
-
-
-def sharing(problem: Problem, first: int, second: int) -> Problem:
-    """The problem with two sequences of one length on the first one's pages, each in its LR slot.
-
-    The second one gets the LR rows that it reads there.
-    """
-    pages, batch = problem.pages, problem.batch
-    assert pages.lr is not None
-    assert batch.host_seq_lens[first] == batch.host_seq_lens[second]
-    assert batch.host_lr_slot[first] != batch.host_lr_slot[second]
-    mine, theirs = batch.host_block_tables[first], batch.host_block_tables[second]
-    slot = batch.host_lr_slot[second]
-    pages.lr[mine, :, slot] = pages.lr[theirs, :, slot]
-    tables = list(batch.host_block_tables)
-    tables[second] = mine
-    starts = batch.host_cu_seqlens_q
-    queries = [end - start for start, end in itertools.pairwise(starts)]
-    shared = AttentionBatch.build(
-        tables,
-        queries,
-        batch.host_seq_lens,
-        batch.host_adapter_index,
-        batch.host_lr_slot,
-        device=DEVICE,
-    )
-    return replace(problem, batch=shared)

@@ -14,13 +14,10 @@ from tests.attention.triton.problems import (
     assert_close,
     attend,
     make,
-    sharing,
 )
 
 from lragent.attention import UnsupportedError
 from lragent.attention.triton import fa3, flash_lora_attention, graph_safe, workspace
-from lragent.attention.triton.calls import scratch
-from lragent.attention.triton.entry import launch_runs, plan_batch
 from lragent.attention.triton.workspace import held_bytes
 
 if DEVICE.type == "cuda":
@@ -78,7 +75,6 @@ if DEVICE.type == "cuda":
             monkeypatch.setattr(fa3, "find", lambda device: None)
         else:
             assert fa3.find(DEVICE) is not None, "install FlashAttention 3 to test this path"
-            monkeypatch.setattr(fa3, "takes_block_tables", lambda found: False)
         for k_rank, window in ((0, None), (8, None), (0, 300)):
             problem = make(
                 [1, 900, 1200, 20, 1],
@@ -95,43 +91,7 @@ if DEVICE.type == "cuda":
             assert paths_of(problem) == {"decode", "expand"}
             assert_close(out, problem)
 
-    @pytest.mark.parametrize("page_size", [16, 128])
-    @pytest.mark.parametrize("window", [None, 300])
-    def test_completed_values(window: int | None, page_size: int, monkeypatch: pytest.MonkeyPatch):
-        assert fa3.takes_block_tables(fa3.find(DEVICE)), "install vLLM to test this path"
-        problem = make(
-            [1, 256, 200, 20, 1],
-            [3000, 2101, 2101, 20, 400],
-            heads=(32, 8),
-            head_dim=128,
-            page_size=page_size,
-            adapters=[0, 1, 0, -1, 1],
-            window=window,
-            dtype=HALF,
-        )
-        problem = sharing(problem, 1, 2)
-        monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
-        # As if the contexts were too long to be expanded.
-        monkeypatch.setattr("lragent.attention.triton.entry._dense_rate", lambda q: 0.0)
-        # What the buffer held before must not reach the result.
-        scratch(problem.pages.k.numel(), HALF, DEVICE).fill_(float("nan"))
-        out = torch.full_like(problem.q, float("nan"))
-        attend(problem, out)
-        assert paths_of(problem) == {"decode", "values"}
-        assert_close(out, problem)
-
-        # The operators, which compiled models call.
-        arguments = (problem.pages, problem.batch, problem.tables)
-        runs = plan_batch(problem.q, *arguments, window or 0)
-        out.fill_(float("nan"))
-        launch_runs(
-            runs, problem.q, out, problem.pages, problem.tables, None, problem.scale, window or 0
-        )
-        assert_close(out, problem)
-
-    @pytest.mark.parametrize("path", ["expand", "values"])
-    def test_prompts_compile_into_one_graph(path: str, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(fa3, "takes_block_tables", lambda found: path == "values")
+    def test_prompts_compile_into_one_graph(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("lragent.attention.triton.plan._LAUNCH", -1.0)
         problem = make([1, 256], [900, 2101], heads=(32, 8), head_dim=128, dtype=HALF)
         graphs = []
@@ -146,8 +106,7 @@ if DEVICE.type == "cuda":
             )
 
         out = torch.compile(layer, fullgraph=True, backend=backend)(problem.q)
-        name = {"expand": "attend_expanded", "values": "attend_values"}[path]
-        assert [graph.code.count(f"lragent.{name}") for graph in graphs] == [1]
+        assert [graph.code.count("lragent.attend_expanded") for graph in graphs] == [1]
         assert_close(out, problem)
 
     def paths_of(problem: Problem) -> set[str]:

@@ -1,4 +1,4 @@
-"""The expansion of a context into contiguous K and V, and of its values in pages of their own."""
+"""The expansion of a context into contiguous K and V."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.attention.triton.problems import DEVICE, HALF, Problem, assert_within
 
 from lragent.attention.reference import rotate
 from lragent.attention.triton.layer import Layer, Sequences
-from lragent.attention.triton.prefill import prepare_expand, prepare_values
+from lragent.attention.triton.prefill import prepare_expand
 
 
 def contiguous(problem: Problem, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,32 +50,3 @@ def test_expands_every_context(ranks: tuple[int, int], head_dim: int, dtype: tor
         (k, v), contiguous(problem, torch.float64), contiguous(problem, dtype), strict=True
     ):
         assert_within(ours, truth, peer)
-
-
-@pytest.mark.parametrize("rank", [0, 5, 16, 100])
-@pytest.mark.parametrize("head_dim", [64, 96])
-@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
-def test_completes_the_values_of_one_context(rank: int, head_dim: int, dtype: torch.dtype):
-    lens = [70, 1, 130]
-    # Pages larger than a tile of tokens, so that the last one is filled by several programs.
-    problem = make([1] * 3, lens, head_dim=head_dim, v_rank=rank, dtype=dtype, page_size=80)
-    pages, batch = problem.pages, problem.batch
-    layer = Layer.of(pages, problem.tables, None)
-    _, truth = contiguous(problem, torch.float64)
-    _, peer = contiguous(problem, dtype)
-    first = 0
-    for s, tokens in enumerate(lens):
-        values = torch.full(pages.k.shape, float("nan"), dtype=dtype, device=DEVICE)
-        one = Sequences.of(batch, slice(s, s + 1))
-        # A bound of the length, as the host may know no more.
-        prepare_values(values, layer, one, tokens + 9)(layer)
-        mine = batch.host_block_tables[s]
-        rows = values[mine].transpose(1, 2).flatten(0, 1)
-        part = slice(first, first + tokens)
-        assert_within(rows[:tokens], truth[part], peer[part])
-        assert not rows[tokens:].any(), "attention may load the last page whole"
-        others = [page for page in range(pages.num_pages) if page not in mine]
-        assert values[others].isnan().all(), "places of other pages were written"
-        first += tokens
-    if rank:
-        assert -1 in batch.host_adapter_index

@@ -7,7 +7,6 @@ import itertools
 import pytest
 
 from lragent.attention.triton.plan import (
-    FA3_PAGED_RATE,
     FA3_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
@@ -25,13 +24,8 @@ LLAMA = Shape(
     itemsize=2,
     key_lora=False,
     window=0,
-    num_pages=SCRATCH_BYTES // (16 * 8 * 128 * 2),
-    page_size=16,
     dense_rate=FA3_RATE,
-    paged_rate=0.0,
 )
-PAGED = LLAMA._replace(paged_rate=FA3_PAGED_RATE)
-"""The same where FlashAttention 3 takes block tables and the values of all pages just fit."""
 
 
 def plan(shape: Shape, queries: list[int], contexts: list[int]) -> list[tuple[str, int, int]]:
@@ -89,65 +83,6 @@ def test_key_lora_windows_and_the_dense_kernel_move_the_border():
     slower = LLAMA._replace(dense_rate=TRITON_RATE)
     assert best_path(slower, queries, 32768) == "tiles"
     assert best_path(slower, 2048, 32768) == "expand"
-
-
-@pytest.mark.parametrize(
-    ("queries", "context", "path"),
-    [
-        (16, 8192, "tiles"),
-        (256, 8192, "values"),
-        (256, 32768, "values"),
-        (512, 32768, "values"),
-        (2048, 8192, "expand"),
-        (8192, 8192, "expand"),
-        (2048, 32768, "expand"),
-    ],
-)
-def test_values_are_completed_for_few_queries_of_long_contexts(
-    queries: int, context: int, path: str
-):
-    assert best_path(PAGED, queries, context) == path
-
-
-def test_values_are_completed_only_where_that_is_possible():
-    for shape in (
-        LLAMA,
-        PAGED._replace(key_lora=True),
-        PAGED._replace(num_pages=PAGED.num_pages + 1),
-    ):
-        assert best_path(shape, 256, 32768) == "expand"
-
-
-def test_contexts_too_long_to_be_expanded_have_their_values_completed():
-    tokens = SCRATCH_BYTES // PAGED.expanded_token
-    assert plan(PAGED, [4096], [tokens]) == [("expand", 0, 1)]
-    assert plan(PAGED, [4096], [tokens + 1]) == [("values", 0, 1)]
-
-
-def test_prompts_that_come_together_are_expanded_together():
-    assert plan(PAGED, [1, 256], [900, 8192]) == [("decode", 0, 1), ("values", 1, 2)]
-    assert plan(PAGED, [256, 1, 512], [8192, 900, 4096]) == [
-        ("expand", 0, 1),
-        ("decode", 1, 2),
-        ("expand", 2, 3),
-    ]
-    assert plan(PAGED, [256, 512], [8192, 4096]) == [("expand", 0, 2)]
-    # One that the tiles serve is no company.
-    assert plan(PAGED, [256, 16], [8192, 900]) == [("values", 0, 1), ("tiles", 1, 2)]
-
-
-def test_runs_of_the_values_path_are_never_joined():
-    queries = [1, 256, 256, 20, 256, 1, 20, 4096]
-    contexts = [900, 8192, 8192, 20, 8192, 700, 20, 8192]
-    assert plan(PAGED._replace(dense_rate=0.0), queries, contexts) == [
-        ("decode", 0, 6),
-        ("values", 1, 2),
-        ("values", 2, 3),
-        ("tiles", 3, 4),
-        ("values", 4, 5),
-        ("tiles", 6, 7),
-        ("values", 7, 8),
-    ]
 
 
 def test_a_run_sums_its_contexts():

@@ -12,7 +12,7 @@ from lragent.attention.triton import fa3
 from lragent.attention.triton.launch import prepare_attend
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import Run
-from lragent.attention.triton.prefill import launch_dense, prepare_expand, prepare_values
+from lragent.attention.triton.prefill import launch_dense, prepare_expand
 from lragent.attention.triton.workspace import buffer
 
 ALL = 2**31 - 1
@@ -30,7 +30,7 @@ class PlannedRun(NamedTuple):
         cu_seqlens_q: of its sequences.
         sequences: block tables, lengths, adapters and LR slots of its sequences.
         cu_seqlens_k: for the expand path, where each context starts in the scratch buffer.
-        work: for the expand and values paths, FlashAttention 3's work list, where it takes one.
+        work: for the expand path, FlashAttention 3's work list, where it takes one.
     """
 
     run: Run
@@ -47,7 +47,7 @@ class PlannedRun(NamedTuple):
 
 
 def scratch(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The shared buffer for expanded K and V, or for completed values; see `workspace.buffer`."""
+    """The shared buffer for expanded K and V; see `workspace.buffer`."""
     return buffer("expanded", size, dtype, device)
 
 
@@ -67,13 +67,6 @@ def prepare(
     calls: list[Call] = []
     for planned in runs:
         run, starts, sequences, starts_k, work = planned
-        if run.path == "values":
-            calls.append(
-                completed(
-                    q, layer, sequences, starts, run.max_query, run.max_seq, scale, window, work
-                )
-            )
-            continue
         if starts_k is not None:
             calls.append(
                 expanded(
@@ -134,46 +127,5 @@ def expanded(
                 found, q, k, v, out, cu_seqlens_q, cu_seqlens_k, max_query, max_seq, scale,
                 window, work,
             )  # fmt: skip
-
-    return call
-
-
-def completed(
-    q: Tensor,
-    layer: Layer,
-    sequences: Sequences,
-    cu_seqlens_q: Tensor,
-    max_query: int,
-    max_seq: int,
-    scale: float,
-    window: int,
-    work: Tensor | None,
-) -> Call:
-    """Attention that completes the values first, for one sequence, where FlashAttention 3 can.
-
-    Args:
-        q: ``[T, Hq, D]``, rows contiguous, for its device and dtype.
-        layer: a layer, for its layout.
-        sequences: the sequence.
-        cu_seqlens_q: ``[2]`` int32.
-        max_query: its queries.
-        max_seq: its context.
-        scale: softmax scale.
-        window: tokens that a query sees, 0 for all.
-        work: FlashAttention 3's work list.
-    """
-    found = fa3.find(q.device)
-    assert found is not None, "the path is planned only with it"
-    values = scratch(layer.k.numel(), q.dtype, q.device).view(layer.k.shape)
-    complete = prepare_values(values, layer, sequences, max_seq)
-    # Calls share contexts out by the table's width, the work list by max_seq: made alike.
-    tables = sequences.block_tables[:, : -(-max_seq // layer.k.shape[2])]
-
-    def call(q: Tensor, out: Tensor, layer: Layer) -> None:
-        complete(layer)
-        fa3.attend_pages(
-            found, q, layer.k, values, out, cu_seqlens_q, sequences.seq_lens, tables, max_query,
-            max_seq, scale, window, work,
-        )  # fmt: skip
 
     return call

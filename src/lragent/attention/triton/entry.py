@@ -21,7 +21,6 @@ from lragent.attention.triton.calls import ALL, Call, PlannedRun, prepare, scrat
 from lragent.attention.triton.launch import interpreting
 from lragent.attention.triton.layer import Layer, Sequences
 from lragent.attention.triton.plan import (
-    FA3_PAGED_RATE,
     FA3_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
@@ -136,12 +135,6 @@ def launch_runs(
     layer = Layer.of(pages, tables, rotation)
     for planned in runs:
         run, cu_seqlens_q, sequences, cu_seqlens_k, work = planned
-        if run.path == "values":
-            ops.attend_values(
-                q, out, cu_seqlens_q, *layer, *sequences, scale, window,
-                run.max_query, run.max_seq, work,
-            )  # fmt: skip
-            continue
         if cu_seqlens_k is not None:
             ops.attend_expanded(
                 q, out, cu_seqlens_q, *layer, *sequences, scale, window,
@@ -249,10 +242,7 @@ def shape_of(q: Tensor, pages: PageViews, tables: LoraTables, window: int) -> Sh
         itemsize=q.dtype.itemsize,
         key_lora=tables.k_b is not None and pages.lr is not None,
         window=window,
-        num_pages=pages.num_pages,
-        page_size=pages.page_size,
         dense_rate=0.0 if fixed else _dense_rate(q),
-        paged_rate=0.0 if fixed else _paged_rate(pages.k),
     )
 
 
@@ -261,8 +251,7 @@ def reserve_scratch(
 ) -> None:
     """Take the memory that contexts are expanded in now, for whoever plans a device's memory.
 
-    Takes nothing where contexts are never expanded, and all that is ever used where values may be
-    completed: that takes room for every page of a cache whose size is not planned yet.
+    Takes nothing where contexts are never expanded.
 
     Args:
         context: most tokens of a batch's contexts together.
@@ -272,10 +261,8 @@ def reserve_scratch(
         device: of the cache.
     """
     if _expands(dtype, device):
-        most = SCRATCH_BYTES // dtype.itemsize
-        if not fa3.takes_block_tables(fa3.find(device)):
-            most = min(2 * context * kv_heads * head_dim, most)
-        scratch(most, dtype, device)
+        needed = 2 * context * kv_heads * head_dim
+        scratch(min(needed, SCRATCH_BYTES // dtype.itemsize), dtype, device)
 
 
 @torch.compiler.assume_constant_result
@@ -291,15 +278,6 @@ def _dense_rate(q: Tensor) -> float:
     if not _expands(q.dtype, q.device):
         return 0.0
     return TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
-
-
-def _paged_rate(k: Tensor) -> float:
-    """FLOP/s of FlashAttention 3 over these pages of keys; 0 where it cannot read them."""
-    # It loads 16 bytes at a time.
-    aligned = all(step * k.dtype.itemsize % 16 == 0 for step in k.stride()[:3])
-    if not (_expands(k.dtype, k.device) and aligned):
-        return 0.0
-    return FA3_PAGED_RATE if fa3.takes_block_tables(fa3.find(k.device)) else 0.0
 
 
 def _runs(batch: AttentionBatch, shape: Shape, fixed: bool) -> list[Run]:
@@ -331,7 +309,6 @@ def parts_of(
         if run.path == "expand":
             starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
             torch.cumsum(lens, 0, dtype=torch.int32, out=starts_k[1:])
-        if run.path in ("expand", "values"):
             work = _work(run, starts_q, lens, shape, dtype)
         plan.append(PlannedRun(run, starts_q, sequences, starts_k, work))
     return plan
@@ -349,5 +326,4 @@ def _work(
     return fa3.schedule(
         found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,
         shape.heads, shape.kv_heads, shape.head_dim, dtype, shape.window,
-        shape.page_size if run.path == "values" else None,
     )  # fmt: skip

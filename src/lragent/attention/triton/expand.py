@@ -1,8 +1,6 @@
-"""Write keys and values with adapter terms included, for attention that knows no adapters.
-
-`expand_kernel` gathers the context of some sequences into contiguous ``K = k + RoPE(z_k B_k)`` and
-``V = v + z_v B_v``. `values_kernel` writes V alone, of one sequence, into pages of their own.
-`plan.py` says when that is cheaper than reading the pages as they lie.
+"""Gather contexts into contiguous ``K = k + RoPE(z_k B_k)`` and ``V = v + z_v B_v``, for dense
+attention that knows no adapters. `plan.py` says when that is cheaper than reading the pages as they
+lie.
 """
 
 # Triton rewrites these functions; its types are not the ones a Python type checker sees.
@@ -19,7 +17,7 @@ from lragent.attention.triton.common import PARTS, find_tile, load_block, locate
 
 
 @triton.jit
-def full_values(
+def _full_values(
     v_rows,  # [n] pointers to each token's base values
     z_rows,  # [n] pointers to each token's LR row
     keep,  # [n] tokens whose rows may be read
@@ -157,7 +155,7 @@ def expand_kernel(
         k = load_block(k_rows[:, None] + offs_d[None, :], keep, offs_d, D, BLOCK_D, True)
         tl.store(k_out_ptr + out_rows[:, None] + offs_d[None, :], k, mask=keep_out)
 
-    v = full_values(
+    v = _full_values(
         v_rows,
         z_rows,
         keep,
@@ -169,66 +167,4 @@ def expand_kernel(
         V_RANK,
         BLOCK_VR,
     )
-    tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)
-
-
-@triton.jit(do_not_specialize=("room",), do_not_specialize_on_alignment=(*PARTS, "table_ptr"))
-def values_kernel(
-    v_out_ptr,  # [P, Hk, N, D]
-    v_ptr,
-    lr_ptr,
-    vb_ptr,
-    table_ptr,  # the pages of the sequence
-    lens_ptr,  # [1], as the next two
-    adapter_ptr,
-    slot_ptr,
-    room,  # tokens of the pages that the table has places for, at least those of the sequence
-    stride_vp,
-    stride_vh,
-    stride_vn,
-    stride_zp,
-    stride_zn,
-    stride_zm,
-    stride_vba,
-    stride_vbr,
-    KV_HEADS: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PAGE: tl.constexpr,
-    V_RANK: tl.constexpr,
-    BLOCK_VR: tl.constexpr,
-    ALIGN_Z: tl.constexpr,
-):
-    """Grid: (tiles times KV heads); a tile is BLOCK_N tokens of the sequence."""
-    head = (tl.program_id(0) % KV_HEADS).to(tl.int64)
-    start = tl.program_id(0) // KV_HEADS * BLOCK_N
-    offs_n = start + tl.arange(0, BLOCK_N)
-    offs_d = tl.arange(0, BLOCK_D)
-    # Loaded before the first of them is needed: they come together.
-    tokens = tl.load(lens_ptr)
-    adapter = tl.load(adapter_ptr).to(tl.int64)
-    slot = tl.load(slot_ptr).to(tl.int64)
-    pages, rows = locate(table_ptr, offs_n, offs_n < room, PAGE, True)
-    # Attention may load the last page whole: NaN times a probability of 0 is NaN, so the rows
-    # behind the last token become zeros.
-    padded = tl.cdiv(tokens, PAGE) * PAGE
-    if start >= padded:
-        return
-    # LR strides come divided by ALIGN_Z, as in `expand_kernel`.
-    z_base = lr_ptr + tl.maximum(slot, 0) * (stride_zm * ALIGN_Z)
-    v = full_values(
-        v_ptr + head * stride_vh + pages * stride_vp + rows * stride_vn,
-        z_base + pages * (stride_zp * ALIGN_Z) + rows * (stride_zn * ALIGN_Z),
-        offs_n < tokens,
-        (adapter >= 0) & (slot >= 0),
-        vb_ptr + tl.maximum(adapter, 0) * stride_vba + head * D,
-        stride_vbr,
-        D,
-        BLOCK_D,
-        V_RANK,
-        BLOCK_VR,
-    )
-    out_rows = ((pages * KV_HEADS + head) * PAGE + rows) * D
-    keep_out = (offs_n < padded)[:, None] & (offs_d < D)[None, :]
     tl.store(v_out_ptr + out_rows[:, None] + offs_d[None, :], v, mask=keep_out)

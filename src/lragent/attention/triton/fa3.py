@@ -52,11 +52,6 @@ def _find(device: torch.device) -> tuple[str, Varlen] | None:
     return None
 
 
-def takes_block_tables(found: tuple[str, Varlen] | None) -> bool:
-    """Whether what `find` gave serves `attend_pages`: the copy inside vLLM does."""
-    return found is not None and found[0].startswith("vllm")
-
-
 def schedule(
     found: tuple[str, Varlen],
     cu_seqlens_q: Tensor,
@@ -68,12 +63,10 @@ def schedule(
     head_dim: int,
     dtype: torch.dtype,
     window: int,
-    page_size: int | None = None,
 ) -> Tensor | None:
     """Its work list for a batch, which serves every layer; None where calls make their own.
 
-    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``; ``page_size`` is for
-    `attend_pages`.
+    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``.
     """
     module, _ = found
     make = getattr(sys.modules[module], "get_scheduler_metadata", None)
@@ -89,7 +82,6 @@ def schedule(
         cache_seqlens=seq_lens,
         qkv_dtype=dtype,
         cu_seqlens_q=cu_seqlens_q,
-        page_size=page_size,
         causal=True,
         window_size=_sides(window),
     )
@@ -153,54 +145,3 @@ def attend(
     rows = torch.arange(q.shape[0], device=q.device)
     mine = (rows >= cu_seqlens_q[0]) & (rows < cu_seqlens_q[-1])
     torch.where(mine[:, None, None], result, out, out=out)
-
-
-def attend_pages(
-    found: tuple[str, Varlen],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    cu_seqlens_q: Tensor,
-    seq_lens: Tensor,
-    block_tables: Tensor,
-    max_query: int,
-    max_seq: int,
-    scale: float,
-    window: int,
-    work: Tensor | None,
-) -> None:
-    """Causal attention over pages, where `takes_block_tables`; ``cu_seqlens_q`` as in `attend`.
-
-    Args:
-        found: see `find`.
-        q: ``[T, Hq, D]``, rows contiguous.
-        k: ``[P, Hk, N, D]``, strides of multiples of 16 bytes, rows contiguous.
-        v: the same shape, strides of its own.
-        out: ``[T, Hq, D]``, rows contiguous.
-        cu_seqlens_q: ``[S+1]`` int32.
-        seq_lens: ``[S]`` int32.
-        block_tables: ``[S, max_pages]`` int32, of K and V alike.
-        max_query: most queries of a sequence.
-        max_seq: longest context.
-        scale: softmax scale.
-        window: tokens that a query sees, 0 for all.
-        work: what `schedule` gave for the batch and the page size.
-    """
-    _, function = found
-    function(
-        q,
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        max_query,
-        cu_seqlens_q,
-        max_seq,
-        seqused_k=seq_lens,
-        block_table=block_tables,
-        softmax_scale=scale,
-        causal=True,
-        window_size=list(_sides(window)),
-        out=out,
-        scheduler_metadata=work,
-        fa_version=3,
-    )

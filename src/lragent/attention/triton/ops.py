@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lragent.attention.triton.calls import completed, expanded
+from lragent.attention.triton.calls import expanded
 from lragent.attention.triton.launch import prepare_attend
 from lragent.attention.triton.launch_project import launch_project
 from lragent.attention.triton.layer import Layer, Sequences
@@ -28,10 +28,6 @@ _library.define(
     f"attend_expanded(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale,"
     " SymInt window, Tensor cu_seqlens_k, SymInt max_query, SymInt max_seq, SymInt context,"
     " Tensor? work) -> ()"
-)
-_library.define(
-    f"attend_values(Tensor q, Tensor(a!) out, Tensor cu_seqlens_q, {_LAYER}, float scale,"
-    " SymInt window, SymInt max_query, SymInt max_seq, Tensor? work) -> ()"
 )
 _library.define(
     "write_pages(Tensor k, Tensor v, Tensor? lr, Tensor(a!) k_pages, Tensor(b!) v_pages,"
@@ -102,35 +98,6 @@ def _attend_expanded(
     call(q, out, layer)
 
 
-def _attend_values(
-    q: Tensor,
-    out: Tensor,
-    cu_seqlens_q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lr: Tensor | None,
-    v_b: Tensor | None,
-    k_b: Tensor | None,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    block_tables: Tensor,
-    seq_lens: Tensor,
-    adapter_index: Tensor,
-    lr_slot: Tensor,
-    scale: float,
-    window: int,
-    max_query: int,
-    max_seq: int,
-    work: Tensor | None,
-) -> None:
-    layer = Layer(k, v, lr, v_b, k_b, cos, sin)
-    call = completed(
-        q, layer, Sequences(block_tables, seq_lens, adapter_index, lr_slot),
-        cu_seqlens_q, max_query, max_seq, scale, window, work,
-    )  # fmt: skip
-    call(q, out, layer)
-
-
 def _project(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
     out = x.new_empty(*index.shape, a.shape[1])
     launch_project(x, a, index, out)
@@ -148,7 +115,6 @@ def _writes_only(*_: object) -> None:
 for _name, _real in (
     ("attend", _attend),
     ("attend_expanded", _attend_expanded),
-    ("attend_values", _attend_values),
     ("write_pages", launch_write),
 ):
     _library.impl(_name, _real, "CompositeExplicitAutograd")
@@ -158,6 +124,5 @@ torch.library.register_fake("lragent::project_lr", _fake_project, lib=_library)
 
 attend = torch.ops.lragent.attend.default
 attend_expanded = torch.ops.lragent.attend_expanded.default
-attend_values = torch.ops.lragent.attend_values.default
 write_pages = torch.ops.lragent.write_pages.default
 project_lr = torch.ops.lragent.project_lr.default

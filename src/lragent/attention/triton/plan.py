@@ -7,19 +7,12 @@ A batch is cut into runs of neighbouring sequences:
 - **expand**: the context is gathered into a scratch buffer once, adapter terms included, and a
   dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Possible where
   a dense kernel serves the device and dtype, and the context fits in the buffer.
-- **values**: only the values are completed, into the buffer, at the place of their page, and
-  FlashAttention 3 reads the keys where they lie, with one block table for both. Possible where it
-  takes block tables, keys have no adapter term, and the values of all pages of a layer fit in the
-  buffer. One sequence at a time, as others may read the same pages under other adapters. Prompts
-  that come together fill the device better when they are expanded together, so it is for the only
-  one of a batch that the tiles do not serve, or for one too long to be expanded.
 
 The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
-that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
-launch`` and ``B / 2 / gather_rate + F / paged_rate + launch``. The start is what few tiles take
-however short the context; many tiles hide it. Key LoRA slows the tiles (every tile of queries
-rebuilds the keys) and the gathering, but not the dense kernel. The rates were measured on an H100
-(``docs/kernels.md``); only their ratios matter.
+that gathering reads and writes: ``F / tiles_rate + start`` and ``B / gather_rate + F / dense_rate +
+launch``. The start is what few tiles take however short the context; many tiles hide it. Key LoRA
+slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense
+kernel. The rates were measured on an H100 (``docs/kernels.md``); only their ratios matter.
 """
 
 from __future__ import annotations
@@ -28,16 +21,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-Path = Literal["decode", "tiles", "expand", "values"]
+Path = Literal["decode", "tiles", "expand"]
 
 SCRATCH_BYTES = 512 << 20
-"""Most bytes of expanded K and V, or of completed values, at a time."""
+"""Most bytes of expanded K and V at a time."""
 
 FA3_RATE = 700e12
 """FLOP/s of FlashAttention 3 over contiguous keys."""
-
-FA3_PAGED_RATE = 645e12
-"""FLOP/s of FlashAttention 3 over pages."""
 
 TRITON_RATE = 490e12
 """FLOP/s of `dense_kernel`."""
@@ -80,10 +70,7 @@ class Shape(NamedTuple):
         itemsize: bytes of an element.
         key_lora: whether keys have an adapter term.
         window: tokens that a query sees, 0 for all.
-        num_pages: pages of the layer.
-        page_size: tokens of a page.
         dense_rate: FLOP/s of the dense kernel for this dtype and device, 0 without one.
-        paged_rate: FLOP/s of FlashAttention 3 over pages, 0 where it cannot read them.
     """
 
     heads: int
@@ -92,26 +79,12 @@ class Shape(NamedTuple):
     itemsize: int
     key_lora: bool
     window: int
-    num_pages: int
-    page_size: int
     dense_rate: float
-    paged_rate: float
-
-    @property
-    def values_token(self) -> int:
-        """Bytes of the values of one token."""
-        return self.kv_heads * self.head_dim * self.itemsize
 
     @property
     def expanded_token(self) -> int:
         """Bytes of one expanded token, K and V."""
-        return 2 * self.values_token
-
-    @property
-    def completes_values(self) -> bool:
-        """Whether the values path is possible."""
-        values = self.num_pages * self.page_size * self.values_token
-        return self.paged_rate > 0 and not self.key_lora and values <= SCRATCH_BYTES
+        return 2 * self.kv_heads * self.head_dim * self.itemsize
 
 
 def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
@@ -129,21 +102,14 @@ def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
     gather = 2.0 * shape.expanded_token * context / gather_rate
     if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
         seconds["expand"] = gather + work / shape.dense_rate + _LAUNCH
-    if shape.completes_values:
-        seconds["values"] = gather / 2 + work / shape.paged_rate + _LAUNCH
     return seconds
 
 
-def best_path(shape: Shape, queries: int, context: int, alone: bool = True) -> Path:
-    """The path that is estimated fastest for one sequence.
-
-    ``alone`` says that no other sequence of the batch is to be expanded or completed.
-    """
+def best_path(shape: Shape, queries: int, context: int) -> Path:
+    """The path that is estimated fastest for one sequence."""
     if queries <= 1:
         return "decode"
     seconds = estimates(shape, queries, context)
-    if not alone and "expand" in seconds:
-        seconds.pop("values", None)
     return min(seconds, key=seconds.__getitem__)
 
 
@@ -152,17 +118,14 @@ def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]
 
     The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
     sequences share one launch, and so do tile sequences with none of another path of several
-    queries between them. The expand path needs neighbours, and the values path joins no sequences.
+    queries between them. The expand path needs neighbours.
     """
     runs: list[Run] = []
     counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
-    sequences = list(zip(counts, seq_lens, strict=True))
-    paths: list[Path] = [best_path(shape, *sizes) for sizes in sequences]
-    if sum(path in ("expand", "values") for path in paths) > 1:
-        paths = [best_path(shape, *sizes, alone=False) for sizes in sequences]
-    for index, ((queries, context), path) in enumerate(zip(sequences, paths, strict=True)):
+    for index, (queries, context) in enumerate(zip(counts, seq_lens, strict=True)):
         if queries == 0:
             continue
+        path = best_path(shape, queries, context)
         joined = _joinable(runs, path, index, context, shape)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
@@ -174,8 +137,6 @@ def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]
 
 def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shape) -> int | None:
     """Position of the earlier run that sequence ``index`` may join."""
-    if path == "values":
-        return None
     for position in reversed(range(len(runs))):
         run = runs[position]
         if run.path == path:
@@ -183,7 +144,7 @@ def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shap
                 return position
             fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
             return position if fits and run.last == index else None
-        if path == "expand" or (path == "tiles" and run.path in ("expand", "values")):
+        if path == "expand" or (path == "tiles" and run.path == "expand"):
             return None
     return None
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lragent.attention.triton.dense import dense_kernel
-from lragent.attention.triton.expand import expand_kernel, values_kernel
+from lragent.attention.triton.expand import expand_kernel
 from lragent.attention.triton.launch import rank_block
 from lragent.attention.triton.layer import Layer, Sequences, present
 from lragent.attention.triton.relaunch import launch_of
@@ -40,18 +39,22 @@ def prepare_expand(
     Returns:
         Launches the kernel for a layer.
     """
-    tokens, kv_heads, _ = k_out.shape
+    tokens, kv_heads, width = k_out.shape
     count = cu_seqlens_k.shape[0] - 1
     lr, v_b, k_b, cos, _ = present(layer)
-    constants, k_rank = _constants(layer), layer.k_rank
+    v_rank, k_rank = layer.v_rank, layer.k_rank
+    align = math.gcd(16, *lr.stride()[:3])
     strides = (
-        *layer.k.stride()[:3], *layer.v.stride()[:3], *_lr_strides(lr, constants),
+        *layer.k.stride()[:3], *layer.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
         *v_b.stride()[:2], *k_b.stride()[:2], cos.stride(0),
     )  # fmt: skip
     dtypes = (k_out.dtype, layer.k.dtype, lr.dtype, v_b.dtype, k_b.dtype, cos.dtype)
     launch = launch_of(
-        expand_kernel, k_out.device, (strides, dtypes), **constants,
-        K_RANK=k_rank, BLOCK_KR=min(rank_block(k_rank), 64),
+        expand_kernel, k_out.device, (strides, dtypes),
+        KV_HEADS=kv_heads, D=width, BLOCK_D=triton.next_power_of_2(width), BLOCK_N=_TOKENS,
+        PAGE=layer.v.shape[2],
+        V_RANK=v_rank, BLOCK_VR=min(rank_block(v_rank), 64 if k_out.dtype.itemsize == 2 else 16),
+        K_RANK=k_rank, BLOCK_KR=min(rank_block(k_rank), 64), ALIGN_Z=align, num_warps=_WARPS,
     )  # fmt: skip
     grid = ((tokens // _TOKENS + count) * kv_heads, 1, 1)
     batch = (
@@ -64,60 +67,6 @@ def prepare_expand(
         launch(grid, tensors, numbers)
 
     return expand
-
-
-def prepare_values(
-    v_out: Tensor, layer: Layer, sequences: Sequences, context: int
-) -> Callable[[Layer], None]:
-    """What writes the full V of one sequence's context, each page at its own place.
-
-    Rows of its last page behind the last token become zeros; other pages are left as they are.
-
-    Args:
-        v_out: ``[P, Hk, N, D]`` contiguous, a place for every page of the layer.
-        layer: the layer, or one laid out alike.
-        sequences: the sequence.
-        context: at least its tokens.
-
-    Returns:
-        Launches the kernel for a layer.
-    """
-    _, kv_heads, page, _ = v_out.shape
-    lr, v_b, *_ = present(layer)
-    constants = _constants(layer)
-    strides = (*layer.v.stride()[:3], *_lr_strides(lr, constants), *v_b.stride()[:2])
-    dtypes = (v_out.dtype, layer.v.dtype, lr.dtype, v_b.dtype)
-    launch = launch_of(values_kernel, v_out.device, (strides, dtypes), **constants)
-    room = min(triton.cdiv(context, page), sequences.block_tables.shape[1]) * page
-    grid = (triton.cdiv(room, _TOKENS) * kv_heads, 1, 1)
-    numbers = (room, *strides)
-
-    def values(layer: Layer) -> None:
-        lr, v_b, *_ = present(layer)
-        launch(grid, (v_out, layer.v, lr, v_b, *sequences), numbers)
-
-    return values
-
-
-def _constants(layer: Layer) -> dict[str, Any]:
-    """What both kernels compile in: the pages' sizes, and how values are completed."""
-    _, kv_heads, page, width = layer.v.shape
-    itemsize, v_rank = layer.v.dtype.itemsize, layer.v_rank
-    return {
-        "KV_HEADS": kv_heads,
-        "D": width,
-        "BLOCK_D": triton.next_power_of_2(width),
-        "BLOCK_N": _TOKENS,
-        "PAGE": page,
-        "V_RANK": v_rank,
-        "BLOCK_VR": min(rank_block(v_rank), 64 if itemsize == 2 else 16),
-        "ALIGN_Z": math.gcd(16, *present(layer)[0].stride()[:3]),
-        "num_warps": _WARPS,
-    }
-
-
-def _lr_strides(lr: Tensor, constants: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(step // constants["ALIGN_Z"] for step in lr.stride()[:3])
 
 
 def launch_dense(
