@@ -10,10 +10,6 @@ heads, head size 128, bf16, pages of 16 tokens holding K, V and one LR slot. Tim
 over replays of a CUDA graph of calls that rotate through more data than L2 holds. The peer reads
 the same pages in the same run: FlashAttention 3 without any LoRA, scheduled outside the timed
 region where that is faster (as vLLM does), or PyTorch's SDPA where it is not installed.
-
-Decode and ``prefill-large-cache`` have a cache of 2M tokens a layer, the other prompts one of 256k:
-few queries over a long context are served differently where the values of all pages fit into the
-scratch buffer (docs/kernels.md).
 """
 
 from __future__ import annotations
@@ -45,8 +41,7 @@ from lragent.attention.triton.timing import (
 
 ROOT = Path(__file__).parent.parent.parent
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
-LARGE, SMALL = 1 << 21, 1 << 18
-"""Tokens of the caches; the values of the small one fill the scratch buffer."""
+TOKENS = 1 << 21  # of the cache: the largest batch fills it
 
 DECODE = [(batch, context) for batch in (1, 4, 16, 64) for context in (1024, 8192, 32768)]
 DECODE_OTHER = [(1, 8192), (4, 32768), (16, 1024), (16, 8192), (16, 32768), (64, 8192)]
@@ -55,8 +50,6 @@ PREFILL = [
     (2048, 2048), (2048, 8192), (2048, 32768), (4096, 32768), (8192, 8192), (8192, 32768),
 ]  # fmt: skip
 PREFILL_OTHER = [(256, 8192), (512, 8192), (2048, 8192), (2048, 32768), (8192, 8192)]
-# Few queries, where completing the values of a small cache is another way than gathering.
-PREFILL_LARGE = [(256, 1024), (256, 8192), (256, 32768), (512, 8192), (512, 32768)]
 MIXED = [
     ([1] * 31 + [2048], [4096] * 31 + [8192]),
     ([1] * 8 + [512] * 4, [8192] * 8 + [4096] * 4),
@@ -137,24 +130,19 @@ def attention_rows(top: dict[str, float]) -> list[dict[str, Any]]:
     """Decode, prefill and mixed batches over the ranks, with and without key LoRA."""
     rows = []
     for rank, key_rank in ((16, 0), (8, 0), (32, 0), (64, 0), (16, 16)):
-        pool = Pool(LARGE, v_rank=rank, k_rank=key_rank)
+        pool = Pool(TOKENS, v_rank=rank, k_rank=key_rank)
         full = (rank, key_rank) == (16, 0)
         for batch, context in DECODE if full else DECODE_OTHER:
             rows.append(attention_row("decode", pool, [1] * batch, [context] * batch, top))
-        if full:
-            for query, context in PREFILL_LARGE:
-                rows.append(attention_row("prefill-large-cache", pool, [query], [context], top))
-        del pool
-        torch.cuda.empty_cache()
-        if not (full or key_rank):
-            continue
-        pool = Pool(SMALL, v_rank=rank, k_rank=key_rank)
-        for query, context in PREFILL if full else PREFILL_OTHER:
-            rows.append(attention_row("prefill", pool, [query], [context], top))
+        if full or key_rank:
+            for query, context in PREFILL if full else PREFILL_OTHER:
+                rows.append(attention_row("prefill", pool, [query], [context], top))
         if full:
             for queries, contexts in MIXED:
                 rows.append(attention_row("mixed", pool, queries, contexts, top))
             rows += without_fa3(pool, top)
+        del pool
+        torch.cuda.empty_cache()
     return rows
 
 
@@ -202,7 +190,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "prefill and mixed": mean(both, kv_lora=False),
         "prefill and mixed, 2048 queries and more": mean(long, kv_lora=False),
-        "prefill, few queries, large cache": mean(rows, kind="prefill-large-cache"),
         "prefill without FA3": mean(rows, kind="prefill-without-fa3"),
         "decode, key and value": mean(rows, kind="decode", kv_lora=True),
         "prefill, key and value": mean(rows, kind="prefill", kv_lora=True),
@@ -236,7 +223,7 @@ def main() -> None:
     print(tests, flush=True)
     top = ceilings()
     print(top, flush=True)
-    rows = attention_rows(top) + cache_rows(Pool(SMALL), top)
+    rows = attention_rows(top) + cache_rows(Pool(TOKENS), top)
     name = torch.cuda.get_device_name()
     driver = subprocess.run(
         ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
