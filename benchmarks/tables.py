@@ -181,6 +181,35 @@ def old_new(result: Json) -> Table:
     return table
 
 
+def agreement(result: Json) -> Table:
+    """Mean differences of log-probabilities, over the runners and graph modes of each policy."""
+    kinds = {"embedded": "embedded engine", "stock": "stock vLLM", "mode": "full graphs, runner 2"}
+    rows = result["rows"]
+    table = [["", *(f"from {name}" for name in kinds.values()), "same token"]]
+    for row in rows:
+        if row["kind"] == "yardstick":
+            table.append([row["subject"], f"{row['mean']:.3f}", "", "", share([row])])
+    policies = dict.fromkeys(row["subject"].split(",")[0] for row in rows if row["kind"] in kinds)
+    for policy in policies:
+        mine = [row for row in rows if row["subject"].split(",")[0] == policy]
+        cells = [span([r["mean"] for r in mine if r["kind"] == kind]) for kind in kinds]
+        table.append([f"`{policy}`", *cells, share([r for r in mine if r["kind"] in kinds])])
+    for row in rows:
+        if row["kind"] == "control" and row["against"] == "embedded":
+            table.append(["another adapter", f"{row['mean']:.3f}", "", "", share([row])])
+    return table
+
+
+def span(values: Sequence[float]) -> str:
+    """Smallest and largest value."""
+    return f"{min(values):.3f} to {max(values):.3f}" if values else ""
+
+
+def share(rows: Sequence[Json]) -> str:
+    """The smallest share of places at which both chose the same token."""
+    return f"{100 * min(row['equal'] for row in rows):.0f} %"
+
+
 def kernels(result: Json) -> Table:
     """Attention with LoRA divided by FlashAttention 3 without."""
     table = [["case", "geometric mean", "worst"]]
@@ -242,6 +271,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "trace": trace,
     "open": open_loop,
     "old-new": old_new,
+    "agreement": agreement,
     "kernels": kernels,
     "layer": layer,
     "projection": projection,
