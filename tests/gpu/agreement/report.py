@@ -102,11 +102,6 @@ def rows_of(
         other = answers_from_json(embedded[ISOLATED]["rotated"])
         pairs = {"text": list(same_places(other, texts[ISOLATED]))}
         rows.append(seen(row("control", "embedded, another adapter", "embedded", pairs), limit))
-        rows += [
-            row("contrast", f"embedded, {policy}", "embedded, isolated",
-                {"text": list(same_places(texts[policy], texts[ISOLATED]))})
-            for policy in texts if policy != ISOLATED
-        ]  # fmt: skip
     for kind, control in served[stock[0]]["without"].items() if stock else ():
         pairs = pairs_without(served[stock[0]]["everywhere"], control)
         rows.append(seen(row("control", f"everywhere but {kind}", "everywhere", pairs), limit))
