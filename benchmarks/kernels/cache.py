@@ -38,7 +38,7 @@ def write_row(pool: Pool, tokens: int, top: dict[str, float]) -> dict[str, Any]:
         calls.append(
             partial(
                 launch_write, k, v, random(tokens, 1, 16), pages.k, pages.v, pages.lr, places, base,
-                slots,
+                slots, slots,
             )
         )  # fmt: skip
     return cache_row("write", tokens, 1, calls, None, moved, top)

@@ -101,6 +101,7 @@ def write_pages(
     pages: PageViews,
     slot_mapping: Tensor,
     write_base: Tensor,
+    lr_rows: Tensor,
     lr_slots: Tensor,
     implementation: Implementation = "auto",
 ) -> None:
@@ -109,12 +110,13 @@ def write_pages(
     Args:
         k: ``[T, Hk, D]`` keys after RoPE, without adapter term.
         v: ``[T, Hk, D]`` base values.
-        lr: ``[T, S, W]`` LR rows for up to S slots a token, or None to write none.
+        lr: ``[T, n, W]`` LR rows as `project_lr` returns them, or None to write none.
         pages: the layer's pages.
         slot_mapping: ``[T]`` int64, ``page * page_size + row``; -1 skips the token. No two tokens
             may name the same place.
         write_base: ``[T]`` bool; False leaves the K and V_base rows of the token as they are.
-        lr_slots: ``[T, S]`` int32, destination slot of each LR row; -1 skips the row.
+        lr_rows: ``[T, S]`` int32, row of ``lr[t]`` for up to S slots a token; -1 writes zeros.
+        lr_slots: ``[T, S]`` int32, the slot that each of these rows goes to; -1 skips the row.
         implementation: as in `flash_lora_attention`.
 
     Raises:
@@ -125,7 +127,7 @@ def write_pages(
         "write_pages",
         implementation,
         pages.k.device,
-        (k, v, lr, pages, slot_mapping, write_base, lr_slots),
+        (k, v, lr, pages, slot_mapping, write_base, lr_rows, lr_slots),
         {},
     )
 
@@ -133,16 +135,17 @@ def write_pages(
 def project_lr(
     x: Tensor, a: Tensor, index: Tensor, implementation: Implementation = "auto"
 ) -> Tensor:
-    """The LR rows ``z = x A`` of each token, for each of its slots.
+    """The LR rows ``z = x A`` of each token, by each A that one of its slots needs.
 
     Args:
         x: ``[T, d]`` hidden states that enter k_proj and v_proj.
         a: ``[n, W, d]`` down-projections, the value part's rows first; unused rows are zero.
-        index: ``[T, S]`` int32, row of ``a`` for each of the token's S slots; -1 gives zeros.
+        index: ``[T, S]`` int32, row of ``a`` for each of the token's S slots; -1 for none.
         implementation: as in `flash_lora_attention`.
 
     Returns:
-        ``[T, S, W]`` in x's dtype.
+        ``[T, n, W]`` in x's dtype. Rows that the token's entries of ``index`` do not name may hold
+        anything.
 
     Raises:
         ValueError: an unknown implementation.

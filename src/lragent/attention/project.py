@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def project_lr_reference(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
-    """`lragent.attention.project_lr`, token by token in float64."""
-    out = x.new_zeros(*index.shape, a.shape[1])
+    """`lragent.attention.project_lr`, token by token in float64; zeros where nobody asks."""
+    out = x.new_zeros(x.shape[0], *a.shape[:2])
     for token, rows in enumerate(index.tolist()):
-        for column, row in enumerate(rows):
+        for row in rows:
             if row >= 0:
-                out[token, column] = (a[row].double() @ x[token].double()).to(x.dtype)
+                out[token, row] = (a[row].double() @ x[token].double()).to(x.dtype)
     return out
 
 
@@ -23,12 +23,16 @@ def project_lr_torch(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
     """
     rows = index[0].tolist() if len(index) else []
     if rows and min(rows) >= 0 and (len(index) == 1 or bool((index == index[:1]).all())):
-        parts = [torch.nn.functional.linear(x, a[row].to(x.dtype)) for row in rows]
-        return parts[0].unsqueeze(1) if len(parts) == 1 else torch.stack(parts, dim=1)
-    out = x.new_zeros(*index.shape, a.shape[1])
+        if a.shape[0] == 1:
+            return torch.nn.functional.linear(x, a[0].to(x.dtype)).unsqueeze(1)
+        out = x.new_zeros(x.shape[0], *a.shape[:2])
+        for row in set(rows):
+            out[:, row] = torch.nn.functional.linear(x, a[row].to(x.dtype))
+        return out
+    out = x.new_zeros(x.shape[0], *a.shape[:2])
     for row in index.unique().tolist():
         if row < 0:
             continue
-        tokens, columns = (index == row).nonzero(as_tuple=True)
-        out[tokens, columns] = torch.nn.functional.linear(x[tokens], a[row].to(x.dtype))
+        tokens = (index == row).any(1).nonzero().squeeze(1)
+        out[tokens, row] = torch.nn.functional.linear(x[tokens], a[row].to(x.dtype))
     return out

@@ -18,6 +18,7 @@ def write_pages_reference(
     pages: PageViews,
     slot_mapping: Tensor,
     write_base: Tensor,
+    lr_rows: Tensor,
     lr_slots: Tensor,
 ) -> None:
     """`lragent.attention.write_pages`, token by token."""
@@ -30,9 +31,10 @@ def write_pages_reference(
             pages.v[page, :, row] = v[token].to(pages.v.dtype)
         if lr is None or pages.lr is None:
             continue
-        for column, slot in enumerate(lr_slots[token].tolist()):
+        for source, slot in zip(lr_rows[token].tolist(), lr_slots[token].tolist(), strict=True):
             if slot >= 0:
-                pages.lr[page, row, slot] = lr[token, column].to(pages.lr.dtype)
+                z = lr[token, source] if source >= 0 else torch.zeros_like(lr[token, 0])
+                pages.lr[page, row, slot] = z.to(pages.lr.dtype)
 
 
 def write_pages_torch(
@@ -42,11 +44,12 @@ def write_pages_torch(
     pages: PageViews,
     slot_mapping: Tensor,
     write_base: Tensor,
+    lr_rows: Tensor,
     lr_slots: Tensor,
 ) -> None:
     """`lragent.attention.write_pages` by indexed stores."""
     if slot_mapping.numel() <= FEW_TOKENS:
-        write_pages_reference(k, v, lr, pages, slot_mapping, write_base, lr_slots)
+        write_pages_reference(k, v, lr, pages, slot_mapping, write_base, lr_rows, lr_slots)
         return
     size = pages.page_size
     written = slot_mapping >= 0
@@ -61,5 +64,6 @@ def write_pages_torch(
     tokens, columns = (written[:, None] & (lr_slots >= 0)).nonzero(as_tuple=True)
     if tokens.numel():
         place = slot_mapping[tokens]
-        slots = lr_slots[tokens, columns].to(torch.int64)
-        pages.lr[place // size, place % size, slots] = lr[tokens, columns].to(pages.lr.dtype)
+        slots, sources = (x[tokens, columns].to(torch.int64) for x in (lr_slots, lr_rows))
+        rows = lr[tokens, sources].masked_fill_((sources < 0)[:, None], 0)
+        pages.lr[place // size, place % size, slots] = rows.to(pages.lr.dtype)

@@ -76,7 +76,7 @@ class PagedCache(Cache):
         pages = self.storage.views[layer]
         lr = None
         if pages.lr is not None and step.lr_slots.shape[1]:
-            lr = self._low_rank(step.lr_slots.shape, key)
+            lr = self._low_rank()
         write_pages(
             key[0].transpose(0, 1),
             value[0].transpose(0, 1),
@@ -84,17 +84,15 @@ class PagedCache(Cache):
             pages,
             step.slot_mapping,
             step.write_base,
+            step.lr_rows,
             step.lr_slots,
             implementation=self.attention,
         )
 
-    def _low_rank(self, shape: torch.Size, like: Tensor) -> Tensor:
-        layout = self.storage.layout
-        parts = []
-        for z, rank in ((self.context.z_v, layout.v_rank), (self.context.z_k, layout.k_rank)):
-            if rank:
-                parts.append(like.new_zeros(*shape, rank) if z is None else z)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+    def _low_rank(self) -> Tensor | None:
+        """`[T, n, rank]` of values and keys side by side; None while no adapter is loaded."""
+        parts = [z for z in (self.context.z_v, self.context.z_k) if z is not None]
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else next(iter(parts), None)
 
     def attend(self, layer: int, query: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention of `query` `[T, query_heads, head_dim]` over the pages of `layer`."""

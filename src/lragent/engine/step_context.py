@@ -45,7 +45,7 @@ class Step:
 class StepContext:
     """The current step, shared by the hooks of all layers.
 
-    `z_v` and `z_k` carry a layer's low-rank products `[T, F, rank]` from its projections to the
+    `z_v` and `z_k` carry a layer's low-rank products `[T, n, rank]` from its projections to the
     cache write of the same layer.
     """
 

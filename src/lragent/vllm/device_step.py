@@ -16,8 +16,8 @@ from lragent.attention.triton.entry import attention_calls, is_fixed
 from lragent.attention.triton.layer import Layer
 from lragent.attention.triton.write import WriteCall, prepare_write
 
-Orders = tuple[Tensor, Tensor, Tensor]
-"""LR rows, flags and slots of a step's tokens: see `WorkerState.orders_of`."""
+Orders = tuple[Tensor, ...]
+"""What is written of a step's tokens: see `WorkerState.orders_of`."""
 
 
 class DeviceStep(NamedTuple):
@@ -72,9 +72,9 @@ def prepare_step(
         scale: softmax scale.
     """
     layer = Layer.of(pages, tables, None)
-    lr, write_base, slots = orders
+    lr, write_base, rows, slots = orders
     return DeviceStep(
         layout_of(q, k, v, out),
-        prepare_write(k, v, lr, layer.k, layer.v, layer.lr, slot_mapping, write_base, slots),
+        prepare_write(k, v, lr, layer.k, layer.v, layer.lr, slot_mapping, write_base, rows, slots),
         attention_calls(q, out, layer, batch, tables, pages, scale, 0),
     )

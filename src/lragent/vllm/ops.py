@@ -30,10 +30,10 @@ def _store_lr_fake(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tens
 def define_ops() -> None:
     """Define ``torch.ops.lragent.store_lr(dst, out, x, down, rows)``; once a process.
 
-    It writes ``x A`` of each token's slots to ``dst[:T]``: ``x [T, d]``, ``down [n, r, d]``,
-    ``rows [>=T, F]`` int32 (-1 gives zeros), ``dst [>=T, F, r]``. ``out`` is the layer's result,
-    which the op leaves alone and yet declares to change: whatever reads q, k or v, attention above
-    all, then comes after the store, however a compiler orders the graph.
+    It writes ``x A`` to ``dst[:T]`` for each A that a token's slots need: ``x [T, d]``, ``down [n,
+    r, d]``, ``rows [>=T, F]`` int32 (-1 for none), ``dst [>=T, n, r]``. ``out`` is the layer's
+    result, which the op leaves alone and yet declares to change: whatever reads q, k or v,
+    attention above all, then comes after the store, however a compiler orders the graph.
     """
     global _library
     if _library is not None:

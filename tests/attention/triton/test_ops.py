@@ -101,7 +101,7 @@ def test_dispatch_reaches_all_three():
     k = torch.randn(2, 2, 64, device=DEVICE)
     places = torch.tensor([0, 1], device=DEVICE)
     base = torch.ones(2, dtype=torch.bool, device=DEVICE)
-    write_pages(k, k, z, problem.pages, places, base, index, implementation="triton")
+    write_pages(k, k, z, problem.pages, places, base, index, index, implementation="triton")
     assert torch.equal(problem.pages.k[0, :, 1], k[1])
     assert problem.pages.lr is not None
     assert torch.equal(problem.pages.lr[0, 0, 0], z[0, 0])

@@ -7,126 +7,124 @@ import itertools
 import pytest
 import torch
 from tests.attention.triton.problems import DEVICE, HALF, assert_within
-from tests.attention.triton.projections import assert_projects
+from torch import Tensor
 
 from lragent.attention.project import project_lr_reference, project_lr_torch
-from lragent.attention.triton import launch_project as launch_project_module
+from lragent.attention.triton import launch_project as module
 from lragent.attention.triton import project_lr
 from lragent.attention.triton.launch_project import (
+    MOST_TOKENS,
+    RowsTile,
     launch_project,
+    multiplies_all,
+    rows_tile,
     tokens_by_tile,
 )
-from lragent.attention.triton.tiles_project import (
-    ProjectTile,
-    RowsTile,
-    project_tile,
-)
 
 
-@pytest.mark.parametrize("tokens", [5, 150, 300])
-@pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("width", [8, 24])
-@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
-def test_matches_float64(tokens: int, slots: int, width: int, dtype: torch.dtype):
+def taken(z: Tensor, index: Tensor) -> Tensor:
+    """The rows of ``z [T, n, W]`` that ``index [T, S]`` names, zeros for -1."""
+    rows = z[torch.arange(len(z), device=z.device)[:, None], index.clamp(min=0).long()]
+    return rows.masked_fill((index < 0)[..., None], 0)
+
+
+def assert_projects(x: Tensor, a: Tensor, index: Tensor, tile: RowsTile | None = None) -> Tensor:
+    """Right, bitwise the same when repeated, and nothing written behind the last token."""
+    tokens, found = len(x), []
+    padded = torch.cat((index, torch.ones_like(index[:1]).expand(3, -1)))
+    for _ in range(2):
+        out = x.new_full((tokens + 3, *a.shape[:2]), float("nan"))
+        launch_project(x, a, padded, out, tile)
+        assert out[tokens:].isnan().all()
+        found.append(out[:tokens])
+    assert torch.equal(taken(found[0], index), taken(found[1], index))
+    truth = project_lr_reference(x.double(), a.double().nan_to_num(), index)
+    peer = project_lr_torch(x, a.nan_to_num(), index)
+    assert_within(taken(found[0], index), taken(truth, index), taken(peer, index))
+    return found[0]
+
+
+def random(tokens: int, columns: int, hidden: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``x``, with rows that do not adjoin, and five A, of which nobody should choose the first."""
+    generator = torch.Generator().manual_seed(hidden)
+    a = (torch.randn(5, columns, hidden, generator=generator) * hidden**-0.5).to(DEVICE, dtype)
+    a[0] = float("nan")
+    wide = torch.randn(tokens, hidden + 8, generator=generator).to(DEVICE, dtype)
+    return wide[:, :hidden], a
+
+
+def choices(tokens: int, slots: int, alike: bool) -> Tensor:
+    """``[T, S]``, the same for all tokens or mixed, with some -1."""
     generator = torch.Generator().manual_seed(tokens)
-    x = torch.randn(tokens, 192, generator=generator).to(dtype).to(DEVICE)
-    a = (torch.randn(4, width, 192, generator=generator) * 192**-0.5).to(dtype).to(DEVICE)
-    # Runs of tokens of one sequence share their choice; some tokens fill no slot.
-    choices = torch.randint(-1, 4, (max(1, tokens // 20), slots), generator=generator)
-    index = choices[torch.arange(tokens) * choices.shape[0] // tokens].to(torch.int32).to(DEVICE)
-    truth = torch.zeros(tokens, slots, width, dtype=torch.float64, device=DEVICE)
-    for row in range(4):
-        chosen = (index == row)[..., None]
-        truth = torch.where(chosen, (x.double() @ a[row].double().T)[:, None], truth)
-    result = project_lr(x, a, index)
-    assert result.dtype == dtype
-    assert_within(result, truth, project_lr_torch(x, a, index))
-    assert (result[index < 0] == 0).all()
+    if alike:
+        index = torch.randint(1, 5, (1, slots), generator=generator).expand(tokens, slots)
+    else:
+        index = torch.randint(0, 5, (tokens, slots), generator=generator)
+    return torch.where(index == 0, -1, index).to(DEVICE, torch.int32)
 
 
-def test_unread_rows_may_hold_anything():
-    x = torch.randn(2, 64, device=DEVICE)
-    a = torch.full((3, 8, 64), float("nan"), device=DEVICE)
-    a[1] = 0.5
-    index = torch.tensor([[1, -1], [-1, 1]], dtype=torch.int32, device=DEVICE)
-    result = project_lr(x, a, index)
-    expected = project_lr_reference(x, a, index)
-    assert torch.allclose(result, expected, atol=1e-5)
+@pytest.mark.parametrize(
+    "tile",
+    [RowsTile(1, 1, 128, 0, 8, 1), RowsTile(4, 4, 64, 0, 4, 1), RowsTile(16, 8, 16, 8, 8, 3)],
+    ids=["one-token", "four-tokens", "matrix-unit"],
+)
+@pytest.mark.parametrize("hidden", [128, 100])
+@pytest.mark.parametrize("alike", [True, False], ids=["alike", "mixed"])
+def test_every_kind_of_tile(tile: RowsTile, hidden: int, alike: bool):
+    for tokens, slots in ((5, 2), (1, 2)):
+        x, a = random(tokens, 4, hidden, HALF)
+        assert_projects(x, a, choices(tokens, slots, alike), tile)
 
 
-@pytest.mark.parametrize("tokens", [3, 70])
-def test_rows_behind_the_last_token_are_left_alone(tokens: int):
-    x = torch.randn(tokens, 64, device=DEVICE)
-    a = torch.randn(3, 8, 64, device=DEVICE)
-    index = torch.ones(tokens + 5, 2, dtype=torch.int32, device=DEVICE)
-    out = torch.full((tokens + 5, 2, 8), float("nan"), device=DEVICE)
-    launch_project(x, a, index, out)
-    expected = project_lr(x, a, index[:tokens])
-    assert torch.equal(out[:tokens], expected)
-    assert out[tokens:].isnan().all()
+@pytest.mark.parametrize(
+    ("tokens", "dtype"),
+    [(3, torch.float32), (3, HALF), (40, HALF), (150, HALF), (MOST_TOKENS + 44, HALF)],
+    ids=str,
+)
+@pytest.mark.parametrize(("slots", "columns"), [(1, 8), (2, 4)])
+def test_what_is_chosen_for_every_number_of_tokens(
+    tokens: int, slots: int, columns: int, dtype: torch.dtype
+):
+    x, a = random(tokens, columns, 72, dtype)
+    for alike in (True, False):
+        z = assert_projects(x, a, choices(tokens, slots, alike))
+        assert z[:, 0].isnan().all(), "an A that nobody chose was read, or written to"
+        assert multiplies_all(tokens, a) == (tokens > MOST_TOKENS)
+    assert project_lr(x, a, choices(tokens, slots, True)).dtype == dtype
+
+
+def test_too_many_columns_are_not_all_multiplied():
+    a = torch.empty(65, 16, 32, device=DEVICE)
+    assert not multiplies_all(MOST_TOKENS + 1, a)
+    assert multiplies_all(MOST_TOKENS + 1, a[:64])
 
 
 def test_no_tokens():
     x = torch.empty(0, 64, device=DEVICE)
     index = torch.empty(0, 2, dtype=torch.int32, device=DEVICE)
-    assert project_lr(x, torch.empty(1, 8, 64, device=DEVICE), index).shape == (0, 2, 8)
+    assert project_lr(x, torch.empty(1, 8, 64, device=DEVICE), index).shape == (0, 1, 8)
 
 
-@pytest.mark.parametrize(
-    "tile",
-    [RowsTile(1, 1, 512, 0, 8, 1), RowsTile(4, 4, 128, 0, 4, 1), RowsTile(16, 8, 32, 8, 8, 3)],
-    ids=["one-token", "four-tokens", "matrix-unit"],
-)
-@pytest.mark.parametrize("hidden", [512, 400])
-def test_few_tokens_with_choices_of_their_own(tile: RowsTile, hidden: int):
-    assert_projects(tile, HALF, 4, hidden, ((5, 2), (1, 2)))
-
-
-def test_every_number_of_tokens_has_a_tile_that_fits():
+def test_every_tile_stays_in_registers():
     for tokens, slots, columns, itemsize in itertools.product(
         (1, 2, 3, 16, 33, 64, 129, 4096), (1, 3, 8), (4, 16, 64, 300), (2, 4)
     ):
         dtype = HALF if itemsize == 2 else torch.float32
-        tile = project_tile(tokens, slots, columns, 576, dtype, 132)
-        if isinstance(tile, RowsTile) and not tile.shares:
-            # What one thread adds up stays in its registers.
-            products = tile.block_t * tile.block_w * tile.block_d
-            assert products <= 128 * 32 * tile.warps
-        assert tile.block_d <= 1024
-
-
-@pytest.mark.parametrize("splits", [2, 3, 8])
-def test_shares_are_added_the_same_every_time(splits: int):
-    generator = torch.Generator().manual_seed(splits)
-    a = (torch.randn(4, 16, 512, generator=generator) * 512**-0.5).to(DEVICE, HALF)
-    for tokens, slots in ((70, 3), (9, 1), (40, 4)):
-        x = torch.randn(tokens, 512, generator=generator).to(DEVICE, HALF)
-        index = torch.randint(-1, 4, (1, slots), generator=generator).expand(tokens, slots)
-        index = index.to(DEVICE, torch.int32).contiguous()
-        found = []
-        for _ in range(3):
-            out = torch.full((tokens, slots, 16), float("nan"), dtype=HALF, device=DEVICE)
-            launch_project(x, a, index, out, ProjectTile(16, 32, 64, splits, 4, 3))
-            found.append(out)
-        assert torch.equal(found[0], found[1])
-        assert torch.equal(found[0], found[2])
-        truth = project_lr_reference(x.double(), a.double(), index)
-        assert_within(found[0], truth, project_lr_torch(x, a, index))
+        tile = rows_tile(tokens, slots, columns, 576, dtype)
+        if not tile.shares:
+            assert tile.block_t * tile.block_w * tile.block_d <= 128 * 32 * tile.warps
+        assert itemsize == 2 or not tile.shares, "the matrix unit would round fp32"
 
 
 @pytest.mark.parametrize(("slots", "columns"), [(1, 16), (3, 48), (5, 128), (8, 16)])
 @pytest.mark.parametrize("hidden", [576, 4096])
-def test_some_numbers_of_tokens_get_every_tile(
-    hidden: int, slots: int, columns: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(launch_project_module, "multiprocessors", lambda device: 132)
-    x = torch.empty(3000, hidden, dtype=HALF, device="meta")
+def test_some_numbers_of_tokens_need_every_kernel(hidden: int, slots: int, columns: int):
     a = torch.empty(3, columns, hidden, dtype=HALF, device="meta")
-    index = torch.empty(3000, slots, dtype=torch.int32, device="meta")
-    some = tokens_by_tile(x, a, index, x.new_empty(3000, slots, columns))
 
-    def tile(tokens: int):
-        return project_tile(tokens, slots, columns, hidden, HALF, 132)
+    def tile(tokens: int) -> RowsTile | None:
+        whole = module.multiplies_all(tokens, a)
+        return None if whole else rows_tile(tokens, slots, columns, hidden, HALF)
 
+    some = tokens_by_tile(3000, slots, a)
     assert len({tile(tokens) for tokens in some}) == len(some)
     assert {tile(tokens) for tokens in some} == {tile(tokens) for tokens in range(1, 3001)}

@@ -22,7 +22,7 @@ from lragent.attention.triton.warm import warm_up
 
 def test_serving_finds_its_launches(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(relaunch, "_launches", {})
-    for remembered in (launch_project._projection, write._launch):
+    for remembered in (launch_project._rows, write._launch):
         remembered.cache_clear()
     problem = make([1, 20, 1], [90, 60, 7], dtype=HALF, slots=1)
     pages, tables = problem.pages, problem.tables

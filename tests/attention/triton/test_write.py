@@ -27,7 +27,7 @@ def test_writes_what_the_reference_writes(
     head_dim: int, heads: int, dtype: torch.dtype, columns: int
 ):
     generator = torch.Generator().manual_seed(3)
-    tokens, slots, width = 7, 4, 5
+    tokens, slots, width, choices = 7, 4, 5, 6
     ours, expected = (pages(heads, head_dim, width, slots, dtype) for _ in range(2))
 
     def random(*shape: int) -> torch.Tensor:
@@ -35,14 +35,15 @@ def test_writes_what_the_reference_writes(
 
     k = random(tokens, 2, heads, head_dim)[:, 1]
     v = random(tokens, heads, head_dim)
-    lr = random(tokens, columns, width) if columns else None
+    lr = random(tokens, choices, width) if columns else None
     mapping = torch.tensor([3, 70, -1, 16, 0, 79, 33], device=DEVICE)
     base = torch.tensor([1, 1, 1, 0, 1, 0, 1], dtype=torch.bool, device=DEVICE)
     to = torch.stack([torch.randperm(slots, generator=generator) for _ in range(tokens)])
     to[torch.rand(to.shape, generator=generator) < 0.3] = -1
     to = to[:, :columns].to(torch.int32).to(DEVICE)
-    write_pages(k, v, lr, ours, mapping, base, to)
-    write_pages_reference(k, v, lr, expected, mapping, base, to)
+    rows = torch.randint(-1, choices, to.shape, generator=generator, dtype=torch.int32).to(DEVICE)
+    write_pages(k, v, lr, ours, mapping, base, rows, to)
+    write_pages_reference(k, v, lr, expected, mapping, base, rows, to)
     assert ours.lr is not None
     assert expected.lr is not None
     for name in ("k", "v", "lr"):
@@ -54,5 +55,5 @@ def test_nothing_to_write():
     empty = torch.empty(0, 1, 64, device=DEVICE)
     none = torch.empty(0, dtype=torch.int64, device=DEVICE)
     slots = torch.empty(0, 1, dtype=torch.int32, device=DEVICE)
-    write_pages(empty, empty, None, ours, none, none.bool(), slots)
+    write_pages(empty, empty, None, ours, none, none.bool(), slots, slots)
     assert (ours.k == -3.0).all()

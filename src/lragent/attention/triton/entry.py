@@ -168,6 +168,7 @@ def write_pages(
     pages: PageViews,
     slot_mapping: Tensor,
     write_base: Tensor,
+    lr_rows: Tensor,
     lr_slots: Tensor,
 ) -> None:
     """See `lragent.attention.write_pages`.
@@ -181,7 +182,7 @@ def write_pages(
         lr = lr.contiguous()
     compiling = torch.compiler.is_compiling()
     write = ops.write_pages if compiling else launch_write
-    write(k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_slots)
+    write(k, v, lr, pages.k, pages.v, pages.lr, slot_mapping, write_base, lr_rows, lr_slots)
 
 
 def project_lr(x: Tensor, a: Tensor, index: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Launches of the LR projection: the tile that fits, and the kernel that it is for."""
+"""The LR projection: rows of A by `rows_kernel` for few tokens, one matrix product for many."""
 
 from __future__ import annotations
 
@@ -10,131 +10,115 @@ import torch
 import triton
 from torch import Tensor
 
-from lragent.attention.triton.launch import has_pdl
-from lragent.attention.triton.project import add_kernel, rows_kernel, tiles_kernel
+from lragent.attention.triton.project import rows_kernel
 from lragent.attention.triton.relaunch import launch_of
-from lragent.attention.triton.tiles import multiprocessors
-from lragent.attention.triton.tiles_project import (
-    ProjectionTile,
-    ProjectTile,
-    RowsTile,
-    project_tile,
-)
-from lragent.attention.triton.workspace import buffer
+
+MOST_TOKENS = 256
+"""Tokens up to which `rows_kernel` is faster than ``torch.mm`` (``docs/kernels.md``)."""
+
+MOST_COLUMNS = 1024
+"""Columns of all A together up to which every token is multiplied with all of them; more would be
+as much work as k_proj of a model with 8 KV heads of 128."""
 
 
-class _Layout(NamedTuple):
-    """The tensors of a projection, but for their addresses and the number of tokens.
+class RowsTile(NamedTuple):
+    """How `rows_kernel` is launched.
 
     Attributes:
-        device: of all.
-        slots: that each token fills.
-        columns: of a slot.
-        width: hidden dimensions.
-        strides: of x's tokens, of A and its columns, and of the index's tokens.
-        dtypes: of x, A and the result.
+        block_t: tokens of a program.
+        block_w: columns of a program, all of one slot.
+        block_d: hidden dimensions in one step, of each share.
+        shares: shares of the hidden dimension that the matrix unit takes side by side; 0 to
+            multiply without it.
+        warps: warps of a program.
+        stages: depth of software pipelining.
     """
 
-    device: torch.device
-    slots: int
-    columns: int
-    width: int
-    strides: tuple[int, int, int, int]
-    dtypes: tuple[torch.dtype, torch.dtype, torch.dtype]
-
-    @property
-    def constants(self) -> dict[str, int]:
-        """What every kernel of the projection has compiled in."""
-        return {"SLOTS": self.slots, "WIDTH": self.columns, "D": self.width}
+    block_t: int
+    block_w: int
+    block_d: int
+    shares: int
+    warps: int
+    stages: int
 
 
-_Project = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+def rows_tile(tokens: int, slots: int, columns: int, width: int, dtype: torch.dtype) -> RowsTile:
+    """The fastest tile of `rows_kernel`; fp32 stays off the matrix unit, which would round it."""
+    whole = 1 << (width - 1).bit_length()
+    rows = tokens * slots * -(-columns // 16)
+    if rows <= 16 or (rows <= 32 and slots > 1):
+        return RowsTile(1, 1, min(whole, 4096), 0, 8, 1)
+    if rows <= 32:
+        return RowsTile(1, 4, min(whole, 4096), 0, 8, 1)
+    if rows <= 256 or dtype.itemsize > 2:
+        # Tokens beside each other read the same A, and columns the same x.
+        together = 2 if rows <= 128 or dtype.itemsize > 2 else 4
+        return RowsTile(together, 4, min(whole, 1024), 0, 4, 1)
+    return RowsTile(16, 8, 64, 8, 8, 5)
+
+
+def multiplies_all(tokens: int, a: Tensor) -> bool:
+    """Whether so many tokens are multiplied with every A, whichever of them they need."""
+    return tokens > MOST_TOKENS and a.shape[0] * a.shape[1] <= MOST_COLUMNS
 
 
 def launch_project(
-    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: ProjectionTile | None = None
+    x: Tensor, a: Tensor, index: Tensor, out: Tensor, tile: RowsTile | None = None
 ) -> None:
-    """``out[t, s] = a[index[t, s]] x[t]``, zeros for -1; see `lragent.attention.project_lr`.
+    """``out[t, j] = a[j] x[t]`` where ``index[t]`` names j; see `lragent.attention.project_lr`.
 
-    ``index`` and ``out`` may have more rows than ``x``, which are not looked at.
+    Args:
+        x: ``[T, d]``, rows contiguous.
+        a: ``[n, W, d]``, rows contiguous.
+        index: ``[>=T, S]`` int32.
+        out: ``[>=T, n, W]`` contiguous; rows from T on are left alone.
+        tile: use `rows_kernel` with this tile, instead of what is fastest.
     """
-    if x.shape[0] and index.shape[1]:
-        _projection(_layout_of(x, a, index, out), x.shape[0], tile)(x, a, index, out)
+    tokens, (choices, columns, width) = x.shape[0], a.shape
+    if not tokens or not index.shape[1]:
+        return
+    if tile is None and multiplies_all(tokens, a):
+        flat = a.to(x.dtype).reshape(choices * columns, width)
+        torch.mm(x, flat.T, out=out[:tokens].view(tokens, choices * columns))
+        return
+    strides = (x.stride(0), a.stride(0), a.stride(1), index.stride(0))
+    dtypes = (x.dtype, a.dtype, out.dtype)
+    _rows(x.device, tokens, index.shape[1], a.shape, strides, dtypes, tile)(x, a, index, out)
 
 
-def tokens_by_tile(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> list[int]:
-    """Numbers of x's first tokens, one for each tile that as many or fewer of them get: projecting
-    these compiles all that projecting any number does."""
-    layout, found = _layout_of(x, a, index, out), {}
-    for tokens in range(1, x.shape[0] + 1):
-        found.setdefault(_tile_of(layout, tokens), tokens)
+def tokens_by_tile(most: int, slots: int, a: Tensor) -> list[int]:
+    """Numbers of tokens up to ``most``, one for each kernel that so many or fewer tokens need:
+    projecting these compiles all that projecting any number does."""
+    found: dict[RowsTile | None, int] = {}
+    for tokens in range(1, most + 1):
+        _, columns, width = a.shape
+        whole = multiplies_all(tokens, a)
+        tile = None if whole else rows_tile(tokens, slots, columns, width, a.dtype)
+        found.setdefault(tile, tokens)
     return list(found.values())
 
 
-def _layout_of(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> _Layout:
-    _, columns, width = a.shape
-    return _Layout(
-        x.device, index.shape[1], columns, width,
-        (x.stride(0), a.stride(0), a.stride(1), index.stride(0)), (x.dtype, a.dtype, out.dtype),
-    )  # fmt: skip
-
-
-def _tile_of(layout: _Layout, tokens: int) -> ProjectionTile:
-    """The fastest, by the rule."""
-    return project_tile(
-        tokens, layout.slots, layout.columns, layout.width, layout.dtypes[0],
-        multiprocessors(layout.device),
-    )  # fmt: skip
-
-
 @functools.lru_cache(maxsize=1024)
-def _projection(layout: _Layout, tokens: int, tile: ProjectionTile | None) -> _Project:
-    """What `launch_project` does for tensors of this layout: every layer has the same."""
-    tile = tile or _tile_of(layout, tokens)
-    if isinstance(tile, RowsTile):
-        return _by_rows(layout, tokens, tile)
-    return _by_tiles(layout, tokens, tile)
-
-
-def _by_rows(layout: _Layout, tokens: int, tile: RowsTile) -> _Project:
-    """A few tokens and columns of one slot a program."""
+def _rows(
+    device: torch.device,
+    tokens: int,
+    slots: int,
+    shape: tuple[int, int, int],
+    strides: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    tile: RowsTile | None,
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
+    """Launches `rows_kernel` for tensors that are laid out like this: every layer has the same."""
+    choices, columns, width = shape
+    tile = tile or rows_tile(tokens, slots, columns, width, dtypes[0])
     launch = launch_of(
-        rows_kernel, layout.device, (layout.strides, layout.dtypes), **layout.constants,
+        rows_kernel, device, (strides, dtypes), CHOICES=choices, WIDTH=columns, D=width,
         BLOCK_T=tile.block_t, BLOCK_W=tile.block_w, BLOCK_D=tile.block_d, SHARES=tile.shares,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    across = triton.cdiv(layout.columns, tile.block_w)
-    grid = (triton.cdiv(tokens, tile.block_t), layout.slots, across)
+    grid = (triton.cdiv(tokens, tile.block_t), slots, triton.cdiv(columns, tile.block_w))
 
     def project(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
-        launch(grid, (out, x, a, index), (tokens, *layout.strides))
-
-    return project
-
-
-def _by_tiles(layout: _Layout, tokens: int, tile: ProjectTile) -> _Project:
-    """Tiles of all slots, and the sum of their shares."""
-    device, splits = layout.device, tile.splits
-    pdl = {"launch_pdl": True} if has_pdl(device) else {}
-    add = launch_of(
-        add_kernel, device, layout.dtypes,
-        SPLITS=splits, BLOCK=512, PDL=bool(pdl), num_warps=4, **pdl,
-    )  # fmt: skip
-    launch = launch_of(
-        tiles_kernel, device, (layout.strides, layout.dtypes, splits > 1), **layout.constants,
-        BLOCK_T=tile.block_t, BLOCK_C=tile.block_c, BLOCK_D=tile.block_d,
-        BLOCK_S=triton.next_power_of_2(layout.slots), EVEN=layout.width % tile.block_d == 0,
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
-    across = layout.slots * layout.columns
-    count = tokens * across
-    grid = (triton.cdiv(tokens, tile.block_t), triton.cdiv(across, tile.block_c), splits)
-    add_grid = (triton.cdiv(count, 512), 1, 1)
-
-    def project(x: Tensor, a: Tensor, index: Tensor, out: Tensor) -> None:
-        parts = out if splits == 1 else buffer("project", splits * count, torch.float32, device)
-        launch(grid, (parts, x, a, index), (tokens, splits, *layout.strides))
-        if splits > 1:
-            add(add_grid, (out, parts), (count,))
+        launch(grid, (out, x, a, index), (tokens, *strides))
 
     return project

@@ -31,7 +31,8 @@ _library.define(
 )
 _library.define(
     "write_pages(Tensor k, Tensor v, Tensor? lr, Tensor(a!) k_pages, Tensor(b!) v_pages,"
-    " Tensor(c!)? lr_pages, Tensor slot_mapping, Tensor write_base, Tensor lr_slots) -> ()"
+    " Tensor(c!)? lr_pages, Tensor slot_mapping, Tensor write_base, Tensor lr_rows,"
+    " Tensor lr_slots) -> ()"
 )
 _library.define("project_lr(Tensor x, Tensor a, Tensor index) -> Tensor")
 
@@ -99,13 +100,13 @@ def _attend_expanded(
 
 
 def _project(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
-    out = x.new_empty(*index.shape, a.shape[1])
+    out = x.new_empty(x.shape[0], *a.shape[:2])
     launch_project(x, a, index, out)
     return out
 
 
 def _fake_project(x: Tensor, a: Tensor, index: Tensor) -> Tensor:
-    return x.new_empty(*index.shape, a.shape[1])
+    return x.new_empty(x.shape[0], *a.shape[:2])
 
 
 def _writes_only(*_: object) -> None:

@@ -63,15 +63,16 @@ def warm_up(
         else:
             flash_lora_attention(q, pages, batch, tables, scale=scale)
     k = torch.zeros(1, pages.kv_heads, pages.head_dim, dtype=dtype, device=device)
-    lr = k.new_zeros(1, columns, down.shape[1])
-    nowhere = torch.full((1, columns), -1, dtype=torch.int32, device=device)
+    nowhere = torch.full((max_tokens, columns), -1, dtype=torch.int32, device=device)
+    some = nowhere[:1]
     keep = torch.zeros(1, dtype=torch.bool, device=device)
-    write_pages(k, k, lr, pages, torch.zeros(1, dtype=torch.int64, device=device), keep, nowhere)
+    lr = k.new_zeros(1, *down.shape[:2])
+    place = torch.zeros(1, dtype=torch.int64, device=device)
+    write_pages(k, k, lr, pages, place, keep, some, some)
     x = down.new_zeros(max_tokens, down.shape[2])
-    index = nowhere.expand(max_tokens, columns).contiguous()
-    out = x.new_empty(max_tokens, columns, down.shape[1])
-    for tokens in tokens_by_tile(x, down, index, out):
-        launch_project(x[:tokens], down, index, out)
+    out = x.new_empty(max_tokens, *down.shape[:2])
+    for tokens in tokens_by_tile(max_tokens, columns, down):
+        launch_project(x[:tokens], down, nowhere, out)
 
 
 def _attention(
@@ -97,7 +98,7 @@ def _attention(
 def _by_every_path(
     q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, scale: float
 ) -> None:
-    """One prompt by each path that is possible: the best one depends on the cache's size too."""
+    """One prompt by each path that is possible, whichever is estimated fastest."""
     layer, out = Layer.of(pages, tables, None), torch.empty_like(q)
     shape, query, context = shape_of(q, pages, tables, 0), batch.max_query, batch.max_seq
     for path in estimates(shape, query, context):

@@ -28,6 +28,7 @@ def write_kernel(
     lr_pages,
     places_ptr,
     write_base_ptr,
+    rows_ptr,
     slots_ptr,
     stride_kt,
     stride_kh,
@@ -44,6 +45,7 @@ def write_kernel(
     stride_zp,
     stride_zn,
     stride_zm,
+    stride_rows,
     stride_slots,
     KV_HEADS: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -75,13 +77,15 @@ def write_kernel(
     if SLOTS > 0:
         offs_s = tl.arange(0, BLOCK_S)
         offs_w = tl.arange(0, BLOCK_W)[None, :]
-        slot = tl.load(slots_ptr + token * stride_slots + offs_s, mask=offs_s < SLOTS, other=-1).to(
-            tl.int64
-        )[:, None]
+        keep_s = offs_s < SLOTS
+        slot = tl.load(slots_ptr + token * stride_slots + offs_s, mask=keep_s, other=-1)
+        slot = slot.to(tl.int64)[:, None]
+        source = tl.load(rows_ptr + token * stride_rows + offs_s, mask=keep_s, other=-1)
+        source = source.to(tl.int64)[:, None]
         keep_z = (slot >= 0) & (offs_w < WIDTH)
-        z_from = lr_ptr + token * stride_lt + offs_s[:, None] * stride_ls + offs_w
+        z_from = lr_ptr + token * stride_lt + source * stride_ls + offs_w
         z_to = lr_pages + page * stride_zp + row * stride_zn + slot * stride_zm + offs_w
-        z = tl.load(z_from, mask=keep_z)
+        z = tl.load(z_from, mask=keep_z & (source >= 0), other=0.0)
         tl.store(z_to, z.to(lr_pages.dtype.element_ty), mask=keep_z)
 
 
@@ -91,24 +95,26 @@ class WriteCall(NamedTuple):
     Attributes:
         launch: launches `write_kernel`.
         tokens: of the batch.
-        batch: its tensors that no layer changes: LR rows or None, places, flags, slots.
+        batch: its tensors that no layer changes: LR rows or None, places, flags, which LR rows,
+            slots.
         strides: of all tensors.
     """
 
     launch: Launch
     tokens: int
-    batch: tuple[Tensor | None, Tensor, Tensor, Tensor]
+    batch: tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]
     strides: tuple[int, ...]
 
     def __call__(
         self, k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, lr_pages: Tensor | None
     ) -> None:
         """Launch the kernel for one layer, laid out like the one that was prepared for."""
-        lr, places, flags, slots = self.batch
+        lr, *others = self.batch
         # Tensors that stand in are never read or written.
         source, target = (k, k_pages) if lr is None or lr_pages is None else (lr, lr_pages)
-        tensors = (k, v, source, k_pages, v_pages, target, places, flags, slots)
-        self.launch((self.tokens, 1, 1), tensors, self.strides)
+        self.launch(
+            (self.tokens, 1, 1), (k, v, source, k_pages, v_pages, target, *others), self.strides
+        )
 
 
 def prepare_write(
@@ -120,6 +126,7 @@ def prepare_write(
     lr_pages: Tensor | None,
     slot_mapping: Tensor,
     write_base: Tensor,
+    lr_rows: Tensor,
     lr_slots: Tensor,
 ) -> WriteCall:
     """The write of a batch, to be launched; arguments as in `lragent.attention.write_pages`.
@@ -127,20 +134,22 @@ def prepare_write(
     The rows of ``k``, ``v`` and ``lr`` are contiguous.
     """
     tokens, heads, width = k.shape
-    slots = 0 if lr is None or lr_pages is None else lr.shape[1]
+    slots = 0 if lr is None or lr_pages is None else lr_slots.shape[1]
     if not slots:
         lr = None
     source = k if lr is None else lr
     target = k_pages if lr is None or lr_pages is None else lr_pages
     strides = (
         k.stride(0), k.stride(1), v.stride(0), v.stride(1), source.stride(0), source.stride(1),
-        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3], lr_slots.stride(0),
+        *k_pages.stride()[:3], *v_pages.stride()[:3], *target.stride()[:3],
+        lr_rows.stride(0), lr_slots.stride(0),
     )  # fmt: skip
-    dtypes = (k.dtype, v.dtype, source.dtype, k_pages.dtype, slot_mapping.dtype, lr_slots.dtype)
+    typed = (k, v, source, k_pages, slot_mapping, lr_rows, lr_slots)
+    dtypes = tuple(tensor.dtype for tensor in typed)
     launch = _launch(
         k.device, strides, dtypes, heads, width, k_pages.shape[2], slots, source.shape[2]
     )
-    batch = (lr, slot_mapping, write_base.view(torch.uint8), lr_slots)
+    batch = (lr, slot_mapping, write_base.view(torch.uint8), lr_rows, lr_slots)
     return WriteCall(launch, tokens, batch, strides)
 
 
@@ -153,13 +162,14 @@ def launch_write(
     lr_pages: Tensor | None,
     slot_mapping: Tensor,
     write_base: Tensor,
+    lr_rows: Tensor,
     lr_slots: Tensor,
 ) -> None:
     """Launch `write_kernel`; arguments as in `prepare_write`."""
     if not k.shape[0]:
         return
     call = prepare_write(
-        k, v, lr, k_pages, v_pages, lr_pages, slot_mapping, write_base, lr_slots
+        k, v, lr, k_pages, v_pages, lr_pages, slot_mapping, write_base, lr_rows, lr_slots
     )  # fmt: skip
     call(k, v, k_pages, v_pages, lr_pages)
 
