@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from benchmarks.kernels.timing import Pool, Timing, copies, time_calls, time_together
 
-from lragent.attention.triton.launch_project import launch_project
-from lragent.attention.triton.timing import Pool, Timing, copies, time_calls, time_together
-from lragent.attention.triton.write import launch_write
+from lragent.attention.gpu.project import launch_project
+from lragent.attention.gpu.write import launch_write
 
 HIDDEN = 4096
 TOKENS = [1, 16, 64, 96, 128, 160, 192, 224, 256, 512, 2048, 8192]

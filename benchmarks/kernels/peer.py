@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from benchmarks.kernels.timing import Case
 
-from lragent.attention.triton import fa3
-from lragent.attention.triton.timing import Case
+from lragent.attention.gpu import fa3
 
 
 def peer_calls(case: Case) -> list[Callable[[], object]]:

@@ -20,7 +20,6 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +28,10 @@ import triton
 from benchmarks.common.files import file_name
 from benchmarks.kernels.cache import cache_rows, layer_rows, times
 from benchmarks.kernels.peer import peer_calls
+from benchmarks.kernels.timing import Case, Pool, time_calls, time_together
 
-from lragent.attention.triton import fa3
-from lragent.attention.triton.entry import launch_runs, plan_batch
-from lragent.attention.triton.timing import (
-    Case,
-    Pool,
-    time_calls,
-    time_together,
-)
+from lragent.attention.gpu import fa3
+from lragent.attention.gpu.backend import attention_calls
 
 ROOT = Path(__file__).parent.parent.parent
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
@@ -59,11 +53,14 @@ MIXED = [
 
 def ours(case: Case) -> Callable[[], None]:
     """Our call, planned beforehand as an engine does once for all layers."""
-    pool = case.pool
-    runs = plan_batch(case.q, pool.pages, case.batch, pool.tables, 0)
-    return partial(
-        launch_runs, runs, case.q, case.out, pool.pages, pool.tables, pool.rotation, case.scale, 0
-    )
+    q, out, layer = case.q, case.out, case.layer
+    calls = attention_calls(q, out, layer, case.batch, case.scale, 0)
+
+    def attend() -> None:
+        for call in calls:
+            call(q, out, layer)
+
+    return attend
 
 
 def ceilings() -> dict[str, float]:
@@ -206,7 +203,7 @@ def run_tests() -> str:
     if subprocess.run([sys.executable, "-c", "import xdist"], capture_output=True).returncode == 0:
         command += ["-n", "12"]
     done = subprocess.run(
-        [*command, "tests/attention/triton"], cwd=ROOT, capture_output=True, text=True
+        [*command, "tests/attention/gpu"], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
         sys.exit(f"no timing without passing tests:\n{done.stdout[-3000:]}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.attention.cases import nan_pages
 
-import lragent.attention.write as write_module
+import lragent.attention.cpu.cache as write_module
 from lragent.attention import Implementation, PageViews, page_views, project_lr, write_pages
 from lragent.cache.layout import PageLayout
 

@@ -18,7 +18,7 @@ def store_lr_host(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tenso
 
 def store_lr_device(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tensor) -> None:
     """The op on GPUs: the kernel writes where attention reads. See `define_ops`."""
-    from lragent.attention.triton.launch_project import launch_project
+    from lragent.attention.gpu.project import launch_project
 
     launch_project(x if x.stride(1) == 1 else x.contiguous(), down, rows, dst)
 
