@@ -12,7 +12,7 @@ The smallest estimate wins, with F the floating-point operations of causal atten
 that gathering reads and writes: ``F / tiles_rate + start`` and ``B / gather_rate + F / dense_rate +
 launch``. The start is what few tiles take however short the context; many tiles hide it. Key LoRA
 slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense
-kernel. The rates were measured on an H100 (``docs/kernels.md``); only their ratios matter.
+kernel. The rates were measured on an H100 (``benchmarks/LOG.md``); only their ratios matter.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lragent.attention.gpu.kernels.project import rows_kernel
 from lragent.attention.gpu.relaunch import launch_of
 
 MOST_TOKENS = 256
-"""Tokens up to which `rows_kernel` is faster than ``torch.mm`` (``docs/kernels.md``)."""
+"""Tokens up to which `rows_kernel` is faster than ``torch.mm`` (``benchmarks/LOG.md``)."""
 
 MOST_COLUMNS = 1024
 """Columns of all A together up to which every token is multiplied with all of them; more would be

@@ -1,6 +1,6 @@
 """Tile sizes by architecture and shape, from a table; nothing is tuned while serving.
 
-The table ``tables/<architecture>.json`` is written by ``benchmarks/kernels_tune.py``.
+The table ``tables/<architecture>.json`` is written by ``python -m benchmarks.kernels.tune``.
 A shape that it does not hold gets a size that fits in shared memory.
 """
 
@@ -157,7 +157,7 @@ def choose_splits(programs: int, context: int, tile: Tile, sms: int, *, most: in
     A choice costs its full rounds of resident programs, each of them as long as a share, plus a
     constant a round and, with several shares, one for adding them up; the unit is the time of one
     token on a full device. A device that is not full works faster on each share, but not in
-    proportion. The constants were fitted to decode on an H100 (``docs/kernels.md``). The number
+    proportion. The constants were fitted to decode on an H100 (``benchmarks/LOG.md``). The number
     depends on capacities only, never on the lengths in device memory.
     """
     slots = sms * tile.resident
