@@ -47,7 +47,12 @@ class SourceTree:
             plugin: whether vLLM loads lragent; without it vLLM loads no plugin at all.
             folder: for the metadata, and for vLLM's compile cache of a tree that is not this one;
                 it has to outlive the process.
+
+        Raises:
+            ValueError: a folder that cannot stand in PYTHONPATH.
         """
+        if os.pathsep in str(folder):
+            raise ValueError(f"{folder} cannot stand in PYTHONPATH: it has a {os.pathsep!r}")
         metadata = write_metadata(folder / "metadata", self.root / "pyproject.toml")
         paths = [self.root / "src", metadata, ROOT, os.environ.get("PYTHONPATH")]
         other = {} if self.root == ROOT else {"VLLM_CACHE_ROOT": str(folder / "cache")}

@@ -222,9 +222,9 @@ class Measurement:
                 step.name: Job(
                     "benchmarks.serving.worker",
                     asdict(tasks[step.name]),
-                    self._source(step).environment(not is_stock(step.engine), folder / step.name),
+                    self._source(step).environment(not is_stock(step.engine), folder / f"{place}"),
                 )
-                for step in group
+                for place, step in enumerate(group)
             }
             left = limit - (time.monotonic() - begin)
             answers = run_all(jobs, folder, parallel=len(jobs), limit=left)

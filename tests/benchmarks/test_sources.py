@@ -77,3 +77,8 @@ def test_the_digest_is_of_the_package_without_compiled_files(tmp_path: Path):
 def test_another_folder_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"no source tree of lragent: it has no src/lragent"):
         SourceTree(tmp_path)
+
+
+def test_folders_that_pythonpath_would_split_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="PYTHONPATH"):
+        HERE.environment(True, tmp_path / f"old{os.pathsep}new")
