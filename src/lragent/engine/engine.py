@@ -44,7 +44,8 @@ class Engine:
     """Serves one base model and any number of LoRA adapters from one paged cache.
 
     Args:
-        model: hub name, local folder, or a `(model, tokenizer)` pair that the engine then owns.
+        model: hub name, local folder, `smollm2` (the demo's model), or a `(model, tokenizer)` pair
+            that the engine then owns.
         adapters: PEFT folders by the name that requests use.
         sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all `adapters`,
             or the sharing groups themselves. Nothing is shared by default.
@@ -92,7 +93,7 @@ class Engine:
             loaded, self.tokenizer = model
             loaded = loaded.to(device=where, dtype=kind)  # pyright: ignore[reportCallIssue]
         else:
-            loaded, self.tokenizer = load_model(str(model), dtype=kind, device=where)
+            loaded, self.tokenizer = load_model(model, dtype=kind, device=where)
         self.shape = read_shape(loaded, model_name(model))
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256

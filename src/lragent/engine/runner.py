@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 
 import torch
@@ -41,6 +42,9 @@ class ModelRunner:
             self._cache.rotation = self._key_rotation(shape)
         layers = install(model, shape, self._context)
         self.bank = LoraBank(layers, self._cache, self.dtype, self.device)
+        # transformers 5.24 and later call it `cache`, and will drop the older name
+        named = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
         self._graphs: DecodeGraphs | None = None
         chosen = choose(self.device) if attention == "auto" else attention
         if self.device.type == "cuda" and chosen == "triton":
@@ -80,7 +84,7 @@ class ModelRunner:
             return self.model(
                 input_ids=step.input_ids,
                 position_ids=step.positions,
-                past_key_values=self._cache,
+                **{self._cache_argument: self._cache},
                 use_cache=True,
                 logits_to_keep=step.logit_rows,
                 paged_cache=self._cache,

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from lragent.adapters.groups import SharingGroup
 from lragent.adapters.model import Adapter
 from lragent.cache.policies import Policy
-from lragent.engine import smollm
 
 Sharing = str | Policy | Sequence[SharingGroup]
 
@@ -19,7 +18,7 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
     """The name that adapters state as their base model."""
     if isinstance(model, tuple):
         return str(model[0].config._name_or_path or "")
-    return smollm.HUB_NAME if str(model) == smollm.ALIAS else str(model)
+    return str(model)
 
 
 def sharing_groups(
