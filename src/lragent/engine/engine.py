@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Literal, NoReturn, Self, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,20 +21,33 @@ from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
 from lragent.cache.policies import Policy
 from lragent.engine.bindings import Binding
-from lragent.engine.errors import BudgetError, EngineClosedError, PromptTooLongError
+from lragent.engine.errors import (
+    BudgetError,
+    EngineClosedError,
+    EngineError,
+    PromptTooLongError,
+)
 from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
 from lragent.engine.loader import load_model
 from lragent.engine.loop import StepLoop
-from lragent.engine.memory import default_kv_bytes, pages_in
+from lragent.engine.memory import check_kv_bytes, default_kv_bytes, pages_in
 from lragent.engine.params import SamplingParams
 from lragent.engine.progress import Progress
-from lragent.engine.prompts import Message, encode, render
+from lragent.engine.prompts import Message, PromptEncoder
 from lragent.engine.registry import AdapterRegistry
 from lragent.engine.request import Completion, Request
 from lragent.engine.runner import ModelRunner
 from lragent.engine.scheduler import Scheduler
 from lragent.engine.settings import Sharing, model_name, sharing_groups
 from lragent.engine.stats import AdapterStats, EngineStats
+from lragent.engine.validation import (
+    as_device,
+    as_dtype,
+    check_adapters,
+    check_count,
+    check_model,
+    check_text,
+)
 
 DEFAULT_RANK = 16
 """Width of the LR slot when an engine starts without adapters, so that some can be loaded."""
@@ -53,7 +66,7 @@ class Engine:
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
             (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
             longest requests fill.
-        dtype: of weights and cache; default float32 on a CPU, bfloat16 on a GPU.
+        dtype: of weights and cache, or its name; default float32 on a CPU, bfloat16 on a GPU.
         device: default the GPU where there is one.
         max_batch_tokens: most tokens in one forward pass; longer prompts run in chunks.
         max_batch_size: most requests that run at once.
@@ -64,7 +77,8 @@ class Engine:
         allow_other_base: accept adapters that name another base model, if their tensors fit.
 
     Raises:
-        UnsupportedModelError, AdapterError, BudgetError, ValueError: each says what to do.
+        UnsupportedModelError, AdapterError, BudgetError, TypeError, ValueError: each says what to
+            do.
     """
 
     def __init__(
@@ -75,7 +89,7 @@ class Engine:
         *,
         page_size: int = 16,
         kv_bytes: int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         max_batch_tokens: int = 512,
         max_batch_size: int = 32,
@@ -85,10 +99,23 @@ class Engine:
         attention: Implementation = "auto",
         allow_other_base: bool = False,
     ):
-        if max_batch_tokens < 1 or max_batch_size < 1 or page_size < 1:
-            raise ValueError("max_batch_tokens, max_batch_size and page_size must be at least 1")
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        kind = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+        counts = {
+            "page_size": page_size,
+            "kv_bytes": kv_bytes,
+            "max_batch_tokens": max_batch_tokens,
+            "max_batch_size": max_batch_size,
+            "max_lora_rank": max_lora_rank,
+            "lr_slots": lr_slots,
+        }
+        for argument, count in counts.items():
+            if count is not None:
+                check_count(argument, count)
+        check_model(model)
+        check_adapters(adapters or {})
+        where = as_device(device)
+        kind = as_dtype(dtype, where)
+        if kv_bytes is not None:
+            check_kv_bytes(kv_bytes, where)
         if isinstance(model, tuple):
             loaded, self.tokenizer = model
             loaded = loaded.to(device=where, dtype=kind)  # pyright: ignore[reportCallIssue]
@@ -137,6 +164,10 @@ class Engine:
             page_size,
             self._all_bindings,
             self._ended,
+            self._hold_weights,
+        )
+        self._prompts = PromptEncoder(
+            self.tokenizer, loaded.config.vocab_size, self.shape.max_positions
         )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
         self._lock = threading.RLock()
@@ -163,10 +194,15 @@ class Engine:
             cache_salt: requests with different salts never share a page.
 
         Raises:
-            UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, ValueError.
+            UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, TypeError,
+            ValueError.
         """
-        params = params or SamplingParams()
-        tokens = encode(prompt, self.tokenizer, self._runner.model.config.vocab_size)
+        # checks again what pydantic's model_copy has not
+        params = SamplingParams.model_validate({} if params is None else params)
+        check_text("cache_salt", cache_salt)
+        if adapter is not None:
+            check_text("adapter", adapter)
+        tokens = self._prompts.encode(prompt)
         with self._lock:
             self._check_open()
             binding = self._registry.binding(adapter)
@@ -216,14 +252,16 @@ class Engine:
     def chat(
         self, messages: Sequence[Message], *, adapter: str | None = ...,
         params: SamplingParams | None = ..., cache_salt: str = ...,
-        continue_final_message: bool = ..., stream: Literal[False] = ...,
+        continue_final_message: bool = ..., allow_special_tokens: bool = ...,
+        stream: Literal[False] = ...,
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def chat(
         self, messages: Sequence[Message], *, adapter: str | None = ...,
         params: SamplingParams | None = ..., cache_salt: str = ...,
-        continue_final_message: bool = ..., stream: Literal[True],
+        continue_final_message: bool = ..., allow_special_tokens: bool = ...,
+        stream: Literal[True],
     ) -> Request: ...  # fmt: skip
 
     def chat(
@@ -234,6 +272,7 @@ class Engine:
         params: SamplingParams | None = None,
         cache_salt: str = "",
         continue_final_message: bool = False,
+        allow_special_tokens: bool = False,
         stream: bool = False,
     ) -> Completion | Request:
         """Answer a conversation in the model's chat template.
@@ -241,10 +280,12 @@ class Engine:
         Args:
             messages: `{"role": …, "content": …}` in order.
             continue_final_message: go on in the last message instead of starting a new one.
+            allow_special_tokens: whether a special token in a message's text counts as one. By
+                default it is plain text, so that no user and no document can end a turn.
             adapter, params, cache_salt, stream: as for `generate`.
         """
         request = self.submit(
-            self.render(messages, continue_final_message),
+            self.render(messages, continue_final_message, allow_special_tokens),
             adapter=adapter,
             params=params,
             cache_salt=cache_salt,
@@ -252,10 +293,13 @@ class Engine:
         return request if stream else request.result()
 
     def render(
-        self, messages: Sequence[Message], continue_final_message: bool = False
+        self,
+        messages: Sequence[Message],
+        continue_final_message: bool = False,
+        allow_special_tokens: bool = False,
     ) -> list[int]:
-        """The token ids of a conversation in the model's chat template."""
-        return render(messages, self.tokenizer, continue_final_message)
+        """The token ids of a conversation in the model's chat template; see `chat`."""
+        return self._prompts.render(messages, continue_final_message, allow_special_tokens)
 
     # ---- adapters
 
@@ -271,6 +315,8 @@ class Engine:
             AdapterError: the folder is refused, or its slots do not fit the pages.
             ValueError: the name is taken, or the group unknown.
         """
+        self._check_open()
+        check_adapters({name: path})
         if name in self._registry.adapters:
             raise ValueError(
                 f"an adapter named {name!r} is loaded; use reload_adapter to replace it"
@@ -284,6 +330,8 @@ class Engine:
             UnknownAdapterError: nothing is loaded under that name.
             AdapterError: the folder is refused; the old weights stay.
         """
+        self._check_open()
+        check_adapters({name: path})
         self._registry.binding(name)
         self._place(name, path, None)
 
@@ -292,10 +340,13 @@ class Engine:
 
         Running requests finish on it. In a sharing group the pages stay for the other members.
         """
+        check_text("an adapter's name", name)
         with self._lock:
-            gone = self._registry.unload(name)
-            self._hold_weights()
-            return self._forget_unused(gone)
+            self._check_open()
+            with self._loop.change(EngineError):
+                gone = self._registry.unload(name)
+                self._hold_weights()
+                return self._forget_unused(gone)
 
     # ---- the loop
 
@@ -337,7 +388,7 @@ class Engine:
         Raises:
             IntegrityError: with every violated invariant.
         """
-        with self._lock:
+        with self._lock, self._loop.change():
             self._cache.check_integrity()
 
     def close(self) -> None:
@@ -348,10 +399,18 @@ class Engine:
             for request in self._loop.running:
                 self._loop.end(request, "cancelled")
             self._closed = True
-            self._cache.check_integrity()
+            with self._loop.change():
+                self._cache.check_integrity()
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an engine holds a model, its cache and its callers' requests, and can be neither "
+            "pickled nor copied; start one in each process"
+        )
 
     def __exit__(
         self,
@@ -378,8 +437,7 @@ class Engine:
 
     def _cancel(self, request: Request) -> None:
         with self._lock:
-            if not request.done:
-                self._loop.end(request, "cancelled")
+            self._loop.end(request, "cancelled")
 
     def _ended(self, request: Request) -> None:
         if request.binding not in self._registry.bindings:
@@ -402,7 +460,7 @@ class Engine:
 
     def _place(self, name: str, path: str | Path, group: str | None) -> None:
         adapter = self._read(name, path)
-        with self._lock:
+        with self._lock, self._loop.change(ValueError):
             old = self._registry.adapters.get(name)
             before = list(self._registry.bindings)
             self._registry.load(name, adapter, group, self.layout)

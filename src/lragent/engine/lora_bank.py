@@ -57,6 +57,10 @@ class LoraBank:
         """Row of a distinct A in the tables that fill LR slots."""
         return self._slot_rows[slot_digest]
 
+    def clear(self) -> None:
+        """Count no adapter as placed."""
+        self._index, self._slot_rows = {}, {}
+
     def rebuild(self, adapters: Iterable[Adapter]) -> None:
         """Stack the weights of `adapters` anew and drop all others."""
         unique = list({adapter.digest: adapter for adapter in adapters}.values())

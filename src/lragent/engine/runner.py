@@ -60,6 +60,12 @@ class ModelRunner:
             if self._graphs is not None:
                 self._graphs.clear()
 
+    def drop_adapters(self) -> None:
+        """Hold no adapter's weights, so that the next `use_adapters` places all of them."""
+        self.bank.clear()
+        if self._graphs is not None:
+            self._graphs.clear()
+
     @torch.inference_mode()
     def run(self, step: Step, bindings: Iterable[Binding]) -> Tensor:
         """Logits `[L, vocab]` of the step's wanted rows, in the model's dtype.
