@@ -170,7 +170,7 @@ def decode(model: str, adapters: dict[str, Path], tokens: int, repeats: int) -> 
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
+    parser.add_argument("--model", default="smollm2")
     parser.add_argument("--commit", required=True)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)

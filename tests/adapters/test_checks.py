@@ -52,6 +52,11 @@ def test_names_of_the_same_base(
     check(read_adapter(folder), shapes, name)
 
 
+def test_smollm2_carries_adapters_of_the_model_that_it_is() -> None:
+    assert short_model_name("smollm2") == short_model_name("HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert short_model_name("some/smollm2") == "smollm2"
+
+
 @pytest.mark.parametrize("name", ["tiny/Llama-Test-2", "Llama-Test/other", "llama"])
 def test_another_base_model(folder: Path, shapes: dict[str, tuple[int, int]], name: str) -> None:
     adapter = read_adapter(folder)

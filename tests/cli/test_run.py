@@ -159,7 +159,7 @@ def test_on_the_engine(docs: Path, tiny_model: Path, adapters_dir: Path) -> None
     [
         (["--model", "/nowhere"], "There is no model folder /nowhere"),
         (["--adapter", "plan=/nowhere"], "/nowhere"),
-        (["--adapters-dir", "ADAPTERS"], "not on HuggingFaceTB/SmolLM2"),
+        (["--adapters-dir", "ADAPTERS"], "not on smollm2"),
     ],
 )
 def test_models_and_adapters_that_do_not_load(

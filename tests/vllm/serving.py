@@ -18,7 +18,7 @@ from lragent import Engine
 from lragent import SamplingParams as Sampling
 from lragent.agents.demo import demo_text
 from lragent.engine.loader import load_model
-from lragent.engine.smollm import ALIAS
+from lragent.smollm2 import NAME
 
 PAGE = 16
 AGENTS = ("plan", "act", "reflect")
@@ -55,7 +55,7 @@ def folders(root: Path, kind: str) -> dict[str, Path]:
 @functools.cache
 def running_text() -> list[int]:
     """SmolLM2's token ids of running text, the project's own demo documents."""
-    found = load_model(ALIAS)[1](demo_text())["input_ids"]
+    found = load_model(NAME)[1](demo_text())["input_ids"]
     assert isinstance(found, list)
     return found
 

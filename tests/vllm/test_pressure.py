@@ -21,7 +21,7 @@ from tests.vllm.serving import (
 )
 
 from lragent.agents.demo import demo_adapters
-from lragent.engine.smollm import ALIAS, convert
+from lragent.smollm2 import NAME, convert
 
 
 def text_of(length: int, seed: int = 0) -> list[int]:
@@ -55,7 +55,7 @@ def model(request: pytest.FixtureRequest) -> str:
 def world(request: pytest.FixtureRequest, model: str, root: Path) -> World:
     if model == "tiny":
         return World(root / "llama", folders(root, "own"), None, request.param, prompt_of)
-    return World(convert(), demo_adapters(), ALIAS, request.param, text_of)
+    return World(convert(), demo_adapters(), NAME, request.param, text_of)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from tests.vllm.serving import AGENTS, PAGE, Ask, Embedded, Served, running_text, sharing
 
 from lragent.agents.demo import demo_adapters
-from lragent.engine.smollm import ALIAS, convert
+from lragent.smollm2 import NAME, convert
 
 CONTEXT = 400
 
@@ -20,7 +20,7 @@ def test_agents_in_turn_then_all_at_once(policy: str):
     option = sharing(policy, adapters, slots=3 if policy == "base" else 1)
     with (
         Served(convert(), adapters, option, **settings) as served,
-        Embedded(adapters, policy, ALIAS) as embedded,
+        Embedded(adapters, policy, NAME) as embedded,
     ):
         for turn, name in enumerate(AGENTS):
             ask = Ask(name, context)

@@ -10,6 +10,7 @@ from lragent.adapters.model import Adapter
 from lragent.adapters.model_facts import ModelFacts
 from lragent.adapters.names import near_misses
 from lragent.adapters.tensors import tensor_name
+from lragent.smollm2 import HUB_NAME, NAME
 
 _HUB_CACHE = re.compile(r"models--(?:.+--)?(?P<name>[^/]+?)/snapshots/[^/]+/?$")
 
@@ -17,9 +18,10 @@ _HUB_CACHE = re.compile(r"models--(?:.+--)?(?P<name>[^/]+?)/snapshots/[^/]+/?$")
 def short_model_name(name: str) -> str:
     """A base model's name for comparison: the last path component, in lower case.
 
-    A snapshot folder of the Hub's cache counts as the model that it holds.
+    A snapshot folder of the Hub's cache counts as the model that it holds, and `smollm2` as the
+    model that it is in 4 bits: their tensors and names are the same, so adapters fit both.
     """
-    path = name.replace("\\", "/").rstrip("/")
+    path = (HUB_NAME if name == NAME else name).replace("\\", "/").rstrip("/")
     cached = _HUB_CACHE.search(path)
     return (cached["name"] if cached else path.rsplit("/", 1)[-1]).lower()
 

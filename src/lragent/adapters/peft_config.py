@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
 
 from lragent.adapters.errors import AdapterError
+from lragent.adapters.module_rules import LayerRule, NameRule, PatternError, PatternTable
 
 CONFIG_FILE = "adapter_config.json"
+MOST_BYTES = 1 << 20
+"""Largest JSON file of an adapter; PEFT writes a few thousand bytes."""
 
 _MERGE = "merge it into the base model (merge_and_unload) and serve the merged model as the base"
 _RETRAIN = "train it again as plain LoRA on the linear layers of attention"
@@ -108,40 +109,49 @@ class _Fields(BaseModel):
 class AdapterConfig:
     """The parts of an adapter_config.json that change the result, resolved as PEFT does."""
 
-    lora: LoraConfig
+    fields: _Fields
     base_model: str | None
     largest_rank: int
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    included: NameRule
+    excluded: NameRule
+    layers: LayerRule
+    ranks: PatternTable
+    alphas: PatternTable
 
     def rank_of(self, module: str) -> int:
         """Rank that PEFT gives the module of this name."""
-        patterns = self.lora.rank_pattern or {}
-        return patterns.get(get_pattern_key(list(patterns), module), self.lora.r)
+        return self.ranks.get(module, self.fields.r)
 
     def scaling_of(self, module: str) -> float:
         """Factor on the low-rank term of the module of this name."""
-        patterns = self.lora.alpha_pattern or {}
-        alpha = patterns.get(get_pattern_key(list(patterns), module), self.lora.lora_alpha)
-        rank = self.rank_of(module)
-        return alpha / math.sqrt(rank) if self.lora.use_rslora else alpha / rank
+        alpha, rank = self.alphas.get(module, self.fields.lora_alpha), self.rank_of(module)
+        return alpha / math.sqrt(rank) if self.fields.use_rslora else alpha / rank
 
     def targets(self, module: str) -> bool:
         """Whether PEFT would put LoRA on the module of this name."""
-        if self.lora.target_modules is None or self.lora.target_modules == "all-linear":
+        if not self.states_targets:
             return True
-        return bool(check_target_module_exists(self.lora, module))
+        if self.excluded.exact(module) or self.excluded.suffix(module):
+            return False
+        if self.included.exact(module):
+            return True
+        return self.included.suffix(module) and self.layers.holds(module)
 
     @property
     def states_targets(self) -> bool:
         """Whether the config says which modules are adapted, rather than leaving it to PEFT."""
-        return self.lora.target_modules not in (None, "all-linear")
+        return self.fields.target_modules not in (None, "all-linear")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises AdapterError when it holds anything else."""
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and {MOST_BYTES:,} are the limit")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    # ValueError: no UTF-8, no JSON, or a number of thousands of digits
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(
             f"{path} cannot be read as JSON ({error}); copy or download the adapter again"
         ) from error
@@ -154,7 +164,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _refuse(path: Path, field: str, value: object, why: str, way_out: str) -> AdapterError:
-    return AdapterError(f"{path}: {field}={value!r} is not supported: {why}; {way_out}")
+    return AdapterError(f"{path}: {field}={shown(value)} is not supported: {why}; {way_out}")
 
 
 def _check_peft_type(path: Path, raw: Mapping[str, Any]) -> None:
@@ -209,20 +219,9 @@ def _parse_fields(path: Path, raw: Mapping[str, Any]) -> _Fields:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise AdapterError(
-            f"{path}: field {field} is {first['input']!r}: {first['msg']}; "
+            f"{path}: field {field[:200]} is {shown(first['input'])}: {first['msg']}; "
             "correct the config or save the adapter again with PEFT"
         ) from error
-    patterns = [*(fields.rank_pattern or {}), *(fields.alpha_pattern or {})]
-    for field in ("target_modules", "exclude_modules"):
-        value = getattr(fields, field)
-        patterns += [value] if isinstance(value, str) else []
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise AdapterError(
-                f"{path}: {pattern!r} is no valid regular expression ({error}); correct the config"
-            ) from error
     return fields
 
 
@@ -253,9 +252,22 @@ def parse_config(path: Path) -> AdapterConfig:
         with warnings.catch_warnings():
             # PEFT warns of settings for training; they say nothing about serving.
             warnings.simplefilter("ignore")
-            lora = LoraConfig(**fields.model_dump(exclude={"base_model_name_or_path"}))
+            LoraConfig(**fields.model_dump(exclude={"base_model_name_or_path"}))
     except (TypeError, ValueError) as error:
         raise AdapterError(f"{path}: PEFT refuses this config: {error}; correct it") from error
-    ranks = [fields.r, *(fields.rank_pattern or {}).values()]
-    base_model = fields.base_model_name_or_path or None
-    return AdapterConfig(lora, base_model, max(ranks), _notes(raw, fields))
+    try:
+        return AdapterConfig(
+            fields=fields,
+            base_model=fields.base_model_name_or_path or None,
+            largest_rank=max([fields.r, *(fields.rank_pattern or {}).values()]),
+            notes=_notes(raw, fields),
+            included=NameRule(fields.target_modules),
+            excluded=NameRule(fields.exclude_modules),
+            layers=LayerRule(fields.layers_to_transform, fields.layers_pattern),
+            ranks=PatternTable(fields.rank_pattern),
+            alphas=PatternTable(fields.alpha_pattern),
+        )
+    except PatternError as error:
+        raise AdapterError(
+            f"{path}: {error}; correct the config, or list the modules' names in target_modules"
+        ) from error

@@ -19,6 +19,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 
 _PREFIX = "base_model.model."
 _NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_LONGEST_NAME = 1000
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ATTENTION = re.compile(r"(?:^|\.)[^.]*att(?:n|ention)[^.]*\.(?P<projection>[^.]+)$")
 _SEPARATE = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -95,6 +96,11 @@ def _check_projection(path: Path, module: str) -> None:
 def _pairs(path: Path, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in sorted(weights.items()):
+        if len(name) > _LONGEST_NAME:
+            raise AdapterError(
+                f"{path}: tensor {name[:80]}… has a name of {len(name):,} characters, which no "
+                "module of a model has; save the adapter again"
+            )
         match = _NAME.fullmatch(name)
         if match is None or _LAYER.search(match["module"]) is None:
             raise _foreign(path, name)

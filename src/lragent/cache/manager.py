@@ -71,6 +71,8 @@ class CacheManager:
         self.slots = slots
         self._page_bytes = page_bytes
         self._lr_bytes_per_slot = lr_bytes_per_slot
+        self._growth_room = growth_room
+        self._allocation_hook = allocation_hook
         self._pool = PagePool(num_pages, growth_room, allocation_hook)
         self._index = PrefixIndex(page_size)
         self._seen = SeenPrompts()
@@ -199,6 +201,12 @@ class CacheManager:
             if scope.sharer == sharer and tenant in (None, scope.tenant):
                 lease.detached = True
         return Freed(len(idle), len(idle) * self._page_bytes)
+
+    def reset(self) -> None:
+        """Free every page and end every lease, whatever state an exception left them in."""
+        self._pool = PagePool(self.num_pages, self._growth_room, self._allocation_hook)
+        self._index = PrefixIndex(self.page_size)
+        self._leases = set()
 
     def check_integrity(self) -> None:
         """Recompute the books from the live leases and compare.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from lragent import smollm2
 from lragent.adapters.names import near_misses
 from lragent.agents import BackendError, ChatBackend
 from lragent.cli.role_adapters import ROLES
@@ -23,13 +24,6 @@ class Served:
     roles: Mapping[str, str]
     model: str
     sharing: str | None
-
-
-def base_model_name(name: str | None) -> str:
-    """The hub name that adapters state as their base model, for the short name too."""
-    from lragent.engine import smollm
-
-    return smollm.HUB_NAME if name is None or name == smollm.ALIAS else name
 
 
 @contextmanager
@@ -48,7 +42,7 @@ def embedded(
 
     if model is None and not folders:
         folders = demo_adapters()
-    name = base_model_name(model)
+    name = model or smollm2.NAME
     on_stage(f"loading {name}")
     kv_bytes = None if kv_mib is None else kv_mib << 20
     with Engine(name, folders, policy, kv_bytes=kv_bytes) as engine:

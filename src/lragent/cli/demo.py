@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lragent import smollm2
 from lragent.sharing.policies import Policy
 
 
@@ -16,7 +17,7 @@ def demo(
     ] = 1,
     model: Annotated[
         str | None,
-        typer.Option(help="Base model: folder or hub name; SmolLM2-135M-Instruct when not given."),
+        typer.Option(help="Base model: folder or hub name; smollm2 when not given."),
     ] = None,
     adapters_dir: Annotated[
         Path | None,
@@ -37,7 +38,6 @@ def demo(
 
     from lragent.agents.demo import DemoQuestion, demo_adapters, demo_questions, demo_store
     from lragent.agents.options import WorkflowOptions
-    from lragent.cli.backends import base_model_name
     from lragent.cli.demo_report import DemoReport
     from lragent.cli.errors import INTERRUPTED, show_error
     from lragent.cli.interrupt import cancel_on_interrupt
@@ -49,7 +49,7 @@ def demo(
     folders = demo_adapters() if adapters_dir is None else all_folders_in(adapters_dir)
     store = demo_store()
     asked = demo_questions()[:questions]
-    name = base_model_name(model)
+    name = model or smollm2.NAME
 
     def announce(question: DemoQuestion) -> None:
         stages.stop()

@@ -16,7 +16,7 @@ INTERRUPTED = 130
 _EXPECTED = {
     "lragent.adapters.errors": ("AdapterError",),
     "lragent.engine.errors": ("EngineError",),
-    "lragent.engine.smollm": ("ModelUnavailableError",),
+    "lragent.smollm2": ("ModelUnavailableError",),
     "lragent.agents.backend": ("BackendError",),
     "lragent.agents.tools.documents": ("DocumentError",),
     "lragent.agents.trace": ("TraceWriteError", "TraceReadError"),

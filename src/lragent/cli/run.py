@@ -29,7 +29,7 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Base model: folder or hub name. When not given, SmolLM2-135M-Instruct, with the "
+            help="Base model: folder or hub name. When not given, smollm2, with the "
             "bundled adapters if no others are named."
         ),
     ] = None,

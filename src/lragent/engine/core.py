@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
-from lragent.engine.errors import EngineClosedError
+from lragent.engine.errors import EngineClosedError, EngineError
 from lragent.engine.loop import StepLoop
 from lragent.engine.registry import AdapterRegistry
 from lragent.engine.request_state import RequestState
@@ -23,6 +25,10 @@ class EngineCore:
 
     Any thread may call it. `debug` proves the cache's books whenever the last request ends, and at
     close.
+
+    An exception may come at any line of a change of the books, KeyboardInterrupt above all. The
+    books are then in doubt until the next change, which begins by emptying the cache and lets the
+    running requests compute their tokens again.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class EngineCore:
         self._runner = runner
         self._debug = debug
         self._closed = False
+        self._in_doubt = False
         self._hold_weights()
 
     def check_open(self) -> None:
@@ -55,9 +62,14 @@ class EngineCore:
 
     # ---- requests
 
+    def add(self, state: RequestState) -> None:
+        """Queue a new request."""
+        with self.lock, self._change():
+            self.loop.add(state)
+
     def step(self) -> bool:
         """Run one forward pass; False when there is nothing to do."""
-        with self.lock:
+        with self.lock, self._change():
             self.check_open()
             ended = self.loop.step()
             if ended is None:
@@ -77,14 +89,14 @@ class EngineCore:
 
     def cancel(self, state: RequestState) -> None:
         """End a request that has not ended."""
-        with self.lock:
+        with self.lock, self._change():
             if not state.done:
                 self.loop.end(state, "cancelled")
                 self._after([state])
 
     def close(self) -> None:
         """Cancel what runs and refuse further work."""
-        with self.lock:
+        with self.lock, self._change():
             if self._closed:
                 return
             for state in self.loop.running:
@@ -92,6 +104,15 @@ class EngineCore:
             self._closed = True
             if self._debug:
                 self._cache.check_integrity()
+
+    def check_integrity(self) -> None:
+        """Prove that no page is lost or held twice.
+
+        Raises:
+            IntegrityError: with every violated invariant.
+        """
+        with self.lock, self._change():
+            self._cache.check_integrity()
 
     # ---- adapters
 
@@ -101,7 +122,8 @@ class EngineCore:
         Raises:
             AdapterError: the pages do not fit it; nothing is changed.
         """
-        with self.lock:
+        with self.lock, self._change():
+            self.check_open()
             before = self._registry.sharers
             self._registry.load(name, adapter, group, self._layout)
             self._hold_weights()
@@ -109,13 +131,33 @@ class EngineCore:
 
     def unload(self, name: str) -> Freed:
         """Take an adapter away; the pages and bytes that only it could use."""
-        with self.lock:
+        with self.lock, self._change():
+            self.check_open()
             before = self._registry.sharers
             self._registry.unload(name)
             self._hold_weights()
             return self._forget(before)
 
     # ---- inside
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """Everything that changes cache, requests or adapters' weights happens in here."""
+        if self._in_doubt:
+            self._recover()
+        self._in_doubt = True
+        try:
+            yield
+        except (AdapterError, EngineError):  # refusals, which come before anything was changed
+            self._in_doubt = False
+            raise
+        self._in_doubt = False  # not reached after any other exception
+
+    def _recover(self) -> None:
+        """From whatever an exception left to books that are right. May itself be interrupted."""
+        self._runner.drop_adapters()
+        self.loop.restart()
+        self._hold_weights()
 
     def _after(self, ended: Iterable[RequestState]) -> None:
         """Give back what only requests on an old binding still held."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import Literal, NoReturn, Self, overload
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,10 +22,10 @@ from lragent.engine.core import EngineCore
 from lragent.engine.errors import BudgetError, PromptTooLongError
 from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
 from lragent.engine.loader import load_model
-from lragent.engine.memory import default_kv_bytes, growth_room, pages_in
+from lragent.engine.memory import check_kv_bytes, default_kv_bytes, growth_room, pages_in
 from lragent.engine.outputs import Completion
 from lragent.engine.params import SamplingParams
-from lragent.engine.prompts import Message, encode, render
+from lragent.engine.prompts import Message, PromptEncoder
 from lragent.engine.registry import AdapterRegistry
 from lragent.engine.request import Request
 from lragent.engine.request_state import RequestState
@@ -33,6 +33,14 @@ from lragent.engine.runner import ModelRunner
 from lragent.engine.scheduler import Scheduler
 from lragent.engine.settings import Sharing, model_name, sharing_groups
 from lragent.engine.stats import AdapterStats, EngineStats
+from lragent.engine.validation import (
+    as_device,
+    as_dtype,
+    check_adapters,
+    check_count,
+    check_model,
+    check_text,
+)
 from lragent.sharing import Policy
 
 DEFAULT_RANK = 16
@@ -43,7 +51,8 @@ class Engine:
     """Serves one base model and any number of LoRA adapters from one paged cache.
 
     Args:
-        model: hub name, local folder, or a `(model, tokenizer)` pair that the engine then owns.
+        model: hub name, local folder, `smollm2` (the demo's model), or a `(model, tokenizer)` pair
+            that the engine then owns.
         adapters: PEFT folders by the name that requests use.
         sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all adapters,
             those that are loaded later too, or the sharing groups themselves. Nothing is shared
@@ -52,7 +61,7 @@ class Engine:
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
             (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
             longest requests fill.
-        dtype: of weights and cache; default float32 on a CPU, bfloat16 on a GPU.
+        dtype: of weights and cache, or its name; default float32 on a CPU, bfloat16 on a GPU.
         device: default the GPU where there is one.
         max_batch_tokens: most tokens in one forward pass; longer prompts run in chunks.
         max_batch_size: most requests that run at once.
@@ -65,7 +74,8 @@ class Engine:
             every page.
 
     Raises:
-        UnsupportedModelError, AdapterError, BudgetError, ValueError: each says what to do.
+        UnsupportedModelError, AdapterError, BudgetError, TypeError, ValueError: each says what to
+            do.
     """
 
     def __init__(
@@ -76,7 +86,7 @@ class Engine:
         *,
         page_size: int = 16,
         kv_bytes: int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         max_batch_tokens: int = 512,
         max_batch_size: int = 32,
@@ -87,15 +97,28 @@ class Engine:
         allow_other_base: bool = False,
         debug: bool = False,
     ):
-        if max_batch_tokens < 1 or max_batch_size < 1 or page_size < 1:
-            raise ValueError("max_batch_tokens, max_batch_size and page_size must be at least 1")
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        kind = dtype or (torch.bfloat16 if where.type == "cuda" else torch.float32)
+        counts = {
+            "page_size": page_size,
+            "kv_bytes": kv_bytes,
+            "max_batch_tokens": max_batch_tokens,
+            "max_batch_size": max_batch_size,
+            "max_lora_rank": max_lora_rank,
+            "lr_slots": lr_slots,
+        }
+        for argument, count in counts.items():
+            if count is not None:
+                check_count(argument, count)
+        check_model(model)
+        check_adapters(adapters or {})
+        where = as_device(device)
+        kind = as_dtype(dtype, where)
+        if kv_bytes is not None:
+            check_kv_bytes(kv_bytes, where)
         if isinstance(model, tuple):
             loaded, self.tokenizer = model
             loaded = loaded.to(device=where, dtype=kind)  # pyright: ignore[reportCallIssue]
         else:
-            loaded, self.tokenizer = load_model(str(model), dtype=kind, device=where)
+            loaded, self.tokenizer = load_model(model, dtype=kind, device=where)
         self.shape = read_shape(loaded, model_name(model))
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256
@@ -142,6 +165,9 @@ class Engine:
             sharer="",
             policy="",
         )
+        self._prompts = PromptEncoder(
+            self.tokenizer, loaded.config.vocab_size, self.shape.max_positions
+        )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
         self._next_id = 0
 
@@ -168,15 +194,17 @@ class Engine:
                 nothing else counts. For replaying and for teacher-forced scores.
 
         Raises:
-            UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, ValueError.
+            UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, TypeError,
+            ValueError.
         """
-        params = params or SamplingParams()
-        vocabulary = self._runner.model.config.vocab_size
-        tokens = encode(prompt, self.tokenizer, vocabulary)
+        # checks again what pydantic's model_copy has not
+        params = SamplingParams.model_validate({} if params is None else params)
+        check_text("cache_salt", cache_salt)
+        if adapter is not None:
+            check_text("adapter", adapter)
+        tokens = self._prompts.encode(prompt)
         if forced is not None:
-            if not len(forced):
-                raise ValueError("forced is empty; give at least one output token")
-            forced = encode(forced, None, vocabulary)
+            forced = self._prompts.check_ids(forced, "forced")
             params = SamplingParams(
                 max_tokens=len(forced), logprobs=params.logprobs, ignore_eos=True
             )
@@ -197,7 +225,7 @@ class Engine:
                 device=self._runner.device,
             )
             self._next_id += 1
-            self._core.loop.add(state)
+            self._core.add(state)
         return Request(state, self._core)
 
     @overload
@@ -229,14 +257,16 @@ class Engine:
     def chat(
         self, messages: Sequence[Message], *, adapter: str | None = ...,
         params: SamplingParams | None = ..., cache_salt: str = ...,
-        continue_final_message: bool = ..., stream: Literal[False] = ...,
+        continue_final_message: bool = ..., allow_special_tokens: bool = ...,
+        stream: Literal[False] = ...,
     ) -> Completion: ...  # fmt: skip
 
     @overload
     def chat(
         self, messages: Sequence[Message], *, adapter: str | None = ...,
         params: SamplingParams | None = ..., cache_salt: str = ...,
-        continue_final_message: bool = ..., stream: Literal[True],
+        continue_final_message: bool = ..., allow_special_tokens: bool = ...,
+        stream: Literal[True],
     ) -> Request: ...  # fmt: skip
 
     def chat(
@@ -247,6 +277,7 @@ class Engine:
         params: SamplingParams | None = None,
         cache_salt: str = "",
         continue_final_message: bool = False,
+        allow_special_tokens: bool = False,
         stream: bool = False,
     ) -> Completion | Request:
         """Answer a conversation in the model's chat template.
@@ -254,10 +285,12 @@ class Engine:
         Args:
             messages: `{"role": …, "content": …}` in order.
             continue_final_message: go on in the last message instead of starting a new one.
+            allow_special_tokens: whether a special token in a message's text counts as one. By
+                default it is plain text, so that no user and no document can end a turn.
             adapter, params, cache_salt, stream: as for `generate`.
         """
         request = self.submit(
-            self.render(messages, continue_final_message),
+            self.render(messages, continue_final_message, allow_special_tokens),
             adapter=adapter,
             params=params,
             cache_salt=cache_salt,
@@ -265,10 +298,13 @@ class Engine:
         return request if stream else request.result()
 
     def render(
-        self, messages: Sequence[Message], continue_final_message: bool = False
+        self,
+        messages: Sequence[Message],
+        continue_final_message: bool = False,
+        allow_special_tokens: bool = False,
     ) -> list[int]:
-        """The token ids of a conversation in the model's chat template."""
-        return render(messages, self.tokenizer, continue_final_message)
+        """The token ids of a conversation in the model's chat template; see `chat`."""
+        return self._prompts.render(messages, continue_final_message, allow_special_tokens)
 
     # ---- adapters
 
@@ -293,6 +329,8 @@ class Engine:
             AdapterError: the folder is refused, or its slots do not fit the pages.
             ValueError: the name is taken, or the group unknown.
         """
+        self._core.check_open()
+        check_adapters({name: path})
         if name in self._registry.adapters:
             raise ValueError(
                 f"an adapter named {name!r} is loaded; use reload_adapter to replace it"
@@ -307,6 +345,8 @@ class Engine:
             UnknownAdapterError: nothing is loaded under that name.
             AdapterError: the folder is refused; the old weights stay.
         """
+        self._core.check_open()
+        check_adapters({name: path})
         group = self._registry.current_group(name)
         self._core.load(name, self._read(name, path), group)
 
@@ -318,6 +358,7 @@ class Engine:
         Raises:
             UnknownAdapterError: nothing is loaded under that name.
         """
+        check_text("an adapter's name", name)
         return self._core.unload(name)
 
     # ---- the loop
@@ -359,15 +400,21 @@ class Engine:
         Raises:
             IntegrityError: with every violated invariant.
         """
-        with self._core.lock:
-            self._cache.check_integrity()
+        self._core.check_integrity()
 
     def close(self) -> None:
         """Cancel what runs and refuse further work."""
         self._core.close()
 
     def __enter__(self) -> Self:
+        self._core.check_open()
         return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "an engine holds a model, its cache and its callers' requests, and can be neither "
+            "pickled nor copied; start one in each process"
+        )
 
     def __exit__(
         self,

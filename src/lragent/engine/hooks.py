@@ -58,6 +58,8 @@ class PagedLayer(CacheLayerMixin):
         """The engine bounds lengths itself."""
         return -1
 
+    get_max_cache_shape = get_max_length  # its name in the first releases of transformers 5
+
 
 class PagedCache(Cache):
     """The cache object that the model's layers write to and the attention reads from."""

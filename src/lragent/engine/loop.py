@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 
 from lragent.cache.manager import CacheManager
 from lragent.engine.outputs import FinishReason
 from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
-from lragent.engine.sampler import sample
+from lragent.engine.sampler import Chosen, sample
 from lragent.engine.scheduler import Scheduled, Scheduler
 from lragent.engine.stats import StatsRecorder
 from lragent.engine.step_builder import build_step
 
 
 class StepLoop:
-    """Carries requests from their submission to their end. Its caller holds the engine's lock."""
+    """Carries requests from their submission to their end. Its caller holds the engine's lock.
+
+    An exception may come at any line, KeyboardInterrupt above all; `restart` then makes the books
+    right again. Tokens that were chosen are not lost.
+    """
 
     def __init__(
         self, cache: CacheManager, runner: ModelRunner, scheduler: Scheduler, page_size: int
@@ -25,6 +30,8 @@ class StepLoop:
         self._scheduler = scheduler
         self._page_size = page_size
         self._requests: dict[int, RequestState] = {}
+        self._chosen: deque[tuple[RequestState, Chosen]] = deque()  # not handed over yet
+        self._handing: RequestState | None = None
         self.recorder = StatsRecorder()
         self.peak_pages = 0
 
@@ -47,8 +54,8 @@ class StepLoop:
     def end(self, request: RequestState, reason: FinishReason) -> None:
         """Take a request out, whatever its state, and close it."""
         self._scheduler.remove(request)
-        del self._requests[request.id]
         request.finish(reason)
+        del self._requests[request.id]
         self.recorder.ended(request)
 
     def step(self) -> list[RequestState] | None:
@@ -56,20 +63,55 @@ class StepLoop:
 
         An error in it ends the requests of the step with that error, and the loop goes on.
         """
-        plan = self._scheduler.schedule()
+        if self._chosen:  # of a step that was interrupted
+            asked = [request for request, _ in self._chosen]
+            self._hand_over()
+            return [request for request in asked if request.done]
+        try:
+            plan = self._scheduler.schedule()
+        except Exception as error:  # of the request at hand; the others shall not meet it
+            at_hand = self._scheduler.at_hand
+            self.restart()
+            if at_hand is None:
+                return []
+            self._fail(at_hand, error)
+            return [at_hand]
         if not plan:
             return None
         for item in plan:
-            if item.first:
+            request, lease = item.request, item.request.lease
+            assert lease is not None
+            if request.cached_tokens is None:
+                request.cached_tokens, request.not_shared = item.start, lease.not_shared
                 self.recorder.admitted(item)
         try:
             self._run(plan)
         except Exception as error:  # one bad step must not take the engine down
             for item in plan:
-                if not item.request.done:
-                    item.request.error = f"{type(error).__name__}: {error}"
-                    self.end(item.request, "error")
+                self._fail(item.request, error)
         return [item.request for item in plan if item.request.done]
+
+    def restart(self) -> None:
+        """From whatever an exception left to books that are right. May itself be interrupted.
+
+        It empties the cache, and the running requests compute their tokens again.
+        """
+        self._cache.reset()
+        for request in self.running:
+            if request.done:
+                del self._requests[request.id]
+        self._scheduler.restart(self.running)
+        if self._handing is not None:
+            # some of its token's text may have been handed over, and must not be again
+            self._fail(self._handing, "the engine was interrupted while it handed over a token")
+        self._handing = None
+        self._chosen = deque(pair for pair in self._chosen if not pair[0].done)
+
+    def _fail(self, request: RequestState, error: Exception | str) -> None:
+        if not request.done:
+            known = isinstance(error, str)
+            request.error = error if known else f"{type(error).__name__}: {error}"
+            self.end(request, "error")
 
     def _run(self, plan: list[Scheduled]) -> None:
         runner = self._runner
@@ -78,18 +120,40 @@ class StepLoop:
         logits = runner.run(step)
         sampling = [item.request for item in plan if item.samples]
         chosen = sample(logits, [r.sampler for r in sampling], [r.tokens for r in sampling])
-        now = time.perf_counter()
-        self.recorder.ran(plan, now - started)
+        self.recorder.ran(plan, time.perf_counter() - started)
+        self._chosen = deque(zip(sampling, chosen, strict=True))
+        failed = [request for request, choice in self._chosen if choice.error is not None]
         for item in plan:
             request = item.request
+            if request in failed:
+                continue  # what it wrote may be NaN, so nobody else shall find it
             request.computed = item.start + item.count
             assert request.lease is not None
             self._cache.commit(request.lease, request.tokens, request.computed)
         self.peak_pages = max(self.peak_pages, self._cache.used_pages)
-        for request, choice in zip(sampling, chosen, strict=True):
-            if request.first_token is None:
-                request.first_token = now
-                self.recorder.first_token(request, now - request.submitted)
-            reason = request.push(choice)
-            if reason is not None:
-                self.end(request, reason)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the chosen tokens to their requests, and end those that are complete."""
+        while self._chosen:
+            request, choice = self._chosen[0]
+            self._handing = request
+            try:
+                self._hand(request, choice)
+            except Exception as error:  # of this request alone
+                self._fail(request, error)
+            self._chosen.popleft()
+            self._handing = None
+
+    def _hand(self, request: RequestState, choice: Chosen) -> None:
+        if request.done:
+            return
+        if choice.error is not None:
+            self._fail(request, choice.error)
+            return
+        if request.first_token is None:
+            request.first_token = time.perf_counter()
+            self.recorder.first_token(request, request.first_token - request.submitted)
+        reason = request.push(choice)
+        if reason is not None:
+            self.end(request, reason)

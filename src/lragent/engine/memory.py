@@ -20,8 +20,26 @@ def default_kv_bytes(device: torch.device, most: int) -> int:
     """
     if device.type == "cuda":
         return min(most, int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE))
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(most, CPU_MOST, int(total * CPU_SHARE))
+    return min(most, CPU_MOST, int(_machine_bytes() * CPU_SHARE))
+
+
+def check_kv_bytes(kv_bytes: int, device: torch.device) -> None:
+    """Refuse a budget that the machine cannot hold.
+
+    Raises:
+        BudgetError: more than this machine's memory, or than what is free on the GPU.
+    """
+    have = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _machine_bytes()
+    if kv_bytes > have:
+        where = f"free on {device}" if device.type == "cuda" else "of memory in this machine"
+        raise BudgetError(
+            f"a KV budget of {kv_bytes:,} bytes is more than the {have:,} bytes {where}; "
+            "lower kv_bytes"
+        )
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def growth_room(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NoReturn
 
 from lragent.engine.core import EngineCore
 from lragent.engine.errors import GenerationFailedError
@@ -27,6 +28,12 @@ class Request:
             f"Request({state.id}, adapter={state.binding.name!r}, "
             f"{state.prompt_tokens} prompt tokens, {len(state.generated)} generated, "
             f"{state.finish_reason or 'running'})"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a request's handle belongs to its engine, and can be neither pickled nor copied; pass "
+            "its completion() on, and of engines start one in each process"
         )
 
     @property

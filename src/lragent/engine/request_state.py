@@ -55,7 +55,7 @@ class RequestState:
         self.prompt_tokens = len(prompt)
         self.computed = 0
         self.lease: Lease | None = None
-        self.sampler = RequestSampler(params, device, forced)
+        self.sampler = RequestSampler(params, device, forced and [*prompt, *forced])
         self.chunks: deque[Chunk] = deque()
         self.cached_tokens: int | None = None
         self.not_shared: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,9 @@ class ModelRunner:
         if layout.k_rank:
             self._cache.rotation = self._key_rotation(shape)
         self.bank = LoraBank(layers, self._cache, self.dtype, self.device)
+        # transformers 5.24 and later call it `cache`, and will drop the older name
+        named = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in named else "past_key_values"
         self._graphs: DecodeGraphs | None = None
         self._widths = Widths(0, 0, False)
         chosen = choose(self.device) if attention == "auto" else attention
@@ -62,6 +66,12 @@ class ModelRunner:
             folds=any(binding.folds for binding in bindings),
         )
 
+    def drop_adapters(self) -> None:
+        """Hold no adapter's weights, so that the next `serve` places all that are needed."""
+        self.bank.clear()
+        if self._graphs is not None:
+            self._graphs.clear()
+
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
         """Logits `[L, vocab]` of the step's wanted rows, in the model's dtype."""
@@ -77,7 +87,7 @@ class ModelRunner:
             return self.model(
                 input_ids=step.input_ids,
                 position_ids=step.positions,
-                past_key_values=self._cache,
+                **{self._cache_argument: self._cache},
                 use_cache=True,
                 logits_to_keep=step.logit_rows,
                 paged_cache=self._cache,

@@ -21,20 +21,24 @@ from lragent.engine.params import SamplingParams
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sampled token and, when asked for, its log-probability."""
+    """A sampled token and, when asked for, its log-probability; or why there is none."""
 
     token_id: int
-    logprob: TokenLogprob | None
+    logprob: TokenLogprob | None = None
+    error: str | None = None
 
 
 class RequestSampler:
-    """The logits processors and the random state of one request, or the tokens it must give."""
+    """The logits processors and the random state of one request.
+
+    With `forced`, prompt and output that it must have, there is nothing to choose.
+    """
 
     def __init__(
         self, params: SamplingParams, device: torch.device, forced: Sequence[int] | None = None
     ):
         self.params = params
-        self._forced = None if forced is None else iter(forced)
+        self._forced = forced
         penalty, warpers = LogitsProcessorList(), LogitsProcessorList()
         if params.repetition_penalty != 1.0:
             penalty.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
@@ -48,6 +52,7 @@ class RequestSampler:
         self._penalty = penalty
         self._warpers = warpers
         self._generator: torch.Generator | None = None
+        self._drawn: tuple[int, Tensor] | None = None  # tokens at the last draw, state before it
         if params.temperature > 0:
             self._generator = torch.Generator(device)
             if params.seed is None:
@@ -63,16 +68,25 @@ class RequestSampler:
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
         """Pick from one row of logits `[vocab]` (fp32) after `tokens`; returns a 0-d int64."""
         if self._forced is not None:
-            return torch.tensor(next(self._forced))
+            return torch.tensor(self._forced[len(tokens)])
         row = logits[None]
         if self._penalty:
             seen = torch.tensor([list(tokens)], device=logits.device)
             row = self._penalty(seen, row)  # pyright: ignore[reportArgumentType]
         if self._generator is None:
             return row[0].argmax()
+        # A step that was interrupted after the draw draws the same again.
+        if self._drawn is not None and self._drawn[0] == len(tokens):
+            self._generator.set_state(self._drawn[1])
+        else:
+            self._drawn = len(tokens), self._generator.get_state()
         # the warpers look at the scores alone
         row = self._warpers(None, row)  # pyright: ignore[reportArgumentType]
-        return torch.multinomial(row[0].softmax(-1), 1, generator=self._generator)[0]
+        # The largest p / Exponential(1) is at i with probability p_i. Unlike `multinomial` this
+        # never asserts on a GPU, which would end every request's work there.
+        waits = torch.empty_like(row[0]).exponential_(generator=self._generator)
+        waits.clamp_min_(torch.finfo(waits.dtype).tiny)  # 0 divided by 0 would win
+        return (row[0].softmax(-1) / waits).argmax()
 
 
 def sample(
@@ -81,14 +95,24 @@ def sample(
     """Choose one token for each row of `logits` `[L, vocab]` (any float dtype).
 
     `tokens` are the prompt and output so far of each row's request. The device is waited for once.
+    A row that cannot be sampled from gets an error and leaves the others alone.
     """
     logits = logits.float()
-    picks = logits.argmax(-1)
+    highest, picks = logits.max(-1)  # NaN wherever the row has one
+    errors: dict[int, str] = {}
     for row, sampler in enumerate(samplers):
         if not sampler.is_plain_greedy:
-            picks[row] = sampler.choose(logits[row], tokens[row])
-    ids = picks.tolist()
-    wanted = [row for row, s in enumerate(samplers) if s.params.logprobs is not None]
+            try:
+                picks[row] = sampler.choose(logits[row], tokens[row])
+            except Exception as error:  # of this request alone
+                errors[row] = f"{type(error).__name__}: {error}"
+    ids = torch.where(highest.isfinite(), picks, -1).tolist()
+    for row, token in enumerate(ids):
+        if token < 0:
+            errors[row] = "the model's logits hold NaN or Inf; check the adapter's weights"
+    wanted = [
+        row for row, s in enumerate(samplers) if s.params.logprobs is not None and row not in errors
+    ]
     logprobs: dict[int, TokenLogprob] = {}
     if wanted:
         table = logits[wanted].log_softmax(-1)
@@ -100,4 +124,4 @@ def sample(
                 table[place, ids[row]].item(),
                 dict(zip(top.tolist(), values.tolist(), strict=True)),
             )
-    return [Chosen(token, logprobs.get(row)) for row, token in enumerate(ids)]
+    return [Chosen(t, logprobs.get(row), errors.get(row)) for row, t in enumerate(ids)]

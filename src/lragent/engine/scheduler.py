@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lragent.cache.errors import OutOfPages
@@ -12,15 +13,11 @@ from lragent.engine.request_state import RequestState
 
 @dataclass(frozen=True)
 class Scheduled:
-    """`count` tokens of a request, from position `start` on, whose pages are leased.
-
-    `first` marks the first step of a request since it was submitted.
-    """
+    """`count` tokens of a request, from position `start` on, whose pages are leased."""
 
     request: RequestState
     start: int
     count: int
-    first: bool = False
 
     @property
     def samples(self) -> bool:
@@ -42,6 +39,7 @@ class Scheduler:
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []
         self.preemptions = 0
+        self.at_hand: RequestState | None = None  # who is to blame for an exception in schedule()
         # a request that did not fit is tried again only after pages were given back
         self._front_blocked = False
 
@@ -57,6 +55,15 @@ class Scheduler:
             self.waiting.remove(request)
         self._release(request)
 
+    def restart(self, requests: Sequence[RequestState]) -> None:
+        """Let all `requests` wait in the order they came; the cache has dropped their pages."""
+        for request in requests:
+            request.lease = None
+            request.computed = 0
+        self.running = []
+        self.waiting = deque(sorted(requests, key=lambda request: request.id))
+        self._front_blocked = False
+
     def schedule(self) -> list[Scheduled]:
         """Choose the next step's tokens and lease the pages they go to."""
         budget = self._max_tokens
@@ -66,6 +73,7 @@ class Scheduler:
         for request in order:
             if budget == 0:
                 break
+            self.at_hand = request
             if request not in self.running:
                 continue  # gave its pages back to an earlier one
             count = min(len(request.tokens) - request.computed, budget)
@@ -77,6 +85,7 @@ class Scheduler:
             plan.append(Scheduled(request, request.computed, count))
             budget -= count
         while self._may_admit() and budget:
+            self.at_hand = self.waiting[0]
             admitted = self._admit(self.waiting[0], budget)
             if admitted is None:
                 self._front_blocked = True
@@ -103,11 +112,7 @@ class Scheduler:
             return None
         request.lease = lease
         request.computed = start
-        first = request.cached_tokens is None
-        if first:
-            request.cached_tokens = start
-            request.not_shared = lease.not_shared
-        return Scheduled(request, start, count, first)
+        return Scheduled(request, start, count)
 
     def _make_room(self, request: RequestState, tokens: int) -> list[RequestState]:
         """Lease pages for `tokens` tokens; returns the requests that had to give theirs back."""

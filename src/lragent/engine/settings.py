@@ -7,7 +7,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lragent.engine import smollm
 from lragent.sharing import Policy, SharingGroup
 
 Sharing = str | Policy | Sequence[SharingGroup]
@@ -17,7 +16,7 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
     """The name that adapters state as their base model."""
     if isinstance(model, tuple):
         return str(model[0].config._name_or_path or "")
-    return smollm.HUB_NAME if str(model) == smollm.ALIAS else str(model)
+    return str(model)
 
 
 def sharing_groups(sharing: Sharing, include_base_model: bool) -> Sequence[SharingGroup]:

