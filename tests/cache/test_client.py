@@ -39,7 +39,7 @@ def test_bad_slots_are_refused() -> None:
 
 
 def test_policy_properties() -> None:
-    assert [p for p in Policy if p.shares_base] == [Policy.FULL, Policy.BASE, Policy.BASE_LR]
+    assert [p for p in Policy if not p.shares_base] == [Policy.ISOLATED]
     assert [p for p in Policy if not p.has_slots] == [Policy.FULL]
-    assert [p for p in Policy if p.fills_all_slots] == [Policy.BASE_LR]
+    assert [p for p in Policy if p.fills_all_slots] == [Policy.NEUTRAL, Policy.BASE_LR]
     assert [p for p in Policy if p.needs_own_lr] == [Policy.ISOLATED, Policy.BASE]

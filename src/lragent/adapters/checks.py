@@ -64,7 +64,8 @@ def check_against_model(
 
     Raises:
         AdapterError: another base model, a module that the model lacks, a tensor of another
-            shape, a targeted module without tensors, or k_proj LoRA under a key norm.
+            shape, a targeted module without tensors, or k_proj LoRA (but not aLoRA, whose term is
+            added before the norm) under a key norm.
     """
     if not allow_other_base:
         _check_name(adapter, model_name)
@@ -86,7 +87,7 @@ def check_against_model(
                     f"{tuple(tensor.shape)}, but {model_name} needs {wanted}; "
                     "load the adapter with the base model that it was trained on"
                 )
-        if has_key_norm and module.projection == "k_proj":
+        if has_key_norm and module.projection == "k_proj" and not adapter.is_alora:
             raise AdapterError(
                 f"{adapter.path}: LoRA on {module.name} cannot be served: {model_name} normalises "
                 "keys after k_proj, so they cannot be split into a base and a low-rank part; "

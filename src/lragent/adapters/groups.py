@@ -36,9 +36,9 @@ class GroupPlan:
     Attributes:
         digest: SHA-256 (hex) over the policy, the members' contents and whether the bare base
             model takes part; names do not enter.
-        slots: slot of each distinct content. The key is the slot digest under ``base+lr``, where
-            adapters with one A share a slot, and the adapter's digest under ``base``, where each
-            adapter keeps the term of its own hidden states.
+        slots: slot of each distinct content. The key is the slot digest under ``base+lr`` and
+            ``neutral``, where adapters with one A share a slot, and the adapter's digest under
+            ``base``, where each adapter keeps the term of its own hidden states.
         slot_of: slot that each member reads; None for one that needs none.
         v_rank: width of the value part of each slot, the largest rank of v_proj in the group.
         k_rank: the same for k_proj.
@@ -59,7 +59,7 @@ class GroupPlan:
 def _slot_key(policy: Policy, adapter: Adapter) -> str | None:
     if not policy.has_slots or adapter.slot_digest is None:
         return None
-    return adapter.slot_digest if policy is Policy.BASE_LR else adapter.digest
+    return adapter.slot_digest if policy.fills_all_slots else adapter.digest
 
 
 def _lookup(group: SharingGroup, adapters: Mapping[str, Adapter], member: str) -> Adapter:
@@ -71,6 +71,20 @@ def _lookup(group: SharingGroup, adapters: Mapping[str, Adapter], member: str) -
     return adapters[member]
 
 
+def check_can_share(name: str, adapter: Adapter, policy: Policy) -> None:
+    """Refuse an adapter whose cached term the policy has no place for.
+
+    Raises:
+        AdapterError: an aLoRA adapter in a group whose members compute the context themselves.
+    """
+    if adapter.is_alora and policy not in (Policy.NEUTRAL, Policy.ISOLATED):
+        raise AdapterError(
+            f"the aLoRA adapter {name!r} cannot share under {policy.value!r}: it was trained on a "
+            "context that the base model computes; put it in a group of policy 'neutral', or leave "
+            "it out of the groups"
+        )
+
+
 def plan_slots(group: SharingGroup, adapters: Mapping[str, Adapter]) -> GroupPlan:
     """Give the members of a group their LR slots, the same ones whatever the names or the order.
 
@@ -78,9 +92,11 @@ def plan_slots(group: SharingGroup, adapters: Mapping[str, Adapter]) -> GroupPla
     own pages.
 
     Raises:
-        AdapterError: a member that is not in ``adapters``.
+        AdapterError: a member that is not in ``adapters``, or that cannot share in this way.
     """
     members = {name: _lookup(group, adapters, name) for name in group.members}
+    for name, adapter in members.items():
+        check_can_share(name, adapter, group.policy)
     keys = {name: _slot_key(group.policy, adapter) for name, adapter in members.items()}
     distinct = sorted({key for key in keys.values() if key is not None})
     shared = group.policy is not Policy.ISOLATED

@@ -19,10 +19,11 @@ class CacheClient:
         policy: the sharing policy of its group, or ``isolated``.
         slot: the LR slot it reads; None when it needs no LR (the bare base model, an adapter
             without LoRA on a cached projection, policy ``full``).
-        group_slots: every slot of its group, which policy ``base+lr`` fills.
+        group_slots: every slot of its group, which ``base+lr`` and ``neutral`` fill.
 
     Raises:
-        ValueError: a slot is negative, or ``slot`` is not one of ``group_slots`` under ``base+lr``.
+        ValueError: a slot is negative, or ``slot`` is not one of ``group_slots`` under a policy
+            that fills them all.
     """
 
     scope: KeyScope

@@ -9,10 +9,13 @@ class Lease:
     """The pages of one sequence and what is valid in them. Read it; the manager changes it.
 
     Write rules for the holder: K and V_base only of tokens from ``base_tokens`` on, LR slots only
-    of tokens from ``lr_tokens`` on. Earlier ones may be in use by others.
+    of tokens from ``lr_tokens`` on, and up to ``base_tokens`` only the client's own one. All else
+    may be in use by others.
 
     Attributes:
         client: whose lease it is.
+        shareable: leading tokens that others may read; pages with any later token in them are
+            never published. None: all tokens.
         pages: page ids; token ``t`` is in ``pages[t // page_size]``.
         base_tokens: leading tokens whose K and V_base are cached.
         lr_tokens: leading tokens whose LR slot is valid for this client; equal to ``base_tokens``
@@ -37,6 +40,7 @@ class Lease:
         "not_shared",
         "pages",
         "prompt_tokens",
+        "shareable",
     )
 
     def __init__(
@@ -49,6 +53,7 @@ class Lease:
         base_tokens: int,
         lr_tokens: int,
         not_shared: str | None,
+        shareable: int | None = None,
     ) -> None:
         self.client = client
         self.pages = pages
@@ -58,6 +63,7 @@ class Lease:
         self.lr_tokens = lr_tokens
         self.computed_tokens = min(base_tokens, lr_tokens, prompt_tokens - 1)
         self.not_shared = not_shared
+        self.shareable = shareable
         self.committed = self.computed_tokens
         self.counted = False  # whether the statistics know of it
         self.detached = False  # its sharer was forgotten: publish nothing more

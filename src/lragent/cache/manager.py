@@ -95,14 +95,20 @@ class CacheManager:
         """Pages that ``num_tokens`` tokens take."""
         return -(-num_tokens // self.page_size)
 
-    def admit(self, client: CacheClient, tokens: Sequence[int]) -> Lease:
+    def admit(
+        self, client: CacheClient, tokens: Sequence[int], shareable: int | None = None
+    ) -> Lease:
         """Lease the pages that hold the longest cached prefix of ``tokens``; allocate none.
+
+        Only pages of the first ``shareable`` tokens are looked for, and published later on; those
+        behind are the request's own and are free when it ends. None: all tokens.
 
         Raises:
             ValueError: no tokens, or the client uses a slot that pages do not have.
         """
         self._check_admission(client, tokens)
-        pages = self._index.match(client.root, tokens)
+        context = tokens[:shareable]
+        pages = self._index.match(client.root, context)
         needed = client.needed_mask
         lr_pages = next(
             (i for i, page in enumerate(pages) if page.valid & needed != needed), len(pages)
@@ -116,7 +122,8 @@ class CacheManager:
             prompt_tokens=len(tokens),
             base_tokens=len(pages) * self.page_size,
             lr_tokens=lr_pages * self.page_size,
-            not_shared=None if pages else self._why_not(client, tokens),
+            not_shared=None if pages else self._why_not(client, context),
+            shareable=shareable,
         )
         self._leases.add(lease)
         return lease
@@ -146,9 +153,9 @@ class CacheManager:
         """Record that ``tokens[:computed]`` are in the lease's pages, and publish full ones.
 
         ``tokens`` begins with the admitted ones. A page that became full gets its key and the
-        validity bits of the slots that the client fills; when its key has a page already, it
-        stays private to the lease. On shared pages whose LR the client recomputed, the bits are
-        set once the page's last token is.
+        validity bits of the slots that the client fills; when its key has a page already, or
+        it reaches beyond the shareable tokens, it stays private to the lease. On shared pages whose
+        LR the client recomputed, the bit of its own slot is set once the page's last token is.
 
         Raises:
             LeaseError: the lease is not live, or ``computed`` goes back or beyond the tokens or
@@ -162,7 +169,8 @@ class CacheManager:
                 f"{len(lease.pages) * self.page_size}"
             )
         self._count(lease, computed)
-        first, end = lease.committed // self.page_size, computed // self.page_size
+        public = computed if lease.shareable is None else min(computed, lease.shareable)
+        first, end = lease.committed // self.page_size, public // self.page_size
         lease.committed = computed
         if not lease.detached:
             for i in range(first, end):
@@ -234,7 +242,7 @@ class CacheManager:
         page = self._pool.pages[lease.pages[i]]
         if start < lease.base_tokens:
             if start >= lease.lr_tokens:
-                page.valid |= lease.client.filled_mask
+                page.valid |= lease.client.needed_mask
             return
         packed = pack_tokens(tokens[start : start + self.page_size])
         lease.chain = packed_page_key(lease.chain, packed)

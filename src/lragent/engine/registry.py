@@ -76,7 +76,9 @@ class AdapterRegistry:
             m for s in self._groups.values() if s.group.policy is Policy.FULL
             for m in s.group.members
         }  # fmt: skip
-        unfolded = [a for name, a in self._adapters.items() if name not in folded]
+        unfolded = [
+            a for name, a in self._adapters.items() if name not in folded and not a.is_alora
+        ]
         slots = [s.plan.num_slots for s in self._groups.values()]
         alone_slots = 1 if any(a in slotted for a in unfolded) else 0
         return (

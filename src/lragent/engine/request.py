@@ -91,6 +91,7 @@ class Request:
         self.client = client
         self.tokens = list(prompt)
         self.prompt_tokens = len(prompt)
+        self.context_tokens = binding.context_tokens(prompt)
         self.computed = 0
         self.lease: Lease | None = None
         self.chunks: deque[Chunk] = deque()
@@ -110,6 +111,11 @@ class Request:
     def done(self) -> bool:
         """Whether no more tokens will come."""
         return self.finish_reason is not None
+
+    @property
+    def shareable_tokens(self) -> int | None:
+        """Leading tokens whose pages others may read; None for all."""
+        return None if self.binding.context_fills is None else self.context_tokens
 
     @property
     def generated(self) -> list[int]:

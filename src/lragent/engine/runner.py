@@ -65,7 +65,7 @@ class ModelRunner:
         if self._graphs is not None:
             known = list(bindings)
             widths = Widths(
-                fills=max((len(b.fills) for b in known), default=0),
+                fills=max((b.most_fills for b in known), default=0),
                 ranks=self.bank.owners.numel(),
                 folds=any(b.folds for b in known),
             )

@@ -23,7 +23,7 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
 
 
 def sharing_groups(
-    sharing: Sharing, adapters: Mapping[str, Adapter], include_base_model: bool
+    sharing: Sharing, adapters: Mapping[str, Adapter], include_base_model: bool | None
 ) -> Sequence[SharingGroup]:
     """The groups that the engine's `sharing` argument declares.
 
@@ -39,4 +39,5 @@ def sharing_groups(
         raise ValueError(f"sharing={sharing!r} is none of {known}") from None
     if policy is Policy.ISOLATED or not adapters:
         return []
-    return [SharingGroup("default", tuple(adapters), policy, include_base_model)]
+    joins = policy is Policy.NEUTRAL if include_base_model is None else include_base_model
+    return [SharingGroup("default", tuple(adapters), policy, joins)]

@@ -114,6 +114,11 @@ class AdapterStore:
             if copy is not None:
                 shutil.rmtree(copy, ignore_errors=True)
             return known
+        if adapter.is_alora:
+            raise AdapterError(
+                f"{adapter.path} is an aLoRA adapter (alora_invocation_tokens), which is served by "
+                "the embedded engine (lragent.Engine) alone"
+            )
         self._check(adapter)
         content = Content(
             digest=adapter.digest,
