@@ -82,7 +82,7 @@ test-vllm: $(VLLM_VENV)/installed $(VLLM_026)
 	PYTHONPATH=$(VLLM_026) $(VLLM_TEST) -m every_version
 
 $(VLLM_026): | $(VLLM_VENV)/installed
-	$(VLLM_VENV)/bin/python tests/vllm/fetch_026.py $@
+	$(VLLM_VENV)/bin/python tests/vllm/versions/fetch_026.py $@
 
 $(VLLM_VENV)/installed:
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with PYTHON=…" >&2; exit 1; }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.cache.helpers import PAGE, client, hits, make_manager, run, scope, serve
+from tests.cache.helpers import PAGE, client, hits, make_manager, run, serve
 
-from lragent.cache import CacheClient, CacheManager, Policy
+from lragent.cache import CacheManager
+from lragent.sharing import Policy
 
 PROMPT = list(range(12))
 MORE = [*PROMPT, 1, 2]
@@ -84,7 +85,7 @@ def test_two_leases_may_fill_one_slot_of_one_page() -> None:
 
 def test_an_adapter_without_cached_lora_needs_no_slot() -> None:
     manager = make_manager()
-    plain = CacheClient(scope(), Policy.BASE, None, (0, 1))
+    plain = client(Policy.BASE, None)
     pages = serve(manager, plain, PROMPT)
     assert bits(manager, pages) == [0] * 3
     assert hits(manager, plain, MORE) == (12, 12, 12)

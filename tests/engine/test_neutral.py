@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from tests.adapters.factory import make_adapter
-from tests.engine.models import generate, prompt_of
-from tests.engine.neutral_jobs import Judge, neutral_engine
+from tests.engine.models import generate, prompt_of, tiny_model
+from tests.engine.neutral_jobs import Judge, Story, neutral_engine, tell
 from transformers import PreTrainedModel
 
 from lragent.engine import Completion, Engine, SamplingParams
@@ -113,3 +114,84 @@ def test_acting_tokens_of_a_sidecar(tiny: PreTrainedModel, tmp_path: Path):
         without = ask(engine, "late", head)
         assert list(without.token_ids) == generate(tiny, head, 10).tokens
         assert ask(engine, None, [*head, *without.token_ids]).cached_tokens == 48
+
+
+def test_other_weights_on_the_same_a_keep_the_pages(
+    tiny: PreTrainedModel, shared_a: dict[str, Path], tmp_path: Path
+):
+    other = make_adapter(tmp_path / "plan", tiny, rank=4, seed=77, share_a_with=shared_a["plan"])
+    prompt = prompt_of(100)
+    with neutral_engine(shared_a, page_size=PAGE) as engine:
+        ask(engine, "plan", prompt)
+        engine.reload_adapter("plan", other)
+        got = ask(engine, "plan", prompt)
+        assert got.cached_tokens == 96
+        Judge(tiny, {"plan": other}).check("plan", prompt, got)
+
+
+def joins(engine: Engine, reference: PreTrainedModel, ordinary: dict[str, Path]) -> Completion:
+    """`reflect` joins the two others and asks for what they have read; both answers are right."""
+    prompt, judge = prompt_of(5 * PAGE), Judge(reference, ordinary)
+    judge.check("plan", prompt, ask(engine, "plan", prompt))
+    engine.load_adapter("reflect", ordinary["reflect"])
+    got = ask(engine, "reflect", prompt)
+    judge.check("reflect", prompt, got)
+    return got
+
+
+def two(ordinary: dict[str, Path]) -> Engine:
+    members = {name: ordinary[name] for name in ("plan", "act")}
+    return neutral_engine(members, page_size=PAGE, lr_slots=3, max_lora_rank=6)
+
+
+def test_a_member_with_a_new_a_recomputes_once(tiny: PreTrainedModel, ordinary: dict[str, Path]):
+    with two(ordinary) as engine:
+        got = joins(engine, tiny, ordinary)
+        assert got.cached_tokens == 0
+        sums = engine.stats().adapters["reflect"]
+        assert sums.recomputed_tokens == sums.base_hit_tokens == 4 * PAGE
+        assert ask(engine, "reflect", prompt_of(5 * PAGE)).cached_tokens == 4 * PAGE
+        assert ask(engine, "act", prompt_of(5 * PAGE)).cached_tokens == 4 * PAGE
+
+
+def test_a_replaced_a_takes_a_free_slot_or_ends_the_pages(
+    tiny: PreTrainedModel, ordinary: dict[str, Path], tmp_path: Path
+):
+    other = make_adapter(tmp_path / "act", tiny, rank=4, seed=90)
+    story = Story(random.Random(4), 96, 90)
+    with two(ordinary) as engine:
+        for folder in (ordinary["act"], other, ordinary["reflect"], ordinary["act"]):
+            engine.reload_adapter("act", folder)
+            judge = Judge(tiny, {"plan": ordinary["plan"], "act": folder})
+            tell(engine, ("plan", "act", None), story, 2, judge)
+
+
+def test_running_requests_keep_the_slots_they_started_with(
+    tiny: PreTrainedModel, ordinary: dict[str, Path]
+):
+    prompt, judge = prompt_of(5 * PAGE), Judge(tiny, ordinary)
+    with two(ordinary) as engine:
+        running = engine.submit(prompt, adapter="plan", params=PARAMS)
+        engine.load_adapter("reflect", ordinary["reflect"])
+        new = engine.submit(prompt, adapter="reflect", params=PARAMS)
+        judge.check("plan", prompt, running.result())
+        judge.check("reflect", prompt, new.result())
+        judge.check("reflect", prompt, ask(engine, "reflect", prompt))
+
+
+def test_an_adapter_trained_for_another_policy_warns_once_by_name(
+    tiny: PreTrainedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = make_adapter(tmp_path / "tuned", tiny, rank=4, seed=91)
+    sidecar = {"schema": 1, "group": "g", "role": "r", "a_digest": {}, "trained_for": "neutral"}
+    (folder / "lragent.json").write_text(json.dumps(sidecar))
+    with Engine((tiny_model(), None), {"tuned": folder}, "neutral"):
+        assert not caplog.records
+    for _ in range(2):
+        with Engine((tiny_model(), None), {"tuned": folder}):
+            pass
+    assert [record.getMessage() for record in caplog.records] == [
+        "adapter 'tuned' was trained for the sharing policy 'neutral' and is used under "
+        "'isolated', where its answers may be worse; use it under 'neutral', or train it for "
+        "'isolated'"
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.engine.neutral_jobs import Judge, Story, neutral_engine, tell
+from tests.engine.test_neutral import joins, two
 from transformers import PreTrainedModel
 
 from lragent.cache.client import CacheClient
@@ -31,11 +32,9 @@ def _turn_pages_are_published(patch: pytest.MonkeyPatch) -> None:
 def _adapter_acts_in_the_context(patch: pytest.MonkeyPatch) -> None:
     rows_of = step_builder.rows_of
 
-    def early(plan: Sequence[Scheduled], bank: LoraBank) -> list[step_builder.Row]:
-        return [
-            row._replace(adapter=bank.index(row.item.request.binding.adapter))
-            for row in rows_of(plan, bank)
-        ]
+    def early(item: Scheduled, bank: LoraBank) -> list[step_builder.Row]:
+        adapter = bank.index(item.request.binding.adapter)
+        return [row._replace(adapter=adapter) for row in rows_of(item, bank)]
 
     patch.setattr(step_builder, "rows_of", early)
 
@@ -43,8 +42,8 @@ def _adapter_acts_in_the_context(patch: pytest.MonkeyPatch) -> None:
 def _turn_reads_no_slot(patch: pytest.MonkeyPatch) -> None:
     rows_of = step_builder.rows_of
 
-    def blind(plan: Sequence[Scheduled], bank: LoraBank) -> list[step_builder.Row]:
-        return [row._replace(slot=-1) for row in rows_of(plan, bank)]
+    def blind(item: Scheduled, bank: LoraBank) -> list[step_builder.Row]:
+        return [row._replace(slot=-1) for row in rows_of(item, bank)]
 
     patch.setattr(step_builder, "rows_of", blind)
 
@@ -71,3 +70,11 @@ def test_fault_is_caught(
     plant(monkeypatch)
     with pytest.raises(AssertionError):
         run(ordinary, tiny)
+
+
+def test_slot_of_a_new_a_taken_as_valid_is_caught(
+    tiny: PreTrainedModel, ordinary: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(CacheClient, "needed_mask", property(lambda client: 0))
+    with two(ordinary) as engine, pytest.raises(AssertionError):
+        joins(engine, tiny, ordinary)

@@ -118,7 +118,7 @@ class Served:
 
     @property
     def plugin(self) -> Any:
-        return self.core.scheduler.lragent
+        return self.core.scheduler.lragent_core
 
     def lora(self, name: str | None, in_place: bool = False) -> Any:
         from vllm.lora.request import LoRARequest

@@ -60,6 +60,8 @@ def _notes(
     notes = list(config.notes)
     if sidecar is not None:
         notes.append(f"trained as {sidecar.role} of the shared-A group {sidecar.group}")
+        if sidecar.trained_for is not None:
+            notes.append(f"trained for the sharing policy {sidecar.trained_for}")
     if config.invocation_tokens is not None:
         notes.append(
             "aLoRA: it acts from its invocation tokens on, alone or in a neutral group; it needs "
@@ -87,7 +89,7 @@ def read_adapter(path: str | Path, *, max_rank: int = 256) -> Adapter:
         max_rank: largest rank to accept.
 
     Raises:
-        AdapterError: anything that the scheme cannot hold (docs: "Fail closed").
+        AdapterError: anything that the scheme cannot hold; the message says what to do.
     """
     folder = Path(path).expanduser()
     _check_files(folder)

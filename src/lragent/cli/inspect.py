@@ -67,7 +67,9 @@ def inspect(
     from rich.console import Console
     from rich.text import Text
 
-    from lragent.adapters import AdapterError, compare_adapters
+    from lragent.adapters import AdapterError
+    from lragent.cli.inspect_report import render_report
+    from lragent.sharing.compare import compare_adapters
 
     try:
         readable, refused = _read(_names(adapters), max_rank, base)
@@ -79,7 +81,7 @@ def inspect(
         typer.echo(json.dumps(report.to_json() | {"refused": refused}, indent=2))
     else:
         if readable:
-            Console().print(report)
+            Console().print(render_report(report))
         for name, reason in refused.items():
             Console(stderr=True).print(Text(f"{name} is refused: {reason}", style="red"))
     if refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lragent.attention.base import AttentionBatch
 from lragent.engine.lora_bank import LoraBank
+from lragent.engine.request_state import RequestState
 from lragent.engine.scheduler import Scheduled
 from lragent.engine.step_context import Step
 
@@ -18,37 +20,39 @@ class Row(NamedTuple):
     """Consecutive tokens of a request that pass through the model alike: one row of the batch.
 
     Attributes:
-        item: what was scheduled of the request.
-        positions: of its tokens in the request.
+        request: whose tokens they are.
+        span: their positions.
         adapter: index of the adapter in the tables, -1 for none.
-        slot: LR slot that its queries read, -1 for none.
-        fills: `(slot, slot digest)` of the slots that it writes.
+        slot: LR slot that their queries read, -1 for none.
+        own_slot_only: they write no other LR slot than that.
+        samples: the last one's logits choose a new token.
     """
 
-    item: Scheduled
-    positions: range
+    request: RequestState
+    span: range
     adapter: int
     slot: int
-    fills: tuple[tuple[int, str], ...]
+    own_slot_only: bool
+    samples: bool
 
 
-def rows_of(plan: Sequence[Scheduled], bank: LoraBank) -> list[Row]:
-    """The rows of a step: context without an adapter, and what the adapter computes.
+def rows_of(item: Scheduled, bank: LoraBank) -> list[Row]:
+    """The context, without an adapter, and what the adapter computes, as far as scheduled.
 
     A chunk that crosses from one to the other is two rows over one block table.
     """
+    request, binding, stop = item.request, item.request.binding, item.start + item.count
+    context = request.context_tokens
+    cut = stop if context is None else min(max(context, item.start), stop)
     rows = []
-    for item in plan:
-        binding, stop = item.request.binding, item.start + item.count
-        context = item.request.context_tokens
-        cut = stop if context is None else min(max(context, item.start), stop)
-        if item.start < cut:
-            fills = binding.context_fills or ()
-            rows.append(Row(item, range(item.start, cut), -1, -1, fills))
-        if cut < stop:
-            adapter, slot = bank.index(binding.adapter), binding.slot
-            slot = -1 if slot is None else slot
-            rows.append(Row(item, range(cut, stop), adapter, slot, binding.fills))
+    if item.start < cut:
+        samples = item.samples and cut == stop
+        rows.append(Row(request, range(item.start, cut), -1, -1, False, samples))
+    if cut < stop:
+        adapter = bank.index(binding.adapter)
+        slot = -1 if binding.slot is None else binding.slot
+        span = range(cut, stop)
+        rows.append(Row(request, span, adapter, slot, binding.base_reads, item.samples))
     return rows
 
 
@@ -71,12 +75,12 @@ def build_step(
     token_adapter: list[int] = []
     token_fold: list[int] = []
     logit_rows: list[int] = []
-    rows = rows_of(plan, bank)
-    width = max((len(row.fills) for row in rows), default=0)
+    rows = [row for item in plan for row in rows_of(item, bank)]
+    width = max((len(row.request.binding.fills) for row in rows), default=0)
     lr_rows: list[list[int]] = []
     lr_slots: list[list[int]] = []
     for row in rows:
-        request, span = row.item.request, row.positions
+        request, span = row.request, row.span
         lease = request.lease
         assert lease is not None
         tokens += request.tokens[span.start : span.stop]
@@ -85,18 +89,16 @@ def build_step(
         base += [p >= lease.base_tokens for p in span]
         token_adapter += [row.adapter] * len(span)
         token_fold += [row.adapter if request.binding.folds else -1] * len(span)
-        own = [fill for fill in row.fills if fill[0] == request.binding.slot]
-        # of pages that others read too only the own slot is written, and only if it is empty
-        for fills, first, last in (
-            ((), 0, lease.lr_tokens),
-            (own, lease.lr_tokens, lease.base_tokens),
-            (row.fills, lease.base_tokens, span.stop),
-        ):
-            count = max(0, min(last, span.stop) - max(first, span.start))
-            padding = [-1] * (width - len(fills))
-            lr_rows += [[bank.slot_row(digest) for _, digest in fills] + padding] * count
-            lr_slots += [[slot for slot, _ in fills] + padding] * count
-        if row.item.samples and span.stop == len(request.tokens):
+        fills = list(zip(request.binding.fills, lease.fill_from, strict=True))
+        if row.own_slot_only:
+            fills = [(fill, first) for fill, first in fills if fill.slot == row.slot]
+        begins = [first for _, first in fills if first in span]
+        for start, stop in pairwise(sorted({span.start, *begins, span.stop})):
+            fresh = [fill for fill, first in fills if start >= first]
+            padding = [-1] * (width - len(fresh))
+            lr_rows += [[*(bank.slot_row(f.adapter) for f in fresh), *padding]] * (stop - start)
+            lr_slots += [[*(fill.slot for fill in fresh), *padding]] * (stop - start)
+        if row.samples:
             logit_rows.append(len(tokens) - 1)
 
     if all(place < 0 for row in lr_slots for place in row):
@@ -117,15 +119,19 @@ def build_step(
 
 
 def _attention_batch(rows: Sequence[Row], device: torch.device) -> AttentionBatch:
-    leases = [row.item.request.lease for row in rows]
     return AttentionBatch.build(
-        block_tables=[lease.pages for lease in leases if lease is not None],
-        query_lens=[len(row.positions) for row in rows],
-        seq_lens=[row.positions.stop for row in rows],
+        block_tables=[_pages(row.request) for row in rows],
+        query_lens=[len(row.span) for row in rows],
+        seq_lens=[row.span.stop for row in rows],
         adapter_index=[row.adapter for row in rows],
         lr_slot=[row.slot for row in rows],
         device=device,
     )
+
+
+def _pages(request: RequestState) -> Sequence[int]:
+    assert request.lease is not None
+    return request.lease.pages
 
 
 def _mask(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import lragent
 from lragent.adapters.names import near_misses
-from lragent.cache.policies import Policy
+from lragent.sharing.policies import Policy
 from lragent.vllm.errors import PluginError
 
 KEY = "lragent"
@@ -41,6 +41,8 @@ class Options(BaseModel):
         slots: LR slots on each page. Default: one, or for policy ``base`` one a member.
         adapters: folders of adapters by name, known from the start. Under ``base+lr`` with
             ordinary adapters the first agent can only fill the slots of adapters it knows.
+        lora_speed: let vLLM's LoRA kernels pass over modules that no adapter of a batch touches,
+            and prepare their metadata on the host. Nothing of it concerns sharing.
         allow_other_base: accept adapters whose config names another base model.
         version: set by the plugin, so that its version is part of vLLM's compile cache key.
     """
@@ -51,6 +53,7 @@ class Options(BaseModel):
     groups: tuple[GroupOptions, ...] = ()
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
     adapters: dict[str, str] = Field(default_factory=dict)
+    lora_speed: bool = True
     allow_other_base: bool = False
     version: str = lragent.__version__
 

@@ -9,14 +9,16 @@ def register() -> None:
     They act only in engines whose ``additional_config`` has the key ``lragent``. Where this vLLM is
     not one that the plugin knows, nothing is hooked, and such an engine is refused at its start.
     """
-    from lragent.vllm.compat import drift
-    from lragent.vllm.config_hook import install as install_config
+    from lragent.vllm.frontend.config_check import install as install_config
+    from lragent.vllm.versions.symbols import drift
 
     problem = drift()
     install_config(problem)
     if problem is None:
-        from lragent.vllm import core_hooks, frontend_hooks, worker_hooks
+        from lragent.vllm.core import hooks as core
+        from lragent.vllm.frontend import hooks as frontend
+        from lragent.vllm.worker import hooks as worker
 
-        frontend_hooks.install()
-        core_hooks.install()
-        worker_hooks.install()
+        frontend.install()
+        core.install()
+        worker.install()

@@ -1,0 +1,1 @@
+"""What runs in vLLM's engine core: adapters, groups, block hashes, and hits."""

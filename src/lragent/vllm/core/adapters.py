@@ -1,0 +1,150 @@
+"""Adapters by content: every folder that a request names is copied, read and checked once.
+
+vLLM's workers load an adapter whenever they need it, from its path, and know it by a small integer.
+Here both stand for one content: the path is a private copy, so a folder that is overwritten later
+changes nothing for requests in flight, and the integer is never given to other weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lragent.adapters.errors import AdapterError
+from lragent.adapters.model import Adapter
+from lragent.adapters.peft_folder import read_adapter
+
+_READ = ("adapter_config.json", "adapter_model.safetensors", "lragent.json")
+_LOOKED_AT = (*_READ, "adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """The weights of one adapter, without the tensors.
+
+    Attributes:
+        digest: identity, see `lragent.adapters.digests`.
+        slot_digest: what its LR slot depends on; None when it needs no slot.
+        is_alora, acting_tokens: where it begins to act, see `lragent.adapters.Adapter`.
+        projections: names of the projections that it adapts.
+        int_id: vLLM's number for it in this engine.
+        folder: where workers load it from.
+        notes: remarks of the checks.
+    """
+
+    digest: str
+    slot_digest: str | None
+    is_alora: bool
+    acting_tokens: tuple[int, ...] | None
+    projections: frozenset[str]
+    int_id: int
+    folder: str
+    notes: tuple[str, ...] = ()
+
+
+class AdapterStore:
+    """Private copies of adapter folders, one for each content.
+
+    Args:
+        max_rank: largest rank that the engine takes.
+        check: further checks of an adapter; raises `AdapterError`.
+        copies: False leaves the files where they are (workers on other machines).
+    """
+
+    def __init__(self, max_rank: int, check: Callable[[Adapter], None], *, copies: bool = True):
+        self._max_rank = max_rank
+        self._check = check
+        self._copies = tempfile.TemporaryDirectory(prefix="lragent-adapters-") if copies else None
+        self._known: dict[str, tuple[object, Content]] = {}
+        self._contents: dict[str, Content] = {}
+        self._next_id = 1
+        self._lock = threading.Lock()
+
+    def read(self, path: str) -> Content:
+        """The content that lies at ``path`` now.
+
+        Raises:
+            AdapterError: it cannot be served; nothing is kept.
+        """
+        folder = Path(path).expanduser().absolute()
+        with self._lock:
+            signature = _signature(folder)
+            known = self._known.get(str(folder))
+            if known is not None and known[0] == signature and known[1].digest in self._contents:
+                return known[1]
+            content = self._take(folder)
+            self._known[str(folder)] = (signature, content)
+            return content
+
+    def drop(self, content: Content) -> None:
+        """Forget a content that no request and no name uses, and delete its copy."""
+        with self._lock:
+            if self._contents.pop(content.digest, None) is not None and self._copies is not None:
+                shutil.rmtree(content.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Delete all copies."""
+        if self._copies is not None:
+            self._copies.cleanup()
+
+    def _take(self, folder: Path) -> Content:
+        if self._copies is None:
+            return self._register(read_adapter(folder, max_rank=self._max_rank), folder)
+        copy = Path(tempfile.mkdtemp(dir=self._copies.name))
+        try:
+            if folder.is_dir():
+                for name in _READ:
+                    if (folder / name).is_file():
+                        shutil.copyfile(folder / name, copy / name)
+            whole = all((copy / name).is_file() for name in _READ[:2])
+            # Without the two files the reader's messages are about the folder itself.
+            adapter = read_adapter(copy if whole else folder, max_rank=self._max_rank)
+            return self._register(adapter, folder, copy)
+        except AdapterError as error:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise AdapterError(str(error).replace(str(copy), str(folder))) from error
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+
+    def _register(self, adapter: Adapter, folder: Path, copy: Path | None = None) -> Content:
+        known = self._contents.get(adapter.digest)
+        if known is not None:
+            if copy is not None:
+                shutil.rmtree(copy, ignore_errors=True)
+            return known
+        if adapter.is_alora:
+            raise AdapterError(
+                f"{adapter.path} is an aLoRA adapter (alora_invocation_tokens), which is served by "
+                "the embedded engine (lragent.Engine) alone"
+            )
+        self._check(adapter)
+        content = Content(
+            digest=adapter.digest,
+            slot_digest=adapter.slot_digest,
+            is_alora=adapter.is_alora,
+            acting_tokens=adapter.acting_tokens,
+            projections=frozenset(m.projection for m in adapter.modules.values()),
+            int_id=self._next_id,
+            folder=str(copy or folder),
+            notes=adapter.notes,
+        )
+        self._next_id += 1
+        self._contents[adapter.digest] = content
+        return content
+
+
+def _signature(folder: Path) -> object:
+    """Changes whenever a file of the folder does."""
+    found = []
+    for name in _LOOKED_AT:
+        try:
+            stat = (folder / name).stat()
+        except OSError:
+            continue
+        found.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""What runs where vLLM builds its configuration, and in its HTTP server."""

@@ -1,0 +1,81 @@
+"""What vLLM's processes tell each other: plain data, no tensor in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+OWN_ROW = -1
+"""In place of a row: the request's own adapter."""
+
+
+@dataclass(frozen=True)
+class SlotWrite:
+    """One LR slot that a request's tokens write.
+
+    Attributes:
+        slot: the slot.
+        row: row among the down-projections that workers hold for groups, or ``OWN_ROW``.
+        start: first token to write; earlier ones are valid already and may be in use.
+    """
+
+    slot: int
+    row: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Admission:
+    """How one admitted (or resumed) request uses its pages.
+
+    Attributes:
+        base_tokens: leading tokens whose K and V_base are another request's and must stay.
+        slot: LR slot that its attention reads, -1 for none.
+        fills: slots that it writes.
+        folds: its adapter's term goes into V (policy ``full``).
+    """
+
+    base_tokens: int
+    slot: int
+    fills: tuple[SlotWrite, ...]
+    folds: bool
+
+
+@dataclass(frozen=True)
+class RowLoad:
+    """A down-projection to load: from ``folder``, into ``row``, and its slot digest."""
+
+    row: int
+    digest: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class StepMessage:
+    """Orders that travel with one scheduler output."""
+
+    admissions: dict[str, Admission] = field(default_factory=dict)
+    loads: tuple[RowLoad, ...] = ()
+
+
+class Report(TypedDict):
+    """The engine core's numbers.
+
+    Attributes:
+        pages: counts by state.
+        bytes: sizes over all layers of one rank, by kind.
+        requests: admissions.
+        tokens: counts of tokens by what was cached of them.
+        not_shared: admissions that reused no page, by reason.
+        unloaded: adapters that were unloaded, and bytes of pages that this freed.
+        groups: policy and members of each sharing group.
+    """
+
+    pages: dict[str, int]
+    bytes: dict[str, int]
+    requests: int
+    tokens: dict[str, int]
+    not_shared: dict[str, int]
+    unloaded: dict[str, int]
+    groups: list[Mapping[str, object]]

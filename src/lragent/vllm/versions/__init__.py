@@ -1,0 +1,1 @@
+"""Which vLLM the plugin knows, and what differs between its versions."""

@@ -1,0 +1,1 @@
+"""What runs in vLLM's workers: LoRA layers, KV cache pages and attention."""

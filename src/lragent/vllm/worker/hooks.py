@@ -1,0 +1,122 @@
+"""Where the plugin enters vLLM's workers. Every hook is stock where the option is missing."""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import vllm.lora.utils as lora_utils
+from vllm.config import get_current_vllm_config
+from vllm.lora.model_manager import LoRAModelManager
+from vllm.model_executor.layers.attention import attention as attention_layer
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner as SecondRunner
+from vllm.v1.worker.gpu_input_batch import InputBatch
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+from lragent.vllm.config import options_of
+from lragent.vllm.patching import wrap
+from lragent.vllm.worker.page_spec import BACKENDS_SIZE_PAGES
+from lragent.vllm.worker.state import state_of
+
+
+def install() -> None:
+    """Patch the workers' classes."""
+    wrap(lora_utils, "_all_lora_classes", _lora_classes)
+    wrap(LoRAModelManager, "set_adapter_mapping", _set_adapter_mapping)
+    wrap(attention_layer, "get_attn_backend", _get_attn_backend)
+    if not BACKENDS_SIZE_PAGES:
+        from lragent.vllm.versions.spec_026 import get_kv_cache_spec
+
+        wrap(attention_layer.Attention, "get_kv_cache_spec", get_kv_cache_spec)
+    wrap(GPUModelRunner, "execute_model", _execute_model)
+    wrap(InputBatch, "make_lora_inputs", _make_lora_inputs)
+    wrap(SecondRunner, "execute_model", _second_execute_model)
+    wrap(SecondRunner, "prepare_attn", _second_prepare_attn)
+
+
+def _lora_classes(stock: tuple[Any, ...]) -> tuple[Any, ...]:
+    from lragent.vllm.lora_speed.layers import QuickMergedColumnWithLoRA, QuickRowWithLoRA
+    from lragent.vllm.worker.lora_layer import LRMergedQKVWithLoRA
+
+    return (LRMergedQKVWithLoRA, QuickMergedColumnWithLoRA, QuickRowWithLoRA, *stock)
+
+
+def _set_adapter_mapping(stock: Any) -> Any:
+    from lragent.vllm.lora_speed.layers import set_adapter_mapping
+
+    return set_adapter_mapping(stock)
+
+
+def _get_attn_backend(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def get_attn_backend(*args: Any, **kwargs: Any) -> Any:
+        config = get_current_vllm_config()
+        options = options_of(config)
+        if options is None:
+            return stock(*args, **kwargs)
+        from lragent.vllm.worker.backends import backend_for
+
+        return backend_for(config, options)
+
+    return get_attn_backend
+
+
+def _execute_model(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        state = state_of(self.vllm_config)
+        if state is not None:
+            state.begin_step(
+                getattr(scheduler_output, "lragent_message", None),
+                scheduler_output.finished_req_ids,
+            )
+            self.input_batch.lragent_state = state
+        return stock(self, scheduler_output, *args, **kwargs)
+
+    return execute_model
+
+
+def _make_lora_inputs(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def make_lora_inputs(self: Any, num_scheduled_tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        state = getattr(self, "lragent_state", None)
+        if state is not None:
+            count = self.num_reqs
+            state.fill(
+                self.req_ids[:count],
+                self.num_computed_tokens_cpu[:count].tolist(),
+                num_scheduled_tokens[:count].tolist(),
+            )
+        return stock(self, num_scheduled_tokens, *args, **kwargs)
+
+    return make_lora_inputs
+
+
+def _second_execute_model(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        state = state_of(self.vllm_config)
+        message = getattr(scheduler_output, "lragent_message", None)
+        if state is not None and message is not None:  # a dummy run has none
+            state.begin_step(message, scheduler_output.finished_req_ids)
+        return stock(self, scheduler_output, *args, **kwargs)
+
+    return execute_model
+
+
+def _second_prepare_attn(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def prepare_attn(self: Any, input_batch: Any) -> Any:
+        state = state_of(self.vllm_config)
+        if state is not None:
+            count = input_batch.num_reqs
+            state.fill(
+                input_batch.req_ids[:count],
+                input_batch.num_computed_tokens_np[:count].tolist(),
+                input_batch.num_scheduled_tokens[:count].tolist(),
+            )
+        return stock(self, input_batch)
+
+    return prepare_attn

@@ -1,0 +1,201 @@
+"""What one worker knows of the step that runs: who writes what, who reads which slot.
+
+The buffers keep their addresses, so that compiled code and CUDA graphs may refer to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lragent.vllm.config import Options
+from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
+from lragent.vllm.transfer import send
+from lragent.vllm.worker.row_loading import load_rows
+
+_OWN = -2  # in `rows` until the adapters' places in vLLM's stacks are known
+
+
+@dataclass(frozen=True)
+class WorkerSizes:
+    """Sizes that the buffers follow.
+
+    Attributes:
+        max_tokens: most tokens of a step, T.
+        max_requests: most requests of a step.
+        max_loras: adapters that vLLM holds on the device at once.
+        rank: width of an LR slot, vLLM's ``max_lora_rank``.
+    """
+
+    max_tokens: int
+    max_requests: int
+    max_loras: int
+    rank: int
+
+
+class _Plan(NamedTuple):
+    """An admission, and its fills as slots, rows and first tokens ``[3, F]``."""
+
+    admission: Admission
+    table: np.ndarray
+
+
+class WorkerState:
+    """What each token of the current step writes, and what each request reads.
+
+    Args:
+        options: the plugin's options.
+        sizes: sizes of the buffers.
+        dtype: element type of the cache.
+        device: the model's device.
+
+    Attributes:
+        write_base: ``[T]`` bool, whether the token's K and V_base are written.
+        fold: ``[T, 1]`` float, 1 where the adapter's term goes into V.
+        rows: ``[T, F]`` int32, whose A each filled slot is multiplied with (row of the layers'
+            ``down``), -1 for none.
+        slots: ``[T, F]`` int32, the slot that each product goes to, -1 for none.
+        lr: ``[T, F, rank]``, the products of the layer that runs.
+        slot_of_request: ``[R]`` int32, slot that each request reads, -1 for none.
+        place_of_request: ``[R]`` int32, place of its adapter in vLLM's stacks, -1 for none; for
+            backends that must not wait for the device.
+        host_slots: the same as a list, for the requests of the step.
+        layers: the LoRA layers by the path of their attention module.
+        warm: whether the kernels are compiled.
+    """
+
+    def __init__(
+        self, options: Options, sizes: WorkerSizes, dtype: torch.dtype, device: torch.device | str
+    ):
+        self.options = options
+        self.sizes = sizes
+        tokens, columns = sizes.max_tokens, options.columns
+        self.write_base = torch.ones(tokens, dtype=torch.bool, device=device)
+        self.fold = torch.zeros(tokens, 1, dtype=torch.float32, device=device)
+        self.rows = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
+        self.slots = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
+        self.lr = torch.zeros(tokens, columns, sizes.rank, dtype=dtype, device=device)
+        self.slot_of_request = torch.full(
+            (sizes.max_requests,), -1, dtype=torch.int32, device=device
+        )
+        self.place_of_request = torch.full_like(self.slot_of_request, -1)
+        self.host_slots: list[int] = []
+        self.layers: dict[str, Any] = {}
+        self.punica: Any = None
+        self.warm = False
+        self._tokens = 0
+        self._inputs: tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
+        self._admitted: dict[str, _Plan] = {}
+        self._nobody = self._plan(Admission(0, -1, (), False))
+
+    def _plan(self, admission: Admission) -> _Plan:
+        table = np.zeros((3, self.options.columns), dtype=np.int32)
+        table[:2] = -1
+        for column, order in enumerate(admission.fills):
+            own = order.row == OWN_ROW
+            row = _OWN if own else self.sizes.max_loras + order.row
+            table[:, column] = order.slot, row, order.start
+        return _Plan(admission, table)
+
+    @property
+    def down_rows(self) -> int:
+        """Rows of a layer's ``down``: the active adapters' own, then the groups'."""
+        return self.sizes.max_loras + self.options.extra_rows
+
+    def begin_step(self, message: StepMessage | None, ended: Iterable[str]) -> None:
+        """Take in the message that came with a scheduler output.
+
+        Args:
+            message: None when the output carries none.
+            ended: requests that are finished; they may come again as new ones in this output.
+        """
+        for request in ended:
+            self._admitted.pop(request, None)
+        if message is not None:
+            for request, admission in message.admissions.items():
+                self._admitted[request] = self._plan(admission)
+            if message.loads:
+                load_rows(self.layers, message.loads, self.sizes.max_loras, self.sizes.rank)
+
+    def fill(
+        self, requests: Sequence[str], computed: Sequence[int], scheduled: Sequence[int]
+    ) -> None:
+        """Lay out the step's tokens: ``scheduled[i]`` of request i, from ``computed[i]`` on."""
+        plans = [self._admitted.get(request, self._nobody) for request in requests]
+        self.host_slots = [plan.admission.slot for plan in plans]
+        if not plans:
+            return
+        table = np.stack([plan.table for plan in plans])
+        counts, firsts = np.asarray(scheduled), np.asarray(computed)
+        total = int(counts.sum())
+        request = np.repeat(np.arange(len(plans)), counts)
+        position = np.arange(total) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
+        slots, rows, starts = (table[request, part] for part in range(3))
+        filled = position[:, None] >= starts
+        padded = np.full(self.sizes.max_requests, -1)
+        padded[: len(plans)] = self.host_slots
+        send(
+            [self.slots[:total], self.rows[:total], self.slot_of_request],
+            [np.where(filled, slots, -1), np.where(filled, rows, -1), padded],
+        )
+        base = np.array([plan.admission.base_tokens for plan in plans])
+        send([self.write_base[:total]], [position >= base[request]])
+        if self.options.folds:
+            folds = np.array([plan.admission.folds for plan in plans])
+            send([self.fold[:total]], [folds[request]])
+        self._tokens = total
+
+    def write_inputs(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``lr``, ``write_base`` and ``slots`` of the first tokens; every layer asks for them."""
+        if self._inputs is None or self._inputs[0] != tokens:
+            self._inputs = (
+                tokens,
+                (self.lr[:tokens], self.write_base[:tokens], self.slots[:tokens]),
+            )
+        return self._inputs[1]
+
+    def resolve(self) -> None:
+        """Put the adapters' places in vLLM's stacks where a token's own A is wanted.
+
+        To be called once vLLM has activated the step's adapters, before the model runs. Does
+        nothing when called again.
+        """
+        if self.punica is None or not self._tokens:
+            return
+        rows = self.rows[: self._tokens]
+        places = self.punica._token_lora_indices[: self._tokens, None].to(rows.dtype)
+        torch.where(rows == _OWN, places, rows, out=rows)
+        self._tokens = 0
+
+
+def state_of(vllm_config: Any) -> WorkerState | None:
+    """The worker's state for an engine: its attention layers hold it.
+
+    None before the first layer was made, and in engines without the plugin. The configuration's
+    ``instance_id`` would not do as a key: vLLM's engine process gives its configuration a new one
+    once everything is made.
+    """
+    for layer in vllm_config.compilation_config.static_forward_context.values():
+        if hasattr(layer, "impl"):
+            state = getattr(layer.impl, "state", None)
+            return state if isinstance(state, WorkerState) else None
+    return None
+
+
+def make_state(vllm_config: Any, options: Options, device: torch.device | str) -> WorkerState:
+    """The worker's state for an engine, made when its first layer is."""
+    state = state_of(vllm_config)
+    if state is not None:
+        return state
+    scheduler = vllm_config.scheduler_config
+    sizes = WorkerSizes(
+        max_tokens=scheduler.max_num_batched_tokens,
+        max_requests=scheduler.max_num_seqs,
+        max_loras=vllm_config.lora_config.max_loras,
+        rank=vllm_config.lora_config.max_lora_rank,
+    )
+    return WorkerState(options, sizes, vllm_config.model_config.dtype, device)
