@@ -382,13 +382,7 @@ class Engine:
 
     def _read(self, name: str, path: str | Path) -> Adapter:
         adapter = read_adapter(path, max_rank=self._max_rank)
-        check_against_model(
-            adapter,
-            self.shape.linears,
-            self.shape.name,
-            has_key_norm=self.shape.has_key_norm,
-            allow_other_base=self._allow_other_base,
-        )
+        check_against_model(adapter, self.shape, allow_other_base=self._allow_other_base)
         return adapter
 
     def _check_length(

@@ -25,7 +25,7 @@ class Fill(NamedTuple, Generic[W]):
     adapter: W
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Binding(Generic[W]):
     """The cache behaviour of an adapter, or of the base model, at one moment.
 

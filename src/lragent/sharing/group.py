@@ -44,6 +44,11 @@ class Group(Generic[W]):
         return self.declared.policy
 
     @property
+    def is_deserted(self) -> bool:
+        """Whether nobody can ask for the group's pages now."""
+        return not self.members and not self.declared.include_base_model
+
+    @property
     def num_slots(self) -> int:
         """LR slots that each page of the group carries."""
         return slots_needed(self._slots)
