@@ -60,7 +60,8 @@ def check_against_model(
 
     Raises:
         AdapterError: another base model, a module that the model lacks, a tensor of another
-            shape, a targeted module without tensors, or k_proj LoRA under a key norm.
+            shape, a targeted module without tensors, or k_proj LoRA (but not aLoRA, whose term is
+            added before the norm) under a key norm.
     """
     if not allow_other_base:
         _check_name(adapter, model.name)
@@ -82,7 +83,7 @@ def check_against_model(
                     f"{tuple(tensor.shape)}, but {model.name} needs {wanted}; "
                     "load the adapter with the base model that it was trained on"
                 )
-        if model.has_key_norm and module.projection == "k_proj":
+        if model.has_key_norm and module.projection == "k_proj" and not adapter.is_alora:
             raise AdapterError(
                 f"{adapter.path}: LoRA on {module.name} cannot be served: {model.name} normalises "
                 "keys after k_proj, so they cannot be split into a base and a low-rank part; "

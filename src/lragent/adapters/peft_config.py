@@ -12,7 +12,14 @@ from reprlib import repr as shown
 from typing import Any
 
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.module_rules import LayerRule, NameRule, PatternError, PatternTable
@@ -37,10 +44,6 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     "megatron_config": ("Megatron layers are laid out in another way", "export it as plain PEFT"),
     "use_qalora": ("QA-LoRA pools the input before lora_A", _RETRAIN),
     "use_bdlora": ("block-diagonal LoRA stores its matrices in another layout", _RETRAIN),
-    "alora_invocation_tokens": (
-        "activated LoRA switches the adapter on in the middle of the sequence",
-        _RETRAIN,
-    ),
     "arrow_config": ("Arrow routes between several adapters", _RETRAIN),
     "kasa_config": ("KaSA changes the base weights and adds a diagonal between A and B", _RETRAIN),
     "monteclora_config": ("Monte Carlo LoRA perturbs the weights", _RETRAIN),
@@ -60,6 +63,7 @@ _USED = {
     "layers_pattern",
     "bias",
     "init_lora_weights",
+    "alora_invocation_tokens",
 }
 
 # These matter in training only, or (fan_in_fan_out, ensure_weight_tying, runtime_config) only to
@@ -103,6 +107,7 @@ class _Fields(BaseModel):
     exclude_modules: str | list[str] | None = None
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
+    alora_invocation_tokens: list[NonNegativeInt] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +132,11 @@ class AdapterConfig:
         """Factor on the low-rank term of the module of this name."""
         alpha, rank = self.alphas.get(module, self.fields.lora_alpha), self.rank_of(module)
         return alpha / math.sqrt(rank) if self.fields.use_rslora else alpha / rank
+
+    @property
+    def invocation_tokens(self) -> tuple[int, ...] | None:
+        """Token ids that switch an aLoRA adapter on; None for an ordinary adapter."""
+        return tuple(self.fields.alora_invocation_tokens or ()) or None
 
     def targets(self, module: str) -> bool:
         """Whether PEFT would put LoRA on the module of this name."""

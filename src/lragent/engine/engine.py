@@ -54,9 +54,9 @@ class Engine:
         model: hub name, local folder, `smollm2` (the demo's model), or a `(model, tokenizer)` pair
             that the engine then owns.
         adapters: PEFT folders by the name that requests use.
-        sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all adapters,
-            those that are loaded later too, or the sharing groups themselves. Nothing is shared
-            by default.
+        sharing: a policy (`isolated`, `neutral`, `base+lr`, `base`, `full`) for one group of all
+            adapters, those that are loaded later too, or the sharing groups themselves. Nothing is
+            shared by default.
         page_size: tokens in a page.
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
             (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
@@ -67,7 +67,8 @@ class Engine:
         max_batch_size: most requests that run at once.
         max_lora_rank: width of an LR slot; default the largest rank among `adapters`.
         lr_slots: slots in a page; default as many as the groups need.
-        include_base_model: whether requests without adapter share too, when `sharing` is a policy.
+        include_base_model: whether requests without adapter share too, when `sharing` is a policy;
+            default only under `neutral`, which changes none of their answers.
         attention: `auto`, `torch`, `triton` or `reference`.
         allow_other_base: accept adapters that name another base model, if their tensors fit.
         debug: prove the cache's books whenever the last request ends, and at close; it looks at
@@ -92,7 +93,7 @@ class Engine:
         max_batch_size: int = 32,
         max_lora_rank: int | None = None,
         lr_slots: int | None = None,
-        include_base_model: bool = False,
+        include_base_model: bool | None = None,
         attention: Implementation = "auto",
         allow_other_base: bool = False,
         debug: bool = False,

@@ -19,7 +19,7 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
     return str(model)
 
 
-def sharing_groups(sharing: Sharing, include_base_model: bool) -> Sequence[SharingGroup]:
+def sharing_groups(sharing: Sharing, include_base_model: bool | None) -> Sequence[SharingGroup]:
     """The groups that the engine's `sharing` argument declares: for a policy, one that is open.
 
     Raises:
@@ -30,4 +30,5 @@ def sharing_groups(sharing: Sharing, include_base_model: bool) -> Sequence[Shari
     policy = Policy(sharing)
     if policy is Policy.ISOLATED:
         return []
-    return [SharingGroup("default", (), policy, include_base_model, open=True)]
+    joins = policy.base_reads if include_base_model is None else include_base_model
+    return [SharingGroup("default", (), policy, joins, open=True)]
