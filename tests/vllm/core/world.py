@@ -54,7 +54,7 @@ class World:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
-        from lragent.vllm.worker.page_spec import page_spec
+        from lragent.vllm.worker.pages import page_spec
 
         load_general_plugins()
         defaults: dict[str, Any] = {

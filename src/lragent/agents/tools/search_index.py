@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
-
-# Where JAX is installed, bm25s starts it on import, and JAX would take most of a GPU's memory.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-
-import bm25s
 
 
 def fold(text: str) -> str:
@@ -20,7 +14,9 @@ def fold(text: str) -> str:
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    tokens: Any = bm25s.tokenize(
+    from bm25s.tokenization import tokenize  # see SearchIndex
+
+    tokens: Any = tokenize(
         [fold(text) for text in texts], stopwords="en", return_ids=False, show_progress=False
     )
     return tokens
@@ -30,6 +26,10 @@ class SearchIndex:
     """Ranks a fixed list of texts for a query."""
 
     def __init__(self, texts: Sequence[str]) -> None:
+        # Not imported with this module: where JAX is installed, bm25s starts it, and JAX takes most
+        # of a GPU's memory.
+        import bm25s
+
         words = _words(list(texts))
         # bm25s cannot index a collection without a single word.
         self._bm25 = bm25s.BM25() if any(words) else None

@@ -51,20 +51,17 @@ class BlockValidity:
         self._found: dict[str, tuple[int, tuple[SlotWrite, ...], int]] = {}
         self._progress: dict[str, _Progress] = {}
         self._admissions: dict[str, Admission] = {}
-        # vLLM 0.29 records the hit once the request is admitted, vLLM 0.26 where it looks it up.
-        self._record = not hasattr(manager, "record_prefix_cache_stats")
         self._stock_lookup = manager.get_computed_blocks
         self._stock_allocate = manager.allocate_slots
         self._stock_cache = manager.cache_blocks
         self._stock_free = manager.free
-        self._stock_pop = getattr(manager, "pop_blocks_for_free", None)
+        self._stock_pop = manager.pop_blocks_for_free
         self._stock_new = self._pool.get_new_blocks
         manager.get_computed_blocks = self.get_computed_blocks
         manager.allocate_slots = self.allocate_slots
         manager.cache_blocks = self.cache_blocks
         manager.free = self.free
-        if self._stock_pop is not None:
-            manager.pop_blocks_for_free = self.pop_blocks_for_free
+        manager.pop_blocks_for_free = self.pop_blocks_for_free
         self._pool.get_new_blocks = self.get_new_blocks
 
     def take_admissions(self) -> dict[str, Admission]:
@@ -72,11 +69,14 @@ class BlockValidity:
         taken, self._admissions = self._admissions, {}
         return taken
 
-    def get_computed_blocks(self, request: Any) -> tuple[Any, ...]:
+    def get_computed_blocks(
+        self, request: Any, max_cache_hit_length: int | None = None
+    ) -> tuple[Any, ...]:
         """All pages of the longest cached prefix, and the leading tokens that need no computation.
 
-        The last token is always computed, since its output is wanted; its page is found all the
-        same, and not written again.
+        Tokens beyond ``max_cache_hit_length`` are computed (since vLLM 0.33), and the last token
+        always, since its output is wanted; their pages are found all the same, and not written
+        again.
         """
         binding: Binding = request.lragent_binding
         if not self._manager.enable_caching or request.skip_reading_prefix_cache:
@@ -87,15 +87,11 @@ class BlockValidity:
         )
         pages: Sequence[Any] = found[0][0]
         fills, lr = self._leading(binding, pages)
-        last = (request.num_tokens - 1) // self._size
-        computed = min(lr, last * self._size)
+        most = request.num_tokens - 1
+        if max_cache_hit_length is not None:
+            most = min(most, max_cache_hit_length)
+        computed = min(lr, most // self._size * self._size)
         self._found[request.request_id] = (len(pages) * self._size, fills, lr)
-        if self._record and self._manager.log_stats:
-            self._manager.prefix_cache_stats.record(
-                num_tokens=request.num_tokens,
-                num_hits=computed,
-                preempted=request.num_preemptions > 0,
-            )
         return self._manager.create_kv_cache_blocks(found[0]), computed, 0
 
     def allocate_slots(
@@ -125,7 +121,6 @@ class BlockValidity:
     def pop_blocks_for_free(self, request: Any) -> list[Any]:
         """As vLLM's own, which frees the pages a few steps later."""
         self._end(request)
-        assert self._stock_pop is not None
         return self._stock_pop(request)
 
     def get_new_blocks(self, num_blocks: int) -> list[Any]:

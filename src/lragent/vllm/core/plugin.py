@@ -74,7 +74,7 @@ class CorePlugin:
         lora = request.lora_request
         if lora is None:
             return request, self.registry.bind_base_model()
-        if lora.tensorizer_config_dict is not None:
+        if getattr(lora, "tensorizer_config_dict", None) is not None:  # vLLM before 0.32
             raise AdapterError(
                 f"the adapter {lora.lora_name!r} comes from tensorizer, whose files lragent "
                 "cannot check; give the folder of a PEFT adapter"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ def lora_keys(stock: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
     It is called for every page of every request.
     """
 
+    @functools.wraps(stock)
     def keys(request: Any) -> list[str]:
         binding = getattr(request, ATTRIBUTE, None)
         if binding is None:

@@ -8,24 +8,13 @@ import functools
 import logging
 from typing import Any
 
-from vllm import envs
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.v1.engine.llm_engine import LLMEngine
-
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.names import near_misses
 from lragent.vllm.config import Options, options_of
 from lragent.vllm.errors import PluginError
-from lragent.vllm.patching import wrap
+from lragent.vllm.patching import Hook
 
 logger = logging.getLogger("vllm.lragent")
-
-
-def install() -> None:
-    """Patch the server's book of adapters."""
-    wrap(OpenAIServingModels, "init_static_loras", _init_static_loras)
-    wrap(OpenAIServingModels, "unload_lora_adapter", _unload)
-    wrap(LLMEngine, "add_request", _add_request)
 
 
 def _add_request(stock: Any) -> Any:
@@ -47,6 +36,8 @@ def _options(models: Any) -> Options | None:
 
 
 def _init_static_loras(stock: Any) -> Any:
+    from vllm import envs
+
     @functools.wraps(stock)
     async def init_static_loras(self: Any) -> None:
         await stock(self)
@@ -89,3 +80,12 @@ def _unload(stock: Any) -> Any:
         return f"{result} {freed} bytes of KV cache were freed."
 
     return unload_lora_adapter
+
+
+_MODELS = "vllm.entrypoints.openai.models.serving"
+
+HOOKS = (
+    Hook(_MODELS, "OpenAIServingModels.init_static_loras", _init_static_loras),
+    Hook(_MODELS, "OpenAIServingModels.unload_lora_adapter", _unload),
+    Hook("vllm.v1.engine.llm_engine", "LLMEngine.add_request", _add_request),
+)

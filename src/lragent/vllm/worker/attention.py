@@ -27,8 +27,7 @@ from lragent.attention import (
 )
 from lragent.vllm.config import options_of
 from lragent.vllm.errors import PluginError
-from lragent.vllm.worker.page_layout import token_elements, views_of
-from lragent.vllm.worker.page_spec import page_spec
+from lragent.vllm.worker.pages import page_spec, views_of
 from lragent.vllm.worker.state import WorkerState, make_state, state_of
 
 
@@ -249,13 +248,13 @@ class LRAttentionBackend(AttentionBackend):
         return LRMetadataBuilder
 
     @staticmethod
-    def get_supported_kernel_block_sizes() -> list[Any]:
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[Any]:
         """Any multiple of 16, so that vLLM never splits a page."""
         return [MultipleOf(16)]
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[Any, ...]:
-        """Pages that are contiguous; with one head slot this one is. vLLM 0.26 does not ask."""
+        """Pages that are contiguous; with one head slot this one is."""
         from vllm.v1.kv_cache_interface import KVCacheLayout
 
         return (KVCacheLayout.LBHNC,)
@@ -264,16 +263,3 @@ class LRAttentionBackend(AttentionBackend):
     def customize_spec(cls, spec: Any) -> Any:
         """Room for K, V_base and the LR slots in each page."""
         return page_spec(spec, cls.slots, cls.rank)
-
-    @classmethod
-    def get_kv_cache_shape(
-        cls,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_size: int,
-        cache_dtype_str: str = "auto",
-    ) -> tuple[int, ...]:
-        """``[pages, 1, tokens, elements]``. vLLM 0.29 has it from the spec and does not ask."""
-        elements = token_elements(num_kv_heads, head_size, cls.slots, cls.rank)
-        return (num_blocks, 1, block_size, elements)

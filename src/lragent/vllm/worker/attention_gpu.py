@@ -25,7 +25,7 @@ from lragent.vllm.worker.attention import (
     LRMetadataBuilder,
 )
 from lragent.vllm.worker.device_step import layout_of, prepare_step
-from lragent.vllm.worker.page_layout import token_elements
+from lragent.vllm.worker.pages import token_elements
 
 
 class LRDeviceMetadataBuilder(LRMetadataBuilder):

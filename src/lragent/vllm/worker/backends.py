@@ -1,13 +1,18 @@
 """Which attention backend an engine gets: by its device, and by the LR slots of its pages."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
 from lragent.vllm.config import Options
 from lragent.vllm.worker.attention import LRAttentionBackend
+
+NAME = "LRAGENT"
 
 _sized: dict[tuple[Any, ...], type[LRAttentionBackend]] = {}
 
@@ -27,8 +32,19 @@ def sized_backend(
 def backend_for(vllm_config: Any, options: Options) -> type[LRAttentionBackend]:
     """The backend for an engine's device, slots and rank."""
     rank = vllm_config.lora_config.max_lora_rank
-    if torch.device(vllm_config.device_config.device).type == "cpu":
-        return sized_backend(LRAttentionBackend, options.num_slots, rank, "CPU_ATTN")
+    on_cpu = torch.device(vllm_config.device_config.device).type == "cpu"
+    name = _registered_name(on_cpu)
+    if on_cpu:
+        return sized_backend(LRAttentionBackend, options.num_slots, rank, name)
     from lragent.vllm.worker.attention_gpu import LRDeviceBackend  # needs Triton
 
-    return sized_backend(LRDeviceBackend, options.num_slots, rank, "CUSTOM")
+    return sized_backend(LRDeviceBackend, options.num_slots, rank, name)
+
+
+def _registered_name(on_cpu: bool) -> str:
+    """The backend's name in vLLM's table: its own, which vLLM allows from 0.32 on."""
+    if not hasattr(AttentionBackendEnum, "register"):
+        return "CPU_ATTN" if on_cpu else "CUSTOM"
+    if NAME not in AttentionBackendEnum.__members__:
+        register_backend(NAME, f"{__name__}.{LRAttentionBackend.__name__}")
+    return NAME

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from lragent.attention import PageViews, page_views
@@ -12,6 +16,19 @@ from lragent.vllm.errors import PluginError
 def token_elements(kv_heads: int, head_dim: int, slots: int, rank: int) -> int:
     """Elements of one token in one layer: K, V_base and all LR slots."""
     return 2 * kv_heads * head_dim + slots * rank
+
+
+def page_spec(spec: Any, slots: int, rank: int) -> Any:
+    """A layer's spec with room for K, V_base and the LR slots in each page.
+
+    Args:
+        spec: vLLM's ``FullAttentionSpec``.
+        slots: LR slots of a page.
+        rank: width of a slot.
+    """
+    elements = token_elements(spec.num_kv_heads, spec.head_size, slots, rank)
+    size = torch.empty(0, dtype=spec.dtype).element_size()
+    return replace(spec, num_head_slots=1, state_content_bytes=elements * size)
 
 
 def views_of(kv_cache: Tensor, kv_heads: int, head_dim: int, slots: int, rank: int) -> PageViews:

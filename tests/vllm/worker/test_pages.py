@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lragent.vllm.worker.page_spec import page_spec
+from lragent.vllm.worker.pages import page_spec
 
 pytestmark = pytest.mark.every_version
 
@@ -46,13 +46,3 @@ def test_vllm_finds_the_manager_of_ordinary_pages():
 
     found = [KVCacheSpecRegistry.get_manager_class(s) for s in (page_spec(stock(), 3, 64), stock())]
     assert found == [FullAttentionManager, FullAttentionManager]
-
-
-def test_the_backend_has_the_shape_of_the_page():
-    from lragent.vllm.worker.attention import LRAttentionBackend
-    from lragent.vllm.worker.backends import sized_backend
-
-    backend = sized_backend(LRAttentionBackend, 3, 64, "CPU_ATTN")
-    shape = backend.get_kv_cache_shape(5, 16, 2, 8)
-    assert shape[:3] == (5, 1, 16)
-    assert torch.empty(shape, dtype=torch.bfloat16).nbytes == 5 * PAGE_BYTES
