@@ -43,6 +43,8 @@ class Options(BaseModel):
             ordinary adapters the first agent can only fill the slots of adapters it knows.
         lora_speed: let vLLM's LoRA kernels pass over modules that no adapter of a batch touches,
             and prepare their metadata on the host. Nothing of it concerns sharing.
+        debug: check the validity bits of all pages after each step. For finding faults of the
+            plugin; it takes time that grows with the cache.
         allow_other_base: accept adapters whose config names another base model.
         version: set by the plugin, so that its version is part of vLLM's compile cache key.
     """
@@ -54,6 +56,7 @@ class Options(BaseModel):
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
     adapters: dict[str, str] = Field(default_factory=dict)
     lora_speed: bool = True
+    debug: bool = False
     allow_other_base: bool = False
     version: str = lragent.__version__
 

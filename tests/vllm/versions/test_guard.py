@@ -77,10 +77,10 @@ def test_attributes_that_are_gone_are_named(monkeypatch: pytest.MonkeyPatch):
 
     class Block:
         def __init__(self) -> None:
-            self.block_id = self.block_hash = self.is_null = 0
+            self.block_id = self.ref_cnt = 0
 
     monkeypatch.setattr(kv_cache_utils, "KVCacheBlock", Block)
-    assert changes() == ["vllm.v1.core.kv_cache_utils.KVCacheBlock has no ref_cnt"]
+    assert changes() == ["vllm.v1.core.kv_cache_utils.KVCacheBlock has no block_hash"]
 
 
 def test_options_of_vllm_that_are_gone_are_named():

@@ -13,12 +13,13 @@ read), or, where the scheduler runs ahead of the tokens it has seen, once they a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lragent.vllm.core.bindings import BASE_MODEL, Binding
+from lragent.vllm.core.bindings import Binding
 from lragent.vllm.core.counters import Counters
+from lragent.vllm.errors import PluginError
 from lragent.vllm.messages import Admission, SlotWrite
 
 
@@ -37,8 +38,11 @@ class BlockValidity:
         manager: vLLM's ``KVCacheManager``.
         block_size: tokens a page.
 
-    The attribute ``valid`` holds the validity bits of every page by its id; ``owner`` the sharer of
-    every page that was published.
+    Attributes:
+        bits: validity bits of every page by its id.
+        valid_slots: how many are set.
+        owner: sharer of every page that was published, and is found by later requests.
+        counters: hits and recomputed tokens.
     """
 
     def __init__(self, manager: Any, block_size: int):
@@ -46,6 +50,7 @@ class BlockValidity:
         self._pool = manager.block_pool
         self._size = block_size
         self.bits: dict[int, int] = defaultdict(int)
+        self.valid_slots = 0
         self.owner: dict[int, str] = {}
         self.counters = Counters(block_size)
         self._found: dict[str, tuple[int, tuple[SlotWrite, ...], int]] = {}
@@ -56,12 +61,14 @@ class BlockValidity:
         self._stock_cache = manager.cache_blocks
         self._stock_free = manager.free
         self._stock_pop = manager.pop_blocks_for_free
+        self._stock_reset = manager.reset_prefix_cache
         self._stock_new = self._pool.get_new_blocks
         manager.get_computed_blocks = self.get_computed_blocks
         manager.allocate_slots = self.allocate_slots
         manager.cache_blocks = self.cache_blocks
         manager.free = self.free
         manager.pop_blocks_for_free = self.pop_blocks_for_free
+        manager.reset_prefix_cache = self.reset_prefix_cache
         self._pool.get_new_blocks = self.get_new_blocks
 
     def take_admissions(self) -> dict[str, Admission]:
@@ -95,15 +102,23 @@ class BlockValidity:
         return self._manager.create_kv_cache_blocks(found[0]), computed, 0
 
     def allocate_slots(
-        self, request: Any, num_new_tokens: int, *args: Any, **kwargs: Any
+        self,
+        request: Any,
+        num_new_tokens: int,
+        num_new_computed_tokens: int = 0,
+        new_computed_blocks: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any | None:
         """As vLLM's own; on success the bits of pages that this step fills are set."""
-        result = self._stock_allocate(request, num_new_tokens, *args, **kwargs)
+        result = self._stock_allocate(
+            request, num_new_tokens, num_new_computed_tokens, new_computed_blocks, *args, **kwargs
+        )
         if result is None:
             return None
         computed = request.num_computed_tokens
-        if kwargs.get("new_computed_blocks") is not None:
-            computed += kwargs.get("num_new_computed_tokens", 0)
+        if new_computed_blocks is not None:
+            computed += num_new_computed_tokens
             self._admit(request, computed)
         self._set_bits(request, min(computed + num_new_tokens, request.num_tokens))
         return result
@@ -127,9 +142,17 @@ class BlockValidity:
         """As vLLM's own; what a page held before is no longer valid."""
         blocks = self._stock_new(num_blocks)
         for block in blocks:
-            self.bits.pop(block.block_id, None)
-            self.owner.pop(block.block_id, None)
+            self._clear(block.block_id)
         return blocks
+
+    def reset_prefix_cache(self) -> bool:
+        """As vLLM's own."""
+        done = self._stock_reset()
+        if done:
+            self.bits.clear()
+            self.owner.clear()
+            self.valid_slots = 0
+        return done
 
     def forget(self, sharers: Sequence[str]) -> int:
         """Take the pages of sharers out of the prefix cache; returns how many.
@@ -139,8 +162,41 @@ class BlockValidity:
         doomed = {page for page, sharer in self.owner.items() if sharer in sharers}
         self._pool.evict_blocks(doomed)
         for page in doomed:
-            self.owner.pop(page, None)
+            self._clear(page)
         return len(doomed)
+
+    def check_integrity(self, requests: Collection[str]) -> None:
+        """Compare what runs along with vLLM's pages, all of them.
+
+        Args:
+            requests: ids of the requests that have not ended.
+
+        Raises:
+            PluginError: they differ, which is a fault of the plugin.
+        """
+        found = []
+        hashed = {block.block_id for block in self._pool.blocks if block.block_hash is not None}
+        if not self.owner.keys() <= hashed:
+            found.append(f"pages {sorted(self.owner.keys() - hashed)} are not in vLLM's cache")
+        valid = {page for page, bits in self.bits.items() if bits}
+        if not valid <= self.owner.keys():
+            found.append(f"pages {sorted(valid - self.owner.keys())} have bits and no owner")
+        counted = sum(bits.bit_count() for bits in self.bits.values())
+        if counted != self.valid_slots:
+            found.append(f"{counted} slots are valid, and {self.valid_slots} were counted")
+        ended = {*self._progress, *self._found} - {*requests}
+        if ended:
+            found.append(f"the ended requests {sorted(ended)} are still known")
+        for request, progress in self._progress.items():
+            pages = self._manager.get_blocks(request).blocks[0][: progress.pages_done]
+            if not {page.block_id for page in pages} <= self.owner.keys():
+                found.append(f"the request {request} has pages that no one can find")
+        if found:
+            raise PluginError("validity bits: " + "; ".join(found))
+
+    def _clear(self, page: int) -> None:
+        self.owner.pop(page, None)
+        self.valid_slots -= self.bits.pop(page, 0).bit_count()
 
     def _end(self, request: Any) -> None:
         self._progress.pop(request.request_id, None)
@@ -165,11 +221,14 @@ class BlockValidity:
         pages = self._manager.get_blocks(request.request_id).blocks[0]
         for index in range(progress.pages_done, end):
             page = pages[index].block_id
+            before = after = self.bits.get(page, 0)
             for fill in progress.fills:
                 if index * self._size >= fill.start:
-                    self.bits[page] |= 1 << fill.slot
-            if binding.sharer != BASE_MODEL:
-                self.owner[page] = binding.sharer
+                    after |= 1 << fill.slot
+            if after != before:
+                self.bits[page] = after
+                self.valid_slots += (after ^ before).bit_count()
+            self.owner[page] = binding.sharer
             if index == 0:
                 self.counters.published(request)
         progress.pages_done = end

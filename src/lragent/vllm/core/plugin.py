@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.keys import KeyScope
 from lragent.vllm.config import Options
-from lragent.vllm.core.adapters import AdapterStore, Content
+from lragent.vllm.core.adapters import AdapterNotFoundError, AdapterStore, Content
 from lragent.vllm.core.bindings import Binding
 from lragent.vllm.core.block_validity import BlockValidity
 from lragent.vllm.core.bound_request import request_for
@@ -79,19 +81,31 @@ class CorePlugin:
                 f"the adapter {lora.lora_name!r} comes from tensorizer, whose files lragent "
                 "cannot check; give the folder of a PEFT adapter"
             )
-        binding = self.registry.bind(
-            lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
-        )
+        with _named(lora.lora_name):
+            binding = self.registry.bind(
+                lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
+            )
         assert binding.content is not None
         bound = copy.copy(request)
         bound.lora_request = request_for(binding.content, lora)
         return bound, binding
 
     def load(self, lora: Any) -> Any:
-        """Take in an adapter ahead of its requests; returns the request for the workers."""
-        content = self.registry.load(
-            lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
-        )
+        """Take in an adapter ahead of its requests; returns the request for the workers.
+
+        Raises:
+            LoRAAdapterNotFoundError: there is no such adapter; vLLM's server then answers 404.
+            AdapterError: the adapter cannot be served.
+        """
+        from vllm.exceptions import LoRAAdapterNotFoundError
+
+        try:
+            with _named(lora.lora_name):
+                content = self.registry.load(
+                    lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
+                )
+        except AdapterNotFoundError as error:
+            raise LoRAAdapterNotFoundError(lora.lora_name, lora.lora_path) from error
         for note in content.notes:
             logger.info("adapter %s: %s", lora.lora_name, note)
         return request_for(content, lora)
@@ -113,20 +127,30 @@ class CorePlugin:
 
     def take_message(self) -> StepMessage:
         """What the workers must know for the step that was just scheduled."""
+        if self.options.debug:
+            self.validity.check_integrity(self.scheduler.requests)
         return StepMessage(self.validity.take_admissions(), self.registry.rows.take_loads())
 
     def report(self) -> Report:
         """Numbers for the endpoint and the metrics."""
         return make_report(
             self.scheduler.kv_cache_manager.block_pool,
-            self.validity.bits,
-            self.validity.counters,
+            self.validity,
             page_bytes=self.page_bytes,
             lr_bytes=self.options.num_slots * self.slot_bytes,
             slot_bytes=self.slot_bytes,
             unloaded={"adapters": self.unloaded, "bytes": self.unloaded_bytes},
             groups=self.registry.summary(),
         )
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Begin errors with the adapter's name: vLLM's server takes paths out of its answers."""
+    try:
+        yield
+    except AdapterError as error:
+        raise type(error)(f"adapter {name!r}: {error}") from error
 
 
 def _only_spec(kv_cache_config: Any) -> Any:

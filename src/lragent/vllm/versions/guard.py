@@ -26,7 +26,7 @@ _OBJECTS: tuple[tuple[str, str, str, str], ...] = (
         ("vllm.v1.core.kv_cache_manager", f"KVCacheManager.{name}",
          "lragent.vllm.core.block_validity", f"BlockValidity.{name}")
         for name in ("get_computed_blocks", "allocate_slots", "cache_blocks", "free",
-                     "pop_blocks_for_free")
+                     "pop_blocks_for_free", "reset_prefix_cache")
     ),
     ("vllm.v1.core.block_pool", "BlockPool.get_new_blocks",
      "lragent.vllm.core.block_validity", "BlockValidity.get_new_blocks"),
