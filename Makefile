@@ -1,5 +1,6 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
+# make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
 #
 # Needs Python 3.11 to 3.13 and a package index that pip can reach; nothing else. Name another
@@ -25,7 +26,7 @@ demo: export OMP_NUM_THREADS ?= $(if $(filter 1 2,$(CORES)),1,$(CORES))
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint types unit install test-vllm clean
+.PHONY: demo test lint types unit bench install test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -36,14 +37,16 @@ test: lint types unit
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/installed-dev
 	$(BIN)/pyright
 
-# Tests that compare speeds run alone, after the others, so that nothing else disturbs them. Pytest
-# exits with 5 when it finds no test; that is a failure here too.
+# Two processes side by side, of one thread each.
 unit: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m "not timing"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not timing"
+
+bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m timing
 
 install: $(VENV)/installed

@@ -1,6 +1,6 @@
 """Measure the embedded engine on a GPU and write benchmarks/results/engine-<gpu>.json.
 
-    python benchmarks/engine.py --commit "$(git rev-parse HEAD)"
+    python -m benchmarks.engine --commit "$(git rev-parse HEAD)"
 
 Two parts, with SmolLM2-135M-Instruct and the bundled adapters:
 
@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 import transformers
+from benchmarks.common.files import file_name
 from peft import PeftModel
-from serving_parts.result import file_name
 from transformers import StoppingCriteriaList
 
 from lragent import Engine, SamplingParams

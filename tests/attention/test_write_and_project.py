@@ -4,7 +4,7 @@ import pytest
 import torch
 from tests.attention.cases import nan_pages
 
-import lragent.attention.write as write_module
+import lragent.attention.cpu.cache as write_module
 from lragent.attention import Implementation, PageViews, page_views, project_lr, write_pages
 from lragent.cache.layout import PageLayout
 
@@ -23,6 +23,7 @@ def write(
     places: list[int],
     base: list[bool],
     slots: list[list[int]],
+    rows: list[list[int]] | None = None,
     *,
     with_lr: bool = True,
     pages: PageViews | None = None,
@@ -30,7 +31,8 @@ def write(
     gen = torch.Generator().manual_seed(0)
     k = torch.randn(len(places), 2, 8, generator=gen)
     v = torch.randn(len(places), 2, 8, generator=gen)
-    lr = torch.randn(len(places), len(slots[0]), 3, generator=gen)
+    lr = torch.randn(len(places), 4, 3, generator=gen)
+    rows = rows or [list(range(len(slots[0])))] * len(places)
     pages = pages or page_views(nan_pages(LAYOUT, 5, torch.float32), LAYOUT)
     write_pages(
         k,
@@ -39,6 +41,7 @@ def write(
         pages,
         torch.tensor(places),
         torch.tensor(base),
+        torch.tensor(rows, dtype=torch.int32),
         torch.tensor(slots, dtype=torch.int32),
         implementation=implementation,
     )
@@ -57,6 +60,17 @@ def test_every_block_lands_in_its_place(implementation: Implementation) -> None:
     assert torch.equal(pages.lr[0, 2, 1], lr[1, 0])
     assert pages.k.isnan().sum() == pages.k.numel() - 2 * 16
     assert pages.lr.isnan().sum() == pages.lr.numel() - 3 * 3
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_each_slot_gets_the_row_that_is_named(implementation: Implementation) -> None:
+    rows = [[3, 0], [2, -1]]
+    pages, _, _, lr = write(implementation, [9, 2], [True, True], [[0, 2], [1, 0]], rows)
+    assert pages.lr is not None
+    assert torch.equal(pages.lr[2, 1, 0], lr[0, 3])
+    assert torch.equal(pages.lr[2, 1, 2], lr[0, 0])
+    assert torch.equal(pages.lr[0, 2, 1], lr[1, 2])
+    assert not pages.lr[0, 2, 0].any(), "no row means zeros"
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -101,9 +115,10 @@ def test_both_implementations_write_the_same_bytes() -> None:
     places[3] = -1
     base = torch.rand(12, generator=gen) > 0.4
     slots = torch.stack([torch.randperm(4, generator=gen)[:2] - 1 for _ in range(12)])
+    rows = torch.randint(-1, 4, (12, 2), generator=gen).tolist()
     blocks = []
     for implementation in IMPLEMENTATIONS:
-        pages, *_ = write(implementation, places.tolist(), base.tolist(), slots.tolist())
+        pages, *_ = write(implementation, places.tolist(), base.tolist(), slots.tolist(), rows)
         assert pages.lr is not None
         blocks.append([block.nan_to_num(99.0) for block in (pages.k, pages.v, pages.lr)])
     for one, other in zip(*blocks, strict=True):
@@ -121,13 +136,14 @@ def test_projection(implementation: Implementation, slots: int, dtype: torch.dty
     choices = torch.tensor([-1, 0, 1, 3])
     index = choices[torch.randint(0, 4, (9, slots), generator=gen)].to(torch.int32)
     z = project_lr(x, a, index, implementation=implementation)
-    assert z.shape == (9, slots, 5)
+    assert z.shape == (9, 4, 5)
     assert z.dtype == dtype
     for token in range(9):
         for column in range(slots):
             row = int(index[token, column])
-            expected = torch.zeros(5) if row < 0 else a[row].double() @ x[token].double()
-            torch.testing.assert_close(z[token, column], expected.to(dtype))
+            if row >= 0:
+                expected = a[row].double() @ x[token].double()
+                torch.testing.assert_close(z[token, row], expected.to(dtype))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -136,4 +152,4 @@ def test_projection_of_nothing(implementation: Implementation) -> None:
     empty = project_lr(
         torch.empty(0, 8), a, torch.empty(0, 2, dtype=torch.int32), implementation=implementation
     )
-    assert empty.shape == (0, 2, 3)
+    assert empty.shape == (0, 2, 3)  # two A

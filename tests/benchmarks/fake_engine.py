@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.serving_parts.drive import Ask, Progress
+from benchmarks.serving.drive import Ask, Progress
 
 
 class FakeEngine:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.serving_parts.drive import Ask, Run, drive
-from benchmarks.serving_parts.parts import first_tokens, trajectory_times
-from benchmarks.serving_parts.workload import single
+from benchmarks.serving.drive import Ask, Run, drive
+from benchmarks.serving.parts import first_tokens, trajectory_times
+from benchmarks.serving.workload import single
 from tests.benchmarks.fake_engine import FakeEngine
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.serving_parts import drive as drive_module
-from benchmarks.serving_parts import parts
-from benchmarks.serving_parts.sizes import FULL, SMALL, with_options
-from benchmarks.serving_parts.turns import Turns
+from benchmarks.serving import drive as drive_module
+from benchmarks.serving import parts
+from benchmarks.serving.sizes import FULL, SMALL, with_options
+from benchmarks.serving.turns import Turns
 from tests.benchmarks.fake_engine import FakeEngine
 
 
@@ -30,13 +30,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 
 
 def test_handover(engine: FakeEngine):
-    rows = list(parts.handover(engine, ["stock", "bound"], SMALL))
+    rows = list(parts.handover(engine, ["stock", "stock-one"], SMALL))
     found = {(row["policy"], row["case"]): row["ttft_ms"] for row in rows}
-    for policy in ("stock", "bound"):
+    for policy in ("stock", "stock-one"):
         assert found[policy, "cold, 64"] == found[policy, "other, 64"] == 1000
         assert found[policy, "cold, 256"] == 3000
     assert found["stock", "cold, no adapter, 256"] == 3000
-    assert ("bound", "cold, no adapter, 256") not in found
+    assert ("stock-one", "cold, no adapter, 256") not in found
     handed_over = [0, 0, 0, 0, 1, 0, 0, 2, 0, 0, 0]
     both = 2 * len(handed_over) + 1
     assert [ask.agent for ask in engine.log[:both]] == [*handed_over, None, *handed_over]
@@ -49,7 +49,7 @@ def test_handover(engine: FakeEngine):
     firsts = [tuple(ask.prompt) for ask in engine.log[::both]]
     assert len(set(firsts)) == len(firsts)
     assert firsts == [tuple(ask.prompt) for ask in engine.log[len(handed_over) + 1 :: both]]
-    assert engine.used == ["stock", "bound"] * (len(engine.used) // 2)
+    assert engine.used == ["stock", "stock-one"] * (len(engine.used) // 2)
 
 
 def test_engines_take_turns_request_by_request_in_a_hand_over(
@@ -141,14 +141,14 @@ def test_open_loop(engine: FakeEngine, tmp_path: Path, seconds: float):
     data = tmp_path / "trajectories.jsonl.gz"
     with gzip.open(data, "wt") as lines:
         lines.write(json.dumps(record) + "\n")
-    rows = parts.open_loop(engine, ["stock", "bound"], with_options(SMALL, data=str(data)))
+    rows = parts.open_loop(engine, ["stock", "stock-one"], with_options(SMALL, data=str(data)))
     # A row is there before the next rate begins.
     first, asked = next(rows), len(engine.log)
     assert (first["case"], first["policy"], first["given_up"]) == ("1/s", "stock", False)
     found = [(row["case"], row["policy"]) for row in (first, *rows)]
-    fast = [("4/s", "stock"), ("4/s", "bound")]
+    fast = [("4/s", "stock"), ("4/s", "stock-one")]
     # With steps of a second p90 TTFT is no less, and higher rates are not tried.
-    assert found == [("1/s", "stock"), ("1/s", "bound"), *(fast if seconds < 1 else [])]
+    assert found == [("1/s", "stock"), ("1/s", "stock-one"), *(fast if seconds < 1 else [])]
     assert (len(engine.log) > asked) == (seconds < 1)
 
 

@@ -9,62 +9,96 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.serving_parts.adapters import AGENTS, write_adapters
-from benchmarks.serving_parts.dummy_weights import fill
-from benchmarks.serving_parts.jobs import Setup, Step, make_plan, sizes_of
-from benchmarks.serving_parts.policies import engines_of, is_guest, plugin_option, uses_one_adapter
-from benchmarks.serving_parts.shapes import LLAMA_8B, TINY, shape_at, write_config
-from benchmarks.serving_parts.sizes import (
+from benchmarks.common.adapters import AGENTS, write_adapters
+from benchmarks.common.dummy_weights import fill
+from benchmarks.common.shapes import LLAMA_8B, TINY, shape_at, write_config
+from benchmarks.serving.plan import Setup, Step, Task, make_plan, sizes_of
+from benchmarks.serving.policies import (
+    engines_of,
+    is_guest,
+    keeps_copies,
+    plugin_option,
+    uses_one_adapter,
+    with_old,
+)
+from benchmarks.serving.sizes import (
     FULL,
-    GATE_FULL,
     SMALL,
     kv_budget,
     setups_of,
     shared_settings,
     with_options,
 )
-from benchmarks.serving_parts.workload import trace_length
+from benchmarks.serving.workload import trace_length
 from safetensors.numpy import load_file
 
 from lragent.vllm.config import parse_options
 
 
 def test_who_shares_an_engine():
-    names = ["base+lr", "isolated-one", "bound", "stock", "isolated", "base"]
+    names = ["isolated-one", "base+lr", "stock-one", "stock", "stock-targets", "isolated", "base"]
     assert engines_of(names) == {
-        "stock": ["stock", "bound"],
-        "base+lr": ["isolated", "base+lr", "isolated-one"],
+        "base+lr": ["isolated-one", "base+lr", "isolated"],
+        "stock": ["stock-one", "stock"],
+        "stock-targets": ["stock-targets"],
         "base": ["base"],
     }
-    assert [name for name in names if uses_one_adapter(name)] == ["isolated-one", "bound"]
+    assert [name for name in names if uses_one_adapter(name)] == ["isolated-one", "stock-one"]
     assert [name for name in names if is_guest(name)] == ["isolated-one", "isolated"]
+    assert [n for n in names if keeps_copies(n)] == ["stock", "stock-targets", "isolated"]
 
 
-def test_the_gate_comes_first_and_once():
+def test_another_source_has_engines_of_its_own_beside_these():
+    names = with_old(["stock", "base+lr", "isolated-one"])
+    assert engines_of(names) == {
+        "stock": ["stock"],
+        "base+lr": ["base+lr", "isolated-one"],
+        "old:base+lr": ["old:base+lr", "old:isolated-one"],
+    }
+    assert is_guest("old:isolated-one")
+    assert uses_one_adapter("old:isolated-one")
+    assert plugin_option("old:base+lr", {}) == plugin_option("base+lr", {})
+
+
+def test_the_plugin_with_and_without_its_faster_lora():
+    names = ["base+lr", "isolated-vllm-lora-one", "base+lr-vllm-lora"]
+    assert engines_of(names) == {
+        "base+lr": ["base+lr"],
+        "base+lr-vllm-lora": ["isolated-vllm-lora-one", "base+lr-vllm-lora"],
+    }
+    assert plugin_option("base+lr-vllm-lora", {}) == {
+        **(plugin_option("base+lr", {}) or {}), "lora_speed": False,
+    }  # fmt: skip
+    # Another source tree may not have the option.
+    assert with_old(["base+lr-vllm-lora"]) == ["base+lr-vllm-lora"]
+
+
+def test_engines_side_by_side_or_one_after_the_other():
     setups = setups_of(["handover", "trace"], TINY, SMALL, {}, 4)
-    plan = make_plan(setups, ["base"], gate=True)
-    assert [[(s.setup.name, s.engine, s.policies) for s in group] for group in plan] == [
-        [("agents", "stock", [])],
-        [("agents", "base+lr", [])],
-        [("agents", "base", ["base"])],
-        [("trace", "base", ["base"])],
+    names = ["base+lr", "stock-one", "stock"]
+    plan = make_plan(setups, names, together=False)
+    assert [[(step.name, step.policies) for step in group] for group in plan] == [
+        [("agents, base+lr", ["base+lr"])],
+        [("agents, stock", ["stock-one", "stock"])],
+        [("trace, base+lr", ["base+lr"])],
+        [("trace, stock", ["stock-one", "stock"])],
     ]
-    later = make_plan(setups, ["base"], gate=False)
-    assert [[step.engine for step in group] for group in later] == [["base"], ["base"]]
-    together = make_plan(setups, ["base", "bound"], gate=True, together=True)
-    assert [[step.engine for step in group] for group in together] == [
-        ["stock", "base+lr", "base"],
-        ["base", "stock"],
-    ]
+    together = make_plan(setups, names, together=True)
+    assert [[step.engine for step in group] for group in together] == [["base+lr", "stock"]] * 2
 
 
-def test_engines_are_measured_in_the_order_of_the_names():
-    setups = setups_of(["open"], TINY, SMALL, {}, 4)
-    plan = make_plan(setups, ["base+lr", "bound", "stock"], gate=False)
-    assert [(step.engine, step.policies) for (step,) in plan] == [
-        ("base+lr", ["base+lr"]),
-        ("stock", ["stock", "bound"]),
-    ]
+def test_traces_of_the_same_rank_need_no_engine_of_their_own():
+    parts = ["handover", "workflow", "trace"]
+    [both] = setups_of(parts, LLAMA_8B, FULL, {}, 2, trace_rank=16)
+    assert both.parts == ("handover", "workflow", "trace")
+    assert 66448 < both.settings["max_model_len"] <= 66448 + 512
+
+
+def test_a_policy_for_the_hand_over_only():
+    names = ["stock", "stock-one"]
+    task = Task("stock", names, [], "", "m", {}, {}, {}, handover_only=["stock"])
+    assert task.measured("handover") == names
+    assert task.measured("workflow") == ["stock-one"]
 
 
 def test_engines_side_by_side_have_room_for_what_they_run():
@@ -83,19 +117,7 @@ def test_engines_side_by_side_have_room_for_what_they_run():
     [trace] = setups_of(["trace"], LLAMA_8B, FULL, {}, 2)
     longest = trace_length(16384) * 131072
     assert room_of(trace, 3, "isolated", "base+lr") > 3 * longest
-    assert 1.01 * longest < room_of(trace, 3, "bound", "base+lr") < 1.03 * longest
-
-
-def test_an_engine_for_the_gate_alone_takes_little():
-    setups = setups_of(["trace", "tight"], LLAMA_8B, FULL, {}, 2)
-    for setup in setups:
-        step = Step(setup, "base+lr", [])
-        settings = shared_settings(step, 3, LLAMA_8B, FULL, 2)
-        length = settings["max_model_len"]
-        assert sum(GATE_FULL) < length < setup.settings["max_model_len"]
-        assert length * 131072 < settings["kv_cache_memory_bytes"] < 2**29
-        measured = shared_settings(Step(setup, "full", ["full"]), 3, LLAMA_8B, FULL, 2)
-        assert "max_model_len" not in measured
+    assert 1.01 * longest < room_of(trace, 3, "stock-one", "base+lr") < 1.03 * longest
 
 
 def test_settings_leave_room_for_the_longest_prompt():

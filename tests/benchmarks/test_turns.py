@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.serving_parts.turns import Turns
+from benchmarks.serving.turns import Turns
 
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from benchmarks.serving_parts.turns import Turns
+from benchmarks.serving.turns import Turns
 cores = os.sched_getaffinity(0)
 folder, place, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 turns = Turns(folder, place, count)
@@ -62,5 +62,5 @@ def test_one_engine_needs_no_folder():
 
 
 def test_engines_with_fewer_policies_take_as_many_turns():
-    assert Turns(most=3).padded(["stock", "bound"]) == ["stock", "bound", None]
-    assert Turns().padded(["stock", "bound"]) == ["stock", "bound"]
+    assert Turns(most=3).padded(["stock", "stock-one"]) == ["stock", "stock-one", None]
+    assert Turns().padded(["stock", "stock-one"]) == ["stock", "stock-one"]

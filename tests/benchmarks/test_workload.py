@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.serving_parts.drive import Ask, Session
-from benchmarks.serving_parts.trajectories import arrivals, read, session
-from benchmarks.serving_parts.workload import draw, trace, trace_length, trace_steps, workflow
+from benchmarks.serving.drive import Ask, Session
+from benchmarks.serving.trajectories import arrivals, read, session
+from benchmarks.serving.workload import draw, trace, trace_length, trace_steps, workflow
 
 
 def asks(running: Session) -> list[Ask]:

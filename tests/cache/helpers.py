@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lragent.cache import CacheClient, CacheManager, KeyScope, Lease, Policy
+from lragent.cache import CacheClient, CacheManager, KeyScope, Lease
+from lragent.sharing import Policy
 
 PAGE = 4
 
 
+GROWTH_ROOM = 16
+
+
 def scope(sharer: str = "group", tenant: str = "", **other: str) -> KeyScope:
     return KeyScope(
-        **{"base_model": "m", "dtype": "float32", "layout": "l", **other},
+        **{"base_model": "m", "dtype": "float32", "layout": "l", "policy": "base+lr", **other},
         tenant=tenant,
         sharer=sharer,
     )
@@ -24,14 +28,25 @@ def client(
     sharer: str = "group",
     tenant: str = "",
 ) -> CacheClient:
-    return CacheClient(scope(sharer, tenant), policy, slot, group_slots)
+    """A member that reads ``slot``, in a group of ``group_slots``."""
+    fills = group_slots if policy.fills_all_slots else () if slot is None else (slot,)
+    where = scope(sharer, tenant, policy=policy.value)
+    return CacheClient(where, slot, fills, policy.shares_base)
 
 
 def make_manager(
     num_pages: int = 16, allocation_hook: Callable[[], None] | None = None
 ) -> CacheManager:
     """Pages of 1000 bytes with three LR slots of 100."""
-    return CacheManager(num_pages, PAGE, 1000, 100, slots=3, allocation_hook=allocation_hook)
+    return CacheManager(
+        num_pages,
+        PAGE,
+        1000,
+        100,
+        slots=3,
+        growth_room=GROWTH_ROOM,
+        allocation_hook=allocation_hook,
+    )
 
 
 def run(manager: CacheManager, who: CacheClient, tokens: Sequence[int]) -> Lease:

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.cache.helpers import client, scope
+from tests.cache.helpers import client
 
-from lragent.cache import CacheClient, Policy
+from lragent.sharing import Policy
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from lragent.cache import CacheClient, Policy
     ],
 )
 def test_slots_read_and_filled(policy: Policy, slot: int | None, needed: int, filled: int) -> None:
-    who = CacheClient(scope(), policy, slot, (1, 3, 5))
+    who = client(policy, slot, (1, 3, 5))
     assert (who.needed_mask, who.filled_mask) == (needed, filled)
 
 
@@ -34,12 +34,5 @@ def test_policies_never_meet_even_under_one_sharer_digest() -> None:
 def test_bad_slots_are_refused() -> None:
     with pytest.raises(ValueError, match="not be negative"):
         client(slot=-1)
-    with pytest.raises(ValueError, match="not among the group's slots"):
+    with pytest.raises(ValueError, match="not among the slots"):
         replace(client(), slot=7)
-
-
-def test_policy_properties() -> None:
-    assert [p for p in Policy if p.shares_base] == [Policy.FULL, Policy.BASE, Policy.BASE_LR]
-    assert [p for p in Policy if not p.has_slots] == [Policy.FULL]
-    assert [p for p in Policy if p.fills_all_slots] == [Policy.BASE_LR]
-    assert [p for p in Policy if p.needs_own_lr] == [Policy.ISOLATED, Policy.BASE]

@@ -55,7 +55,7 @@ def beyond_pages(manager: CacheManager, lease: Lease) -> None:
     lease.committed = 99
 
 
-def lr_bytes(manager: CacheManager, lease: Lease) -> None:
+def bits_beyond_the_slots(manager: CacheManager, lease: Lease) -> None:
     for _, page in manager._index.items():
         page.valid = 0xFF
 
@@ -74,7 +74,7 @@ def lr_bytes(manager: CacheManager, lease: Lease) -> None:
         (stale_bits, r"page 15 has no key, but the validity bits 101"),
         (foreign_page, r"holds page \d+ of KeyScope.*red"),
         (beyond_pages, r"committed 99 tokens, beyond its pages"),
-        (lr_bytes, r"valid LR bytes are more than"),
+        (bits_beyond_the_slots, r"page \d+ has the validity bits 11111111, but 3 LR slots"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
 )

@@ -42,7 +42,7 @@ def test_encoding_is_stable() -> None:
     def frame(kind: bytes, data: bytes) -> bytes:
         return kind + struct.pack("<Q", len(data)) + data
 
-    head = frame(b"s", b"lragent.cache.page") + frame(b"u", struct.pack("<Q", 1))
+    head = frame(b"s", b"lragent") + frame(b"s", b"page") + frame(b"i", struct.pack("<q", 2))
     fields = frame(b"b", b"parent") + frame(b"t", struct.pack("<2q", 7, -1))
     assert page_key(b"parent", [7, -1]) == hashlib.sha256(head + fields).digest()
 

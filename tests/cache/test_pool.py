@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.cache.helpers import PAGE, client, hits, make_manager, run, serve
+from tests.cache.helpers import GROWTH_ROOM, PAGE, client, hits, make_manager, run, serve
 
 from lragent.cache import CacheManager, LeaseError, OutOfPages
-from lragent.cache.pool import GROWTH_ROOM
 
 
 def are_neighbours(pages: list[int]) -> bool:

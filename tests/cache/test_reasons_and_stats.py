@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from tests.cache.helpers import client, make_manager, run, scope, serve
+from tests.cache.helpers import client, make_manager, run, serve
 
-from lragent.cache import REASONS, CacheClient, CacheManager, Policy, public_reason
+from lragent.cache import REASONS, CacheClient, CacheManager, public_reason
 from lragent.cache.sharing_reasons import SeenPrompts
+from lragent.sharing import Policy
 
 PROMPT = list(range(12))
 
@@ -54,32 +55,6 @@ def test_the_memory_of_prompts_is_bounded() -> None:
     assert seen.explain(client(tenant="x"), b"c") == "salt"
 
 
-def test_tokens_by_kind() -> None:
-    manager = make_manager()
-    serve(manager, client(Policy.BASE, 0), PROMPT)
-    tokens = [*PROMPT, 1, 2]
-    serve(manager, client(Policy.BASE, 1), tokens)
-    serve(manager, client(Policy.BASE, 1), tokens)
-    serve(manager, CacheClient(scope(), Policy.BASE, None, (0, 1)), tokens)
-    stats = manager.stats()
-    assert stats.requests == 4
-    assert stats.prompt_tokens == 12 + 3 * 14
-    assert stats.base_hit_tokens == 3 * 12
-    assert stats.lr_hit_tokens == 12
-    assert stats.reused_tokens == 2 * 12
-    assert stats.recomputed_tokens == 12
-    assert stats.computed_tokens == 12 + 14 + 2 + 2
-    assert stats.not_shared == {"not_seen": 1}
-
-
-def test_admissions_that_never_run_are_not_counted() -> None:
-    manager = make_manager()
-    for _ in range(3):
-        manager.release(manager.admit(client(), PROMPT))
-    assert manager.stats().requests == 0
-    assert not manager.stats().not_shared
-
-
 def test_bytes_by_kind() -> None:
     manager = make_manager(16)  # pages of 1000 bytes with three LR slots of 100
     lease = run(manager, client(Policy.BASE_LR, 0, (0, 1)), [*PROMPT, 1])
@@ -87,9 +62,7 @@ def test_bytes_by_kind() -> None:
     stats = manager.stats()
     assert (stats.pages_leased, stats.pages_idle, stats.pages_free) == (4, 3, 9)
     assert stats.pages_used == manager.used_pages == 7
-    assert manager.available_pages == 12
     assert (stats.base_bytes, stats.lr_bytes, stats.used_bytes) == (4900, 2100, 7000)
-    assert stats.lr_valid_bytes == 3 * 2 * 100
     manager.release(lease)
     assert manager.stats().pages_idle == 6
 
@@ -98,5 +71,4 @@ def test_a_snapshot_does_not_change_later() -> None:
     manager = make_manager()
     before = manager.stats()
     serve(manager, client(), PROMPT)
-    assert before.requests == 0
-    assert not before.not_shared
+    assert (before.pages_idle, before.used_bytes) == (0, 0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from tests.cache.helpers import PAGE, client, hits, make_manager, scope, serve
 
-from lragent.cache import CacheClient, Policy
+from lragent.cache import CacheClient
 from lragent.cache.keys import pack_tokens
+from lragent.sharing import Policy
 
 PROMPT = list(range(10, 22))
 MORE = [*PROMPT, 1, 2]
@@ -48,8 +49,8 @@ def test_a_tenant_named_like_an_adapter_is_still_a_tenant() -> None:
 def test_base_model_reads_an_adapters_pages_only_as_a_member_of_its_group() -> None:
     manager = make_manager()
     serve(manager, client(Policy.BASE), PROMPT)
-    alone = CacheClient(scope("base-model"), Policy.ISOLATED, None, ())
-    member = CacheClient(scope("group"), Policy.BASE, None, (0, 1))
+    alone = client(Policy.ISOLATED, None, sharer="base-model")
+    member = client(Policy.BASE, None)
     assert hits(manager, alone, MORE) == (0, 0, 0)
     assert hits(manager, member, MORE) == (12, 12, 12)
 
@@ -65,7 +66,7 @@ def test_isolated_adapters_do_not_share() -> None:
 def test_other_model_dtype_or_layout_misses(field: str) -> None:
     manager = make_manager()
     serve(manager, client(), PROMPT)
-    other = CacheClient(scope(**{field: "other"}), Policy.BASE_LR, 0, (0, 1))
+    other = CacheClient(scope(**{field: "other"}), 0, (0, 1), True)
     assert hits(manager, other, MORE) == (0, 0, 0)
     assert hits(manager, client(), MORE) == (12, 12, 12)
 

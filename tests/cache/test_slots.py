@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.cache.helpers import PAGE, client, hits, make_manager, run, scope, serve
+from tests.cache.helpers import PAGE, client, hits, make_manager, run, serve
 
-from lragent.cache import CacheClient, CacheManager, Policy
+from lragent.cache import CacheManager
+from lragent.sharing import Policy
 
 PROMPT = list(range(12))
 MORE = [*PROMPT, 1, 2]
@@ -84,7 +85,7 @@ def test_two_leases_may_fill_one_slot_of_one_page() -> None:
 
 def test_an_adapter_without_cached_lora_needs_no_slot() -> None:
     manager = make_manager()
-    plain = CacheClient(scope(), Policy.BASE, None, (0, 1))
+    plain = client(Policy.BASE, None)
     pages = serve(manager, plain, PROMPT)
     assert bits(manager, pages) == [0] * 3
     assert hits(manager, plain, MORE) == (12, 12, 12)
@@ -152,3 +153,21 @@ def test_generated_tokens_are_shared_like_prompt_tokens() -> None:
         manager.extend(lease, len(tokens))
         manager.commit(lease, tokens, len(tokens))
     assert hits(manager, client(slot=1), [*tokens, 99]) == (12, 12, 12)
+
+
+def test_a_slot_that_came_later_is_filled_only_where_whole_pages_are_run() -> None:
+    """A member with an A of its own joins: the others' bits stay, and none is set too early."""
+    manager = make_manager()
+    pages = serve(manager, client(Policy.BASE_LR, 0, (0,)), PROMPT)
+    assert serve(manager, client(Policy.BASE_LR, 0, (0, 1)), PROMPT) == pages
+    assert bits(manager, pages) == [0b01] * 3  # of the last page only the last token was run
+
+    newcomer = client(Policy.BASE_LR, 1, (0, 1))
+    lease = manager.admit(newcomer, PROMPT)
+    assert (lease.base_tokens, lease.lr_tokens, lease.fill_from) == (12, 0, (12, 0))
+    manager.commit(lease, PROMPT, 5)
+    assert bits(manager, pages) == [0b11, 0b01, 0b01]
+    manager.commit(lease, PROMPT, 12)
+    manager.release(lease)
+    assert bits(manager, pages) == [0b11] * 3
+    assert hits(manager, client(Policy.BASE_LR, 0, (0, 1)), MORE) == (12, 12, 12)

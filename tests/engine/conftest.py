@@ -7,6 +7,8 @@ from tests.adapters.factory import make_adapter
 from tests.engine.models import tiny_model
 from transformers import PreTrainedModel
 
+from lragent.engine import Engine
+
 
 @pytest.fixture(scope="session")
 def tiny() -> PreTrainedModel:
@@ -39,3 +41,11 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory, tiny: PreTrainedModel) ->
         "act": make_adapter(root / "act", tiny, rank=3, seed=5),
         "reflect": make_adapter(root / "reflect", tiny, rank=6, seed=6, use_rslora=True),
     }
+
+
+@pytest.fixture(autouse=True)
+def proves_its_books(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every engine of these tests checks its cache whenever it is idle."""
+    defaults = Engine.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "debug", True)

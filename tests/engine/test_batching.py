@@ -37,7 +37,7 @@ def test_one_step_serves_several_adapters_and_the_base_model(shared_a: dict[str,
     with Engine((tiny_model(), None), shared_a) as engine:
         requests = [engine.submit([5, 6, 7], adapter=name, params=PARAMS) for name in NAMES]
         engine.step()
-        assert all(len(request.generated) == 1 for request in requests)
+        assert all(len(request.token_ids) == 1 for request in requests)
 
 
 def test_preemption_changes_no_token(shared_a: dict[str, Path], alone: list[tuple[int, ...]]):
@@ -75,4 +75,4 @@ def test_running_streams_go_on_while_a_long_prompt_is_read(shared_a: dict[str, P
         engine.submit(prompt_of(300), adapter="act", params=PARAMS)
         for expected in range(2, 8):
             engine.step()
-            assert len(first.generated) == expected
+            assert len(first.token_ids) == expected

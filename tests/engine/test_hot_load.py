@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tests.adapters.factory import make_adapter
 from tests.engine.models import generate, prompt_of, tiny_model
+from tests.engine.shared_reference import Seen, SharedReference
 from transformers import PreTrainedModel
 
 from lragent.adapters import AdapterError
 from lragent.engine import Engine, SamplingParams
 from lragent.engine.errors import UnknownAdapterError
+from lragent.sharing import SharingGroup
 
 PROMPT = prompt_of(64)
 PARAMS = SamplingParams(max_tokens=12, ignore_eos=True)
@@ -30,6 +33,70 @@ def test_a_new_member_joins_a_group(shared_a: dict[str, Path]):
         engine.load_adapter("reflect", shared_a["reflect"], group="default")
         engine.generate(PROMPT, adapter="plan", params=PARAMS)
         assert engine.generate(PROMPT, adapter="reflect", params=PARAMS).cached_tokens == 63
+
+
+def test_an_engine_that_shares_takes_later_adapters_into_its_group(shared_a: dict[str, Path]):
+    with Engine((tiny_model(), None), sharing="base+lr") as engine:
+        for name in ("plan", "act"):
+            engine.load_adapter(name, shared_a[name])
+        engine.load_adapter("reflect", shared_a["reflect"], share=False)
+        engine.generate(PROMPT, adapter="plan", params=PARAMS)
+        assert engine.generate(PROMPT, adapter="act", params=PARAMS).cached_tokens == 63
+        assert engine.generate(PROMPT, adapter="reflect", params=PARAMS).cached_tokens == 0
+        engine.reload_adapter("reflect", shared_a["reflect"])
+        assert engine.generate(PROMPT, adapter="reflect", params=PARAMS).cached_tokens == 63
+        engine.unload_adapter("plan")
+        engine.unload_adapter("act")
+        engine.load_adapter("act", shared_a["act"], share=False)
+        assert engine.generate(PROMPT, adapter="act", params=PARAMS).cached_tokens == 0
+        with pytest.raises(ValueError, match="contradicts"):
+            engine.load_adapter("plan", shared_a["plan"], group="default", share=False)
+
+
+def test_a_group_may_wait_for_its_members(shared_a: dict[str, Path]):
+    groups = [SharingGroup("agents", (), "base+lr", open=True)]
+    with Engine((tiny_model(), None), sharing=groups) as engine:
+        for name, path in shared_a.items():
+            engine.load_adapter(name, path, group="agents")
+        engine.generate(PROMPT, adapter="plan", params=PARAMS)
+        assert engine.generate(PROMPT, adapter="act", params=PARAMS).cached_tokens == 63
+
+
+def test_a_member_that_joins_reads_what_the_others_wrote(shared_a: dict[str, Path]):
+    two = {name: shared_a[name] for name in ("plan", "act")}
+    with Engine((tiny_model(), None), two, "base+lr") as engine:
+        engine.generate(PROMPT, adapter="plan", params=PARAMS)
+        engine.load_adapter("reflect", shared_a["reflect"])
+        for name in ("reflect", "act", "plan"):
+            assert engine.generate(PROMPT, adapter=name, params=PARAMS).cached_tokens == 63
+
+
+def test_a_member_with_its_own_a_fills_its_empty_slot_once(
+    tiny: PreTrainedModel, ordinary: dict[str, Path]
+):
+    """It runs the tokens over the others' K and V_base, as under `base`, and leaves their slots."""
+    reference, seen = SharedReference(tiny, ordinary), Seen()
+    two = {name: ordinary[name] for name in ("plan", "act")}
+    scored = SamplingParams(max_tokens=1, logprobs=96, ignore_eos=True)
+    with Engine((tiny_model(), None), two, "base+lr", lr_slots=3, max_lora_rank=8) as engine:
+        reference.base_lr(seen, "plan", PROMPT)
+        engine.generate(PROMPT, adapter="plan", params=scored)
+        slots = {name: engine._registry.binding(name).slot for name in two}
+        pages = engine._runner.storage.views[2]
+        assert pages.lr is not None
+        before = pages.lr[:4].clone()
+        engine.load_adapter("reflect", ordinary["reflect"])
+
+        got = engine.generate(PROMPT, adapter="reflect", params=scored)
+        expected = reference.base(seen, Seen(), "reflect", [])
+        top = torch.tensor([got.logprobs[0].top[i] for i in range(96)])
+        torch.testing.assert_close(top, expected, atol=2e-5, rtol=0)
+        assert (got.cached_tokens, engine.stats().adapters["reflect"].recomputed_tokens) == (0, 64)
+        for slot in slots.values():
+            assert torch.equal(pages.lr[:4, :, slot], before[:, :, slot])
+
+        for name in ("reflect", "plan", "act"):
+            assert engine.generate(PROMPT, adapter=name, params=PARAMS).cached_tokens == 63
 
 
 def test_running_requests_finish_on_the_weights_they_started_with(

@@ -9,9 +9,8 @@ from tests.adapters.factory import make_adapter
 from tests.engine.models import generate, prompt_of, tiny_model
 from transformers import PreTrainedModel
 
-from lragent.adapters import SharingGroup
-from lragent.cache.policies import Policy
 from lragent.engine import Engine, SamplingParams
+from lragent.sharing import Policy, SharingGroup
 
 PROMPT = prompt_of(100)
 PARAMS = SamplingParams(max_tokens=4, ignore_eos=True)

@@ -101,7 +101,7 @@ def test_full_equals_reading_the_first_agents_values(
 
 @pytest.mark.parametrize("policy", ["base+lr", "base"])
 def test_first_layer_base_values_do_not_depend_on_the_agent(policy: str, shared_a: dict[str, Path]):
-    """Layer 0 sees the embeddings alone, so its K and V_base must be bit-equal (paper.md)."""
+    """Layer 0 sees the embeddings alone, so its K and V_base must be bit-equal (LRAgent)."""
     prompt = prompt_of(CONTEXT)
     rows = {}
     for name in AGENTS:
@@ -147,7 +147,7 @@ def test_shared_a_needs_one_slot(shared_a: dict[str, Path]):
 
 
 def test_base_skips_key_and_value_projections_of_known_tokens(shared_a: dict[str, Path]):
-    """Only the rows that are new go through k_proj and v_proj (paper.md, BaseShared)."""
+    """Only the rows that are new go through k_proj and v_proj (LRAgent, BaseShared)."""
     with Engine((tiny_model(), None), shared_a, "base", page_size=PAGE) as engine:
         rows: list[int] = []
         layer = engine._runner.model.get_submodule("model.layers.1.self_attn.k_proj.base")

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from tests.model_based.world import Spec
 
-from lragent.cache import Lease, Policy
+from lragent.cache import Lease
+from lragent.sharing import Policy
 
 
 class Base(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lragent.cache import CacheClient, KeyScope, Policy
+from lragent.cache import CacheClient, KeyScope
+from lragent.sharing import Policy
 
 # name: (group or None when isolated, policy, slot). Members of one slot have one A; `*-bare` is the
 # base model as a member of a group, `bare` the base model on its own.
@@ -74,7 +75,8 @@ class World:
         a_of = tuple(f"A of {self.weights(owners[s])}" for s in range(SLOTS) if s in owners)
         slots = tuple(s for s in range(SLOTS) if s in owners)
         own = () if slot is None else (slot,)
-        scope = KeyScope("model", "float32", "layout", tenant, self.sharer(name))
+        scope = KeyScope("model", "float32", "layout", tenant, self.sharer(name), policy.value)
+        fills = slots if policy is Policy.BASE_LR else own
         return Spec(
             policy=policy,
             tenant=tenant,
@@ -83,8 +85,8 @@ class World:
             members=frozenset(map(self.weights, members)),
             slot=slot,
             a_of=tuple(a_of[slots.index(s)] if s in slots else "" for s in range(SLOTS)),
-            fills=slots if policy is Policy.BASE_LR else own,
-            client=CacheClient(scope, policy, slot, slots),
+            fills=fills,
+            client=CacheClient(scope, slot, fills, policy is not Policy.ISOLATED),
         )
 
     def _members(self, group: str) -> list[str]:

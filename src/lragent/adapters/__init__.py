@@ -1,4 +1,4 @@
-"""Read and check PEFT adapter folders; digests; sharing groups and their LR slots.
+"""Read and check PEFT adapter folders; digests.
 
 The public names are imported when they are first used, so that a command that only needs to know
 a name does not wait for torch and PEFT.
@@ -11,42 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lragent.adapters.checks import check_against_model
-    from lragent.adapters.compare import compare_adapters
     from lragent.adapters.digests import a_digests
     from lragent.adapters.errors import AdapterError
-    from lragent.adapters.groups import GroupPlan, SharingGroup, plan_slots, validate_groups
     from lragent.adapters.model import Adapter, LoraModule
+    from lragent.adapters.model_facts import ModelFacts
     from lragent.adapters.names import near_misses
     from lragent.adapters.peft_folder import read_adapter
 
 _HOMES = {
     "Adapter": "model",
     "AdapterError": "errors",
-    "GroupPlan": "groups",
     "LoraModule": "model",
-    "SharingGroup": "groups",
+    "ModelFacts": "model_facts",
     "a_digests": "digests",
     "check_against_model": "checks",
-    "compare_adapters": "compare",
     "near_misses": "names",
-    "plan_slots": "groups",
     "read_adapter": "peft_folder",
-    "validate_groups": "groups",
 }
 
 __all__ = [
     "Adapter",
     "AdapterError",
-    "GroupPlan",
     "LoraModule",
-    "SharingGroup",
+    "ModelFacts",
     "a_digests",
     "check_against_model",
-    "compare_adapters",
     "near_misses",
-    "plan_slots",
     "read_adapter",
-    "validate_groups",
 ]
 
 

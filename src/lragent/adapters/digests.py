@@ -1,59 +1,27 @@
-"""Content digests: SHA-256 over typed, length-framed fields.
+"""Content digests of adapters.
 
 A digest covers what changes the result and nothing else: no path, no name of an adapter, no file
-metadata. Each field carries its type and its length, so that no two different contents can give
-the same byte string.
+metadata.
 """
 
 from __future__ import annotations
 
-import hashlib
-import struct
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from lragent.adapters.model import CACHED_PROJECTIONS, LoraModule
+from lragent.content_hash import ContentHash
 
-_SCHEMA = 1
 
-
-class ContentHash:
-    """SHA-256 over a sequence of typed, length-framed fields that starts with a purpose."""
-
-    def __init__(self, purpose: str) -> None:
-        self._hash = hashlib.sha256()
-        self.text("lragent").text(purpose).integer(_SCHEMA)
-
-    def _field(self, kind: bytes, data: bytes | memoryview) -> ContentHash:
-        self._hash.update(kind + struct.pack("<Q", len(data)))
-        self._hash.update(data)
-        return self
-
-    def text(self, value: str) -> ContentHash:
-        """Add a string."""
-        return self._field(b"s", value.encode())
-
-    def integer(self, value: int) -> ContentHash:
-        """Add an integer of at most 64 bits."""
-        return self._field(b"i", struct.pack("<q", value))
-
-    def number(self, value: float) -> ContentHash:
-        """Add a float by its 64 bits."""
-        return self._field(b"f", struct.pack("<d", value))
-
-    def tensor(self, value: Tensor) -> ContentHash:
-        """Add dtype, shape and bytes of a CPU tensor, in its own dtype."""
-        self.text(str(value.dtype)).integer(value.dim())
-        for size in value.shape:
-            self.integer(size)
-        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        return self._field(b"t", flat.numpy().data)
-
-    def hexdigest(self) -> str:
-        """The digest as 64 hexadecimal digits."""
-        return self._hash.hexdigest()
+def add_tensor(content: ContentHash, value: Tensor) -> ContentHash:
+    """Add dtype, shape and bytes of a tensor to a hash, in its own dtype."""
+    content.text(str(value.dtype)).integer(value.dim())
+    for size in value.shape:
+        content.integer(size)
+    flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return content.field(b"t", flat.numpy().data)
 
 
 def _ordered(modules: Iterable[LoraModule]) -> list[LoraModule]:
@@ -69,7 +37,7 @@ def adapter_digest(modules: Mapping[str, LoraModule]) -> str:
     content = ContentHash("adapter").integer(len(modules))
     for module in _ordered(modules.values()):
         content.text(module.name).integer(module.rank).number(module.scaling)
-        content.tensor(module.a).tensor(module.b)
+        add_tensor(add_tensor(content, module.a), module.b)
     return content.hexdigest()
 
 
@@ -80,7 +48,7 @@ def down_projection_digest(modules: Mapping[str, LoraModule], *projections: str)
         return None
     content = ContentHash("down-projection").integer(len(chosen))
     for module in chosen:
-        content.text(module.name).tensor(module.a)
+        add_tensor(content.text(module.name), module.a)
     return content.hexdigest()
 
 

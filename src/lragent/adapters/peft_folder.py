@@ -81,7 +81,7 @@ def read_adapter(path: str | Path, *, max_rank: int = 256) -> Adapter:
         max_rank: largest rank to accept.
 
     Raises:
-        AdapterError: anything that the scheme cannot hold (docs: "Fail closed").
+        AdapterError: anything that the scheme cannot hold; the message says what to do.
     """
     folder = Path(path).expanduser()
     _check_files(folder)

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible address (vLLM, `lragent serve`) as a workflow's backend."""
+"""An OpenAI-compatible address as a workflow's backend."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from lragent.agents.results import AgentResult, EventHandler, Status
 from lragent.agents.scores import exact_match, f1_score
 from lragent.agents.tools import DocumentStore
 from lragent.agents.workflow import PlanActReflect
-from lragent.cache.policies import Policy
 from lragent.engine import EngineStats
+from lragent.sharing.policies import Policy
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ class RecordingEngine(Engine):
         requests, self._requests = self._requests, []
         return tuple(
             RecordedCall(
-                request.binding.name,
-                tuple(request.tokens[: request.prompt_tokens]),
-                tuple(request.generated),
+                request.adapter,
+                request.prompt_ids,
+                request.token_ids,
             )
             for request in requests
             if request.finish_reason in ("stop", "length")
@@ -106,32 +106,20 @@ def replay(
         if cancel is not None and cancel.is_set():
             break
         started = time.perf_counter()
-        params = SamplingParams(max_tokens=len(call.output), ignore_eos=True)
-        request = engine.submit(call.prompt, adapter=call.adapter, params=params)
-        other_tokens = _force(request, call.output)
-        done = request.completion()
+        request = engine.submit(
+            call.prompt,
+            adapter=call.adapter,
+            params=SamplingParams(logprobs=1),
+            forced=call.output,
+        )
+        done = request.result()
         seconds = time.perf_counter() - started
         sums += ReplaySums(
             done.prompt_tokens,
             done.cached_tokens,
             len(done.token_ids),
-            other_tokens,
+            sum(chosen.token_id not in chosen.top for chosen in done.logprobs),
             done.ttft_s or 0.0,
             seconds,
         )
     return sums
-
-
-def _force(request: Request, output: Sequence[int]) -> int:
-    """Generate, putting the recorded token in place of each chosen one; how many differed.
-
-    The engine reads a generated token only in its next step, so what it computes and caches is the
-    recorded text.
-    """
-    done = differed = 0
-    for chunk in request:
-        for chosen in chunk.token_ids:
-            differed += chosen != output[done]
-            request.tokens[request.prompt_tokens + done] = output[done]
-            done += 1
-    return differed

@@ -8,14 +8,14 @@ from lragent.attention.base import (
     UnsupportedError,
     page_views,
 )
-from lragent.attention.dispatch import (
+from lragent.attention.cpu.head_major import head_major_pages
+from lragent.attention.registry import (
     Implementation,
     choose,
     flash_lora_attention,
     project_lr,
     write_pages,
 )
-from lragent.attention.head_major import head_major_pages
 
 __all__ = [
     "AttentionBatch",

@@ -1,4 +1,4 @@
-"""Page keys, page pool, prefix index, leases and sharing policies, without any tensor."""
+"""Page keys, page pool, prefix index and leases, without any tensor."""
 
 from lragent.cache.client import CacheClient
 from lragent.cache.errors import IntegrityError, LeaseError, OutOfPages
@@ -6,7 +6,6 @@ from lragent.cache.keys import KeyScope, page_key, root_key
 from lragent.cache.layout import PageLayout
 from lragent.cache.lease import Lease
 from lragent.cache.manager import CacheManager, Freed
-from lragent.cache.policies import Policy
 from lragent.cache.sharing_reasons import REASONS, public_reason
 from lragent.cache.stats import CacheStats
 
@@ -22,7 +21,6 @@ __all__ = [
     "LeaseError",
     "OutOfPages",
     "PageLayout",
-    "Policy",
     "page_key",
     "public_reason",
     "root_key",

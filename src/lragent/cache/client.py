@@ -1,66 +1,54 @@
-"""Who asks for pages: the scope, the policy and the LR slots of one adapter (or the base model)."""
+"""Who asks for pages: the scope and the LR slots of one adapter, or of the base model."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from lragent.cache.keys import KeyScope, frame_bytes, frame_text, root_key
-from lragent.cache.policies import Policy
+from lragent.cache.keys import KeyScope, root_key
 
 
 @dataclass(frozen=True)
 class CacheClient:
-    """One reader and writer of the cache. Make it once an adapter and tenant, and keep it.
+    """One reader and writer of the cache.
 
     Attributes:
         scope: what its page keys start from.
-        policy: the sharing policy of its group, or ``isolated``.
         slot: the LR slot it reads; None when it needs no LR (the bare base model, an adapter
-            without LoRA on a cached projection, policy ``full``).
-        group_slots: every slot of its group, which policy ``base+lr`` fills.
+            without LoRA on a cached projection, a policy without slots).
+        fills: every LR slot that its new tokens write, its own among them.
+        shares: whether other adapters may read its pages.
 
     Raises:
-        ValueError: a slot is negative, or ``slot`` is not one of ``group_slots`` under ``base+lr``.
+        ValueError: a slot is negative, or ``slot`` is not among ``fills``.
     """
 
     scope: KeyScope
-    policy: Policy
     slot: int | None
-    group_slots: tuple[int, ...]
+    fills: tuple[int, ...]
+    shares: bool
 
     def __post_init__(self) -> None:
-        slots = self.group_slots if self.slot is None else (self.slot, *self.group_slots)
+        slots = self.fills if self.slot is None else (self.slot, *self.fills)
         if any(slot < 0 for slot in slots):
             raise ValueError(f"LR slots must not be negative, got {slots}")
-        if self.policy.fills_all_slots and self.slot not in (None, *self.group_slots):
+        if self.slot not in (None, *self.fills):
             raise ValueError(
-                f"slot {self.slot} is not among the group's slots {self.group_slots}; "
-                f"policy {self.policy.value!r} would never fill it"
+                f"slot {self.slot} is not among the slots {self.fills} that the client fills; "
+                "its own tokens would never be valid for it"
             )
 
     @cached_property
     def root(self) -> bytes:
-        """The key that the client's first pages chain to.
-
-        It covers the policy as well as the scope: ``full`` pages hold adapter terms in V, so they
-        must not match under another policy even if a sharer digest did not tell the two apart.
-        """
-        framed = frame_bytes(root_key(self.scope)) + frame_text(self.policy.value)
-        return hashlib.sha256(framed).digest()
+        """The key that the client's first pages chain to."""
+        return root_key(self.scope)
 
     @property
     def needed_mask(self) -> int:
         """The validity bits that a page must have before this client can read its LR."""
-        return 0 if self.slot is None or not self.policy.has_slots else 1 << self.slot
+        return 0 if self.slot is None else 1 << self.slot
 
     @property
     def filled_mask(self) -> int:
         """The validity bits that this client's writes make true."""
-        if self.policy.fills_all_slots:
-            mask = 0
-            for slot in self.group_slots:
-                mask |= 1 << slot
-            return mask
-        return self.needed_mask
+        return sum(1 << slot for slot in set(self.fills))

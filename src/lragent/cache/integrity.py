@@ -12,7 +12,12 @@ from lragent.cache.stats import CacheStats
 
 
 def violations(
-    pool: PagePool, index: PrefixIndex, leases: Iterable[Lease], stats: CacheStats, page_size: int
+    pool: PagePool,
+    index: PrefixIndex,
+    leases: Iterable[Lease],
+    stats: CacheStats,
+    page_size: int,
+    slots: int,
 ) -> list[str]:
     """Every violated invariant, with its numbers; empty when all hold."""
     leases = list(leases)
@@ -21,6 +26,7 @@ def violations(
         *_references(pool, leases),
         *_leases(pool, leases, page_size),
         *_index(pool, index),
+        *_bits(pool, slots),
         *_bytes(stats),
     ]
 
@@ -83,8 +89,14 @@ def _index(pool: PagePool, index: PrefixIndex) -> Iterable[str]:
             yield f"idle page {page.id} has no key, nobody can find it"
         if page.key is not None and pool.is_free(page.id):
             yield f"free page {page.id} still has a key"
+
+
+def _bits(pool: PagePool, slots: int) -> Iterable[str]:
+    for page in pool.pages:
         if page.valid and page.key is None:
             yield f"page {page.id} has no key, but the validity bits {page.valid:b}"
+        if page.valid >> slots:
+            yield f"page {page.id} has the validity bits {page.valid:b}, but {slots} LR slots"
 
 
 def _bytes(stats: CacheStats) -> Iterable[str]:
@@ -93,5 +105,3 @@ def _bytes(stats: CacheStats) -> Iterable[str]:
             f"{stats.base_bytes} base bytes + {stats.lr_bytes} LR bytes are not the "
             f"{stats.used_bytes} bytes of the used pages"
         )
-    if stats.lr_valid_bytes > stats.lr_bytes:
-        yield f"{stats.lr_valid_bytes} valid LR bytes are more than the {stats.lr_bytes} there are"

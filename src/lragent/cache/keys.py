@@ -1,18 +1,17 @@
-"""Page keys: SHA-256 over typed, length-framed fields.
+"""Page keys: a `ContentHash` of everything that decides what a page holds.
 
-A key says everything that decides what a page holds, and nothing else: no adapter name, no small
-integer that is given out anew after a reload. Each field is framed as one type byte, its length in
-eight bytes (little-endian) and its bytes, so no two different field lists have one encoding.
+And of nothing else: no adapter name, no small integer that is given out anew after a reload.
 """
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 1
+from lragent.content_hash import ContentHash
+
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class KeyScope:
         tenant: trust domain (``cache_salt``); ``""`` when none is given.
         sharer: who may share: the group's digest, an isolated adapter's content digest, or
             ``"base-model"``.
+        policy: name of the sharing policy; it decides whether V holds an adapter's term.
     """
 
     base_model: str
@@ -33,16 +33,7 @@ class KeyScope:
     layout: str
     tenant: str
     sharer: str
-
-
-def frame_text(text: str) -> bytes:
-    """Frame ``text`` as UTF-8 under the type byte ``s``."""
-    return _frame(b"s", text.encode("utf-8", "surrogatepass"))
-
-
-def frame_bytes(data: bytes) -> bytes:
-    """Frame raw bytes under the type byte ``b``."""
-    return _frame(b"b", data)
+    policy: str
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:
@@ -59,8 +50,11 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
 
 def root_key(scope: KeyScope) -> bytes:
     """The key (32 bytes) that the first page of every sequence in ``scope`` chains to."""
-    fields = (scope.base_model, scope.dtype, scope.layout, scope.tenant, scope.sharer)
-    return hashlib.sha256(_ROOT + b"".join(map(frame_text, fields))).digest()
+    content = ContentHash("page-root", SCHEMA_VERSION)
+    for field in (scope.base_model, scope.dtype, scope.layout, scope.tenant, scope.sharer,
+                  scope.policy):  # fmt: skip
+        content.text(field)
+    return content.digest()
 
 
 def page_key(parent: bytes, tokens: Sequence[int]) -> bytes:
@@ -70,13 +64,7 @@ def page_key(parent: bytes, tokens: Sequence[int]) -> bytes:
 
 def packed_page_key(parent: bytes, packed: bytes) -> bytes:
     """``page_key`` for tokens that ``pack_tokens`` has packed already."""
-    return hashlib.sha256(_PAGE + frame_bytes(parent) + _frame(b"t", packed)).digest()
+    return _PAGE.copy().field(b"b", parent).field(b"t", packed).digest()
 
 
-def _frame(kind: bytes, data: bytes) -> bytes:
-    return kind + len(data).to_bytes(8, "little") + data
-
-
-_VERSION = _frame(b"u", SCHEMA_VERSION.to_bytes(8, "little"))
-_ROOT = frame_text("lragent.cache.root") + _VERSION
-_PAGE = frame_text("lragent.cache.page") + _VERSION
+_PAGE = ContentHash("page", SCHEMA_VERSION)

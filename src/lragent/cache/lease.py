@@ -8,8 +8,8 @@ from lragent.cache.client import CacheClient
 class Lease:
     """The pages of one sequence and what is valid in them. Read it; the manager changes it.
 
-    Write rules for the holder: K and V_base only of tokens from ``base_tokens`` on, LR slots only
-    of tokens from ``lr_tokens`` on. Earlier ones may be in use by others.
+    Write rules for the holder: K and V_base only of tokens from ``base_tokens`` on, each LR slot
+    only of tokens from its number in ``fill_from`` on. Earlier ones may be in use by others.
 
     Attributes:
         client: whose lease it is.
@@ -19,8 +19,9 @@ class Lease:
             when the client needs no LR.
         computed_tokens: leading tokens that need no computation at all; at most all but one of the
             admitted tokens, because the last one's output is wanted. Tokens from here to
-            ``base_tokens`` are run for their hidden states, and to fill the slot from
-            ``lr_tokens`` on.
+            ``base_tokens`` are run for their hidden states, and to fill slots.
+        fill_from: for each slot of ``client.fills`` the token from which on the lease writes it:
+            the first page that lacks it and all of whose tokens are run.
         not_shared: why no page was reused (a label of ``sharing_reasons``), None when one was.
         committed: leading tokens that are in the pages now.
     """
@@ -31,12 +32,11 @@ class Lease:
         "client",
         "committed",
         "computed_tokens",
-        "counted",
         "detached",
+        "fill_from",
         "lr_tokens",
         "not_shared",
         "pages",
-        "prompt_tokens",
     )
 
     def __init__(
@@ -45,26 +45,26 @@ class Lease:
         pages: list[int],
         chain: bytes,
         *,
-        prompt_tokens: int,
         base_tokens: int,
         lr_tokens: int,
+        computed_tokens: int,
+        fill_from: tuple[int, ...],
         not_shared: str | None,
     ) -> None:
         self.client = client
         self.pages = pages
         self.chain = chain  # key of the last full page, what the next one chains to
-        self.prompt_tokens = prompt_tokens
         self.base_tokens = base_tokens
         self.lr_tokens = lr_tokens
-        self.computed_tokens = min(base_tokens, lr_tokens, prompt_tokens - 1)
+        self.fill_from = fill_from
+        self.computed_tokens = computed_tokens
         self.not_shared = not_shared
         self.committed = self.computed_tokens
-        self.counted = False  # whether the statistics know of it
         self.detached = False  # its sharer was forgotten: publish nothing more
 
     def __repr__(self) -> str:
         return (
             f"Lease({len(self.pages)} pages, base_tokens={self.base_tokens}, "
             f"lr_tokens={self.lr_tokens}, computed_tokens={self.computed_tokens}, "
-            f"committed={self.committed}, policy={self.client.policy.value!r})"
+            f"committed={self.committed}, policy={self.client.scope.policy!r})"
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from lragent.cache import integrity
@@ -16,7 +14,7 @@ from lragent.cache.page import Page
 from lragent.cache.pool import PagePool
 from lragent.cache.prefix_index import PrefixIndex
 from lragent.cache.sharing_reasons import SHORTER_THAN_PAGE, SeenPrompts
-from lragent.cache.stats import CacheStats, Counters
+from lragent.cache.stats import CacheStats
 
 
 class Freed(NamedTuple):
@@ -40,6 +38,8 @@ class CacheManager:
         page_bytes: bytes of one page over all layers, its LR slots and padding included.
         lr_bytes_per_slot: bytes of one LR slot of one page over all layers.
         slots: LR slots a page has.
+        growth_room: pages left unused behind a sequence, where there is space, so that its pages
+            stay consecutive while it grows. For attention that reads such runs faster.
         allocation_hook: called before each page is handed out; may raise, for tests.
 
     Raises:
@@ -54,6 +54,7 @@ class CacheManager:
         lr_bytes_per_slot: int,
         *,
         slots: int = 1,
+        growth_room: int = 0,
         allocation_hook: Callable[[], None] | None = None,
     ) -> None:
         if num_pages < 1 or page_size < 1:
@@ -70,21 +71,16 @@ class CacheManager:
         self.slots = slots
         self._page_bytes = page_bytes
         self._lr_bytes_per_slot = lr_bytes_per_slot
-        self._pool = PagePool(num_pages, allocation_hook)
+        self._pool = PagePool(num_pages, growth_room, allocation_hook)
         self._index = PrefixIndex(page_size)
         self._seen = SeenPrompts()
         self._leases: set[Lease] = set()
-        self._counters = Counters()
+        self._evictions = 0
 
     @property
     def num_pages(self) -> int:
         """Pages of the pool."""
         return len(self._pool.pages)
-
-    @property
-    def available_pages(self) -> int:
-        """Pages that ``extend`` could hand out now: free ones and idle ones."""
-        return self._pool.available
 
     @property
     def used_pages(self) -> int:
@@ -103,19 +99,26 @@ class CacheManager:
         """
         self._check_admission(client, tokens)
         pages = self._index.match(client.root, tokens)
-        needed = client.needed_mask
-        lr_pages = next(
-            (i for i, page in enumerate(pages) if page.valid & needed != needed), len(pages)
-        )
+        size = self.page_size
+        # Mostly every slot is valid, which one look at each page tells.
+        common = _pages_with(pages, client.needed_mask | client.filled_mask, 0)
+        base_tokens = len(pages) * size
+        lr_tokens = _pages_with(pages, client.needed_mask, common) * size
+        computed = min(base_tokens, lr_tokens, len(tokens) - 1)
+        first_run_whole = -(-computed // size)
         for page in pages:
             self._pool.lease(page)
         lease = Lease(
             client,
             [page.id for page in pages],
             (pages[-1].key if pages else None) or client.root,
-            prompt_tokens=len(tokens),
-            base_tokens=len(pages) * self.page_size,
-            lr_tokens=lr_pages * self.page_size,
+            base_tokens=base_tokens,
+            lr_tokens=lr_tokens,
+            computed_tokens=computed,
+            fill_from=tuple(
+                size * max(first_run_whole, _pages_with(pages, 1 << slot, common))
+                for slot in client.fills
+            ),
             not_shared=None if pages else self._why_not(client, tokens),
         )
         self._leases.add(lease)
@@ -139,7 +142,7 @@ class CacheManager:
         handed = self._pool.hand_out(missing, lease.pages[-1] if lease.pages else None)
         for page in handed.evicted:
             self._index.drop(page)
-        self._counters.evictions += len(handed.evicted)
+        self._evictions += len(handed.evicted)
         lease.pages.extend(page.id for page in handed.pages)
 
     def commit(self, lease: Lease, tokens: Sequence[int], computed: int) -> None:
@@ -161,7 +164,6 @@ class CacheManager:
                 f"given, and the lease's {len(lease.pages)} pages hold "
                 f"{len(lease.pages) * self.page_size}"
             )
-        self._count(lease, computed)
         first, end = lease.committed // self.page_size, computed // self.page_size
         lease.committed = computed
         if not lease.detached:
@@ -205,27 +207,23 @@ class CacheManager:
             IntegrityError: lists every violated invariant with its numbers.
         """
         found = integrity.violations(
-            self._pool, self._index, self._leases, self.stats(), self.page_size
+            self._pool, self._index, self._leases, self.stats(), self.page_size, self.slots
         )
         if found:
             raise IntegrityError(found)
 
     def stats(self) -> CacheStats:
-        """A snapshot of pages, bytes and counters."""
-        pool, counters = self._pool, self._counters
-        used = self.used_pages
+        """A snapshot of pages and bytes."""
+        pool, used = self._pool, self.used_pages
         lr_bytes = used * self.slots * self._lr_bytes_per_slot
-        valid = sum(page.valid.bit_count() for _, page in self._index.items())
         return CacheStats(
-            pages_total=self.num_pages,
             pages_free=pool.free_count,
             pages_leased=used - len(pool.idle),
             pages_idle=len(pool.idle),
             page_bytes=self._page_bytes,
             base_bytes=used * self._page_bytes - lr_bytes,
             lr_bytes=lr_bytes,
-            lr_valid_bytes=valid * self._lr_bytes_per_slot,
-            **vars(replace(counters, not_shared=Counter(counters.not_shared))),
+            evictions=self._evictions,
         )
 
     def _page_filled(self, lease: Lease, tokens: Sequence[int], i: int) -> None:
@@ -233,8 +231,9 @@ class CacheManager:
         start = i * self.page_size
         page = self._pool.pages[lease.pages[i]]
         if start < lease.base_tokens:
-            if start >= lease.lr_tokens:
-                page.valid |= lease.client.filled_mask
+            for slot, filled_from in zip(lease.client.fills, lease.fill_from, strict=True):
+                if start >= filled_from:
+                    page.valid |= 1 << slot
             return
         packed = pack_tokens(tokens[start : start + self.page_size])
         lease.chain = packed_page_key(lease.chain, packed)
@@ -248,32 +247,26 @@ class CacheManager:
             return SHORTER_THAN_PAGE
         return self._seen.explain(client, pack_tokens(tokens[: self.page_size]))
 
-    def _count(self, lease: Lease, computed: int) -> None:
-        counters = self._counters
-        if not lease.counted:
-            lease.counted = True
-            counters.requests += 1
-            counters.prompt_tokens += lease.prompt_tokens
-            counters.base_hit_tokens += lease.base_tokens
-            counters.lr_hit_tokens += lease.lr_tokens if lease.client.needed_mask else 0
-            counters.reused_tokens += lease.computed_tokens
-            if lease.not_shared is not None:
-                counters.not_shared[lease.not_shared] += 1
-        counters.computed_tokens += computed - lease.committed
-        counters.recomputed_tokens += max(0, min(computed, lease.base_tokens) - lease.committed)
-
     def _check_admission(self, client: CacheClient, tokens: Sequence[int]) -> None:
         if not len(tokens):
             raise ValueError("a request needs at least one token")
         if (client.needed_mask | client.filled_mask).bit_length() > self.slots:
             raise ValueError(
-                f"the client uses LR slots {client.slot} of {client.group_slots}, pages have "
-                f"{self.slots}; create the cache with slots= the group's number of slots"
+                f"the client uses the LR slots {client.fills}, pages have {self.slots}; create the "
+                "cache with slots= the group's number of slots"
             )
 
     def _check_live(self, lease: Lease) -> None:
         if lease not in self._leases:
             raise LeaseError(f"{lease} was released, or belongs to another cache")
+
+
+def _pages_with(pages: Sequence[Page], mask: int, known: int) -> int:
+    """How many leading pages have all bits of ``mask``; the first ``known`` ones have."""
+    for index in range(known, len(pages)):
+        if pages[index].valid & mask != mask:
+            return index
+    return len(pages)
 
 
 def _belongs(page: Page, sharer: str, tenant: str | None) -> bool:

@@ -14,10 +14,6 @@ from typing import NamedTuple
 from lragent.cache.errors import OutOfPages
 from lragent.cache.page import Page
 
-# Pages left unused behind a sequence, where there is space, so that it can grow in place: the CPU
-# attention reads a run of consecutive pages without gathering them.
-GROWTH_ROOM = 16
-
 
 class HandedOut(NamedTuple):
     """Pages now leased once. The caller must drop ``evicted`` ones of them from its index."""
@@ -29,15 +25,22 @@ class HandedOut(NamedTuple):
 class PagePool:
     """``num_pages`` pages. Each is free, leased or idle.
 
-    ``allocation_hook`` is called before each page is handed out and may raise; the pool then is as
-    it was before the call.
+    ``growth_room`` pages stay unused behind a sequence, where there is space, so that it can grow
+    in place. ``allocation_hook`` is called before each page is handed out and may raise; the pool
+    then is as it was before the call.
     """
 
-    def __init__(self, num_pages: int, allocation_hook: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        num_pages: int,
+        growth_room: int = 0,
+        allocation_hook: Callable[[], None] | None = None,
+    ) -> None:
         self.pages = [Page(i) for i in range(num_pages)]
         self.idle: OrderedDict[int, Page] = OrderedDict()  # the first goes next
         self.free_count = num_pages
         self._free = bytearray(b"\1" * num_pages)  # one byte a page; bytes.find() searches it
+        self._growth_room = growth_room
         self._hook = allocation_hook
 
     @property
@@ -113,8 +116,8 @@ class PagePool:
         """A free page: ``wished``, else where ``left`` pages in a row best begin."""
         if wished > 0 and wished < len(self.pages) and self._free[wished]:
             return wished
-        start = self._free.find(b"\1" * (GROWTH_ROOM + left))
+        start = self._free.find(b"\1" * (self._growth_room + left))
         if start >= 0:
-            return start + GROWTH_ROOM if start else 0
+            return start + self._growth_room if start else 0
         start = self._free.find(b"\1" * left)
         return start if start >= 0 else self._free.find(1)

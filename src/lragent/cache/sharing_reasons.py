@@ -69,5 +69,5 @@ class SeenPrompts:
         if client.root in scopes:
             return EVICTED
         if any(scope.tenant == client.scope.tenant for scope in scopes.values()):
-            return DIGEST if client.policy.shares_base else POLICY
+            return DIGEST if client.shares else POLICY
         return SALT

@@ -11,8 +11,8 @@ import typer
 
 from lragent.adapters.names import near_misses
 from lragent.agents import BackendError, ChatBackend
-from lragent.cache.policies import Policy
 from lragent.cli.role_adapters import ROLES
+from lragent.sharing.policies import Policy
 
 
 @dataclass(frozen=True)

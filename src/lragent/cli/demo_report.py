@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lragent.agents.policy_comparison import Answer, PolicyOutcome
-from lragent.cache.policies import Policy
+from lragent.sharing.policies import Policy
 
 _MIB = 1 << 20
 _NOTE = (

@@ -37,13 +37,7 @@ def _read(
             adapter = read_adapter(folder, max_rank=max_rank)
             if model is not None:
                 # The user named the folder, so its tensors count and its name does not.
-                check_against_model(
-                    adapter,
-                    model.linear_shapes,
-                    model.name,
-                    has_key_norm=model.has_key_norm,
-                    allow_other_base=True,
-                )
+                check_against_model(adapter, model, allow_other_base=True)
         except AdapterError as error:
             refused[name] = str(error)
         else:
@@ -67,7 +61,9 @@ def inspect(
     from rich.console import Console
     from rich.text import Text
 
-    from lragent.adapters import AdapterError, compare_adapters
+    from lragent.adapters import AdapterError
+    from lragent.cli.inspect_report import render_report
+    from lragent.sharing.compare import compare_adapters
 
     try:
         readable, refused = _read(_names(adapters), max_rank, base)
@@ -79,7 +75,7 @@ def inspect(
         typer.echo(json.dumps(report.to_json() | {"refused": refused}, indent=2))
     else:
         if readable:
-            Console().print(report)
+            Console().print(render_report(report))
         for name, reason in refused.items():
             Console(stderr=True).print(Text(f"{name} is refused: {reason}", style="red"))
     if refused:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lragent.cache.policies import Policy
+from lragent.sharing.policies import Policy
 
 _SERVER = "A server instead of the embedded engine"
 

@@ -1,8 +1,9 @@
 """The embedded engine: Hugging Face models and PEFT adapters on one shared cache."""
 
 from lragent.engine.engine import Engine
+from lragent.engine.outputs import Chunk, Completion, TokenLogprob
 from lragent.engine.params import SamplingParams
-from lragent.engine.request import Chunk, Completion, Request, TokenLogprob
+from lragent.engine.request import Request
 from lragent.engine.stats import AdapterStats, EngineStats
 
 __all__ = [

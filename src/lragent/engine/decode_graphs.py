@@ -75,7 +75,7 @@ class DecodeGraphs:
         return self._graphs[key].replay(step)
 
     def _capture(self, batch: int, context: int, widths: Widths) -> _Graph:
-        from lragent.attention.triton import graph_safe
+        from lragent.attention.gpu import graph_safe
 
         static = self._static_step(batch, context, widths)
         side = torch.cuda.Stream(self._device)

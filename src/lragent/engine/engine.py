@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -15,26 +15,25 @@ from lragent.adapters.checks import check_against_model
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_folder import read_adapter
 from lragent.attention import Implementation
-from lragent.cache.client import CacheClient
 from lragent.cache.keys import KeyScope
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
-from lragent.cache.policies import Policy
-from lragent.engine.bindings import Binding
-from lragent.engine.errors import BudgetError, EngineClosedError, PromptTooLongError
+from lragent.engine.core import EngineCore
+from lragent.engine.errors import BudgetError, PromptTooLongError
 from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
 from lragent.engine.loader import load_model
-from lragent.engine.loop import StepLoop
-from lragent.engine.memory import default_kv_bytes, pages_in
+from lragent.engine.memory import default_kv_bytes, growth_room, pages_in
+from lragent.engine.outputs import Completion
 from lragent.engine.params import SamplingParams
-from lragent.engine.progress import Progress
 from lragent.engine.prompts import Message, encode, render
 from lragent.engine.registry import AdapterRegistry
-from lragent.engine.request import Completion, Request
+from lragent.engine.request import Request
+from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
 from lragent.engine.scheduler import Scheduler
 from lragent.engine.settings import Sharing, model_name, sharing_groups
 from lragent.engine.stats import AdapterStats, EngineStats
+from lragent.sharing import Policy
 
 DEFAULT_RANK = 16
 """Width of the LR slot when an engine starts without adapters, so that some can be loaded."""
@@ -46,8 +45,9 @@ class Engine:
     Args:
         model: hub name, local folder, or a `(model, tokenizer)` pair that the engine then owns.
         adapters: PEFT folders by the name that requests use.
-        sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all `adapters`,
-            or the sharing groups themselves. Nothing is shared by default.
+        sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all adapters,
+            those that are loaded later too, or the sharing groups themselves. Nothing is shared
+            by default.
         page_size: tokens in a page.
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
             (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
@@ -61,6 +61,8 @@ class Engine:
         include_base_model: whether requests without adapter share too, when `sharing` is a policy.
         attention: `auto`, `torch`, `triton` or `reference`.
         allow_other_base: accept adapters that name another base model, if their tensors fit.
+        debug: prove the cache's books whenever the last request ends, and at close; it looks at
+            every page.
 
     Raises:
         UnsupportedModelError, AdapterError, BudgetError, ValueError: each says what to do.
@@ -83,6 +85,7 @@ class Engine:
         include_base_model: bool = False,
         attention: Implementation = "auto",
         allow_other_base: bool = False,
+        debug: bool = False,
     ):
         if max_batch_tokens < 1 or max_batch_size < 1 or page_size < 1:
             raise ValueError("max_batch_tokens, max_batch_size and page_size must be at least 1")
@@ -97,9 +100,7 @@ class Engine:
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256
         checked = {n: self._read(n, path) for n, path in (adapters or {}).items()}
-        self._registry = AdapterRegistry(
-            checked, sharing_groups(sharing, checked, include_base_model)
-        )
+        self._registry = AdapterRegistry(checked, sharing_groups(sharing, include_base_model))
         slots, v_rank, k_rank = self._registry.needs()
         if not checked:
             slots, v_rank = 1, DEFAULT_RANK
@@ -115,7 +116,6 @@ class Engine:
             k_rank=k_rank,
             itemsize=kind.itemsize,
         )
-        self._registry.check_fits(self.layout)
         longest = -(-self.shape.max_positions // page_size) * self.layout.page_bytes
         most = longest * self.shape.layers * max_batch_size
         budget = default_kv_bytes(where, most) if kv_bytes is None else kv_bytes
@@ -126,22 +126,24 @@ class Engine:
             page_bytes=self.layout.page_bytes * self.shape.layers,
             lr_bytes_per_slot=self.layout.lr_slot_bytes * self.shape.layers,
             slots=self.layout.slots,
+            growth_room=growth_room(where),
         )
         self._weight_bytes = bytes_of_weights(loaded)
         self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
-        self._loop = StepLoop(
-            self._cache,
-            self._runner,
-            Scheduler(self._cache, max_batch_tokens, max_batch_size),
-            page_size,
-            self._all_bindings,
-            self._ended,
+        scheduler = Scheduler(self._cache, max_batch_tokens, max_batch_size)
+        self._core = EngineCore(
+            self._registry, self.layout, self._cache, self._runner, scheduler, debug
+        )
+        self._scope = KeyScope(
+            base_model=self.shape.digest,
+            dtype=dtype_name(kind),
+            layout=self.layout.describe(),
+            tenant="",
+            sharer="",
+            policy="",
         )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
-        self._lock = threading.RLock()
         self._next_id = 0
-        self._closed = False
-        self._hold_weights()
 
     # ---- requests
 
@@ -152,6 +154,7 @@ class Engine:
         adapter: str | None = None,
         params: SamplingParams | None = None,
         cache_salt: str = "",
+        forced: Sequence[int] | None = None,
     ) -> Request:
         """Queue a request and return its handle; work is done while someone waits for it.
 
@@ -160,31 +163,42 @@ class Engine:
             adapter: name of a loaded adapter; None for the base model.
             params: how to decode; default greedy, 256 tokens.
             cache_salt: requests with different salts never share a page.
+            forced: token ids that the output consists of, whatever the model would choose; the
+                log-probabilities that `params.logprobs` asks for are the model's. Of `params`
+                nothing else counts. For replaying and for teacher-forced scores.
 
         Raises:
             UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, ValueError.
         """
         params = params or SamplingParams()
-        tokens = encode(prompt, self.tokenizer, self._runner.model.config.vocab_size)
-        with self._lock:
-            self._check_open()
+        vocabulary = self._runner.model.config.vocab_size
+        tokens = encode(prompt, self.tokenizer, vocabulary)
+        if forced is not None:
+            if not len(forced):
+                raise ValueError("forced is empty; give at least one output token")
+            forced = encode(forced, None, vocabulary)
+            params = SamplingParams(
+                max_tokens=len(forced), logprobs=params.logprobs, ignore_eos=True
+            )
+        with self._core.lock:
+            self._core.check_open()
             binding = self._registry.binding(adapter)
-            self._check_length(tokens, params)
-            client = self._client(binding, cache_salt)
-            request = Request(
-                self._next_id, tokens, params, binding, client, self._pump, self._cancel
+            self._check_length(tokens, params, forced)
+            state = RequestState(
+                self._next_id,
+                tokens,
+                params,
+                binding,
+                binding.client(replace(self._scope, tenant=cache_salt)),
+                forced=forced,
+                tokenizer=self.tokenizer,
+                eos=self._eos,
+                max_positions=self.shape.max_positions,
+                device=self._runner.device,
             )
             self._next_id += 1
-            self._loop.add(
-                Progress(
-                    request,
-                    self.tokenizer,
-                    self._eos,
-                    self.shape.max_positions,
-                    self._runner.device,
-                )
-            )
-        return request
+            self._core.loop.add(state)
+        return Request(state, self._core)
 
     @overload
     def generate(
@@ -263,8 +277,17 @@ class Engine:
         """Names of the loaded adapters."""
         return tuple(self._registry.adapters)
 
-    def load_adapter(self, name: str, path: str | Path, *, group: str | None = None) -> None:
-        """Load a PEFT folder under a new name, into a sharing group if one is given.
+    def load_adapter(
+        self, name: str, path: str | Path, *, group: str | None = None, share: bool = True
+    ) -> None:
+        """Load a PEFT folder under a new name.
+
+        Args:
+            name: what requests call it.
+            path: the folder.
+            group: the sharing group that it joins, by name. Default: the group that declares
+                `name`, or the one of all adapters when the engine's `sharing` is a policy.
+            share: False keeps it out of every group.
 
         Raises:
             AdapterError: the folder is refused, or its slots do not fit the pages.
@@ -274,7 +297,8 @@ class Engine:
             raise ValueError(
                 f"an adapter named {name!r} is loaded; use reload_adapter to replace it"
             )
-        self._place(name, path, group)
+        adapter = self._read(name, path)
+        self._core.load(name, adapter, self._registry.group_for(name, group, share))
 
     def reload_adapter(self, name: str, path: str | Path) -> None:
         """Replace the weights under `name`; running requests finish on the old ones.
@@ -283,32 +307,31 @@ class Engine:
             UnknownAdapterError: nothing is loaded under that name.
             AdapterError: the folder is refused; the old weights stay.
         """
-        self._registry.binding(name)
-        self._place(name, path, None)
+        group = self._registry.current_group(name)
+        self._core.load(name, self._read(name, path), group)
 
     def unload_adapter(self, name: str) -> Freed:
         """Take an adapter away; returns the pages and bytes that only it could use.
 
         Running requests finish on it. In a sharing group the pages stay for the other members.
+
+        Raises:
+            UnknownAdapterError: nothing is loaded under that name.
         """
-        with self._lock:
-            gone = self._registry.unload(name)
-            self._hold_weights()
-            return self._forget_unused(gone)
+        return self._core.unload(name)
 
     # ---- the loop
 
     def step(self) -> bool:
         """Run one forward pass; False when there is nothing to do."""
-        with self._lock:
-            self._check_open()
-            return self._loop.step()
+        return self._core.step()
 
     def stats(self) -> EngineStats:
         """Counts and bytes as of now."""
-        with self._lock:
+        with self._core.lock:
+            loop = self._core.loop
             by_adapter = {
-                name: sums + AdapterStats() for name, sums in self._loop.recorder.by_adapter.items()
+                name: sums + AdapterStats() for name, sums in loop.recorder.by_adapter.items()
             }
             cache = self._cache.stats()
             return EngineStats(
@@ -317,7 +340,7 @@ class Engine:
                 kv_base_bytes=cache.base_bytes,
                 kv_lr_bytes=cache.lr_bytes,
                 kv_budget_bytes=self._runner.storage.nbytes,
-                peak_kv_bytes=self._loop.peak_pages * cache.page_bytes,
+                peak_kv_bytes=loop.peak_pages * cache.page_bytes,
                 weight_bytes=self._weight_bytes,
                 adapter_bytes=self._runner.bank.nbytes,
                 pages={
@@ -326,28 +349,22 @@ class Engine:
                     "idle": cache.pages_idle,
                 },
                 evictions=cache.evictions,
-                preemptions=self._loop.preemptions,
-                steps=self._loop.recorder.steps,
+                preemptions=loop.preemptions,
+                steps=loop.recorder.steps,
             )
 
     def check_integrity(self) -> None:
-        """Prove that no page is lost or held twice; also run when idle and at close.
+        """Prove that no page is lost or held twice, for tests; it looks at every page.
 
         Raises:
             IntegrityError: with every violated invariant.
         """
-        with self._lock:
+        with self._core.lock:
             self._cache.check_integrity()
 
     def close(self) -> None:
-        """Cancel what runs, check the cache, and refuse further work."""
-        with self._lock:
-            if self._closed:
-                return
-            for request in self._loop.running:
-                self._loop.end(request, "cancelled")
-            self._closed = True
-            self._cache.check_integrity()
+        """Cancel what runs and refuse further work."""
+        self._core.close()
 
     def __enter__(self) -> Self:
         return self
@@ -362,71 +379,24 @@ class Engine:
 
     # ---- inside
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineClosedError("this engine is closed; start another one")
-
-    def _pump(self, request: Request) -> None:
-        """Do a step for whoever waits, unless another caller's step brought something meanwhile."""
-        with self._lock:
-            if request.chunks or request.done:
-                return
-            self._check_open()
-            if not self._loop.step():
-                raise RuntimeError(f"request {request.id} waits although nothing can run")
-
-    def _cancel(self, request: Request) -> None:
-        with self._lock:
-            if not request.done:
-                self._loop.end(request, "cancelled")
-
-    def _ended(self, request: Request) -> None:
-        if request.binding not in self._registry.bindings:
-            self._hold_weights()
-            self._forget_unused(request.binding)
-
-    def _hold_weights(self) -> None:
-        """Keep the weights of current bindings and of those that running requests started with."""
-        self._runner.use_adapters(a for binding in self._all_bindings() for a in binding.needs)
-
-    def _all_bindings(self) -> list[Binding]:
-        """The current bindings, and those that running requests started with."""
-        running = (request.binding for request in self._loop.running)
-        return [*self._registry.bindings, *running]
-
-    def _forget_unused(self, gone: Binding) -> Freed:
-        if self._registry.shares(gone.sharer):
-            return Freed(0, 0)
-        return self._cache.forget(gone.sharer)
-
-    def _place(self, name: str, path: str | Path, group: str | None) -> None:
-        adapter = self._read(name, path)
-        with self._lock:
-            old = self._registry.adapters.get(name)
-            before = list(self._registry.bindings)
-            self._registry.load(name, adapter, group, self.layout)
-            self._hold_weights()
-            if old is not None:
-                for binding in before:
-                    self._forget_unused(binding)
-
     def _read(self, name: str, path: str | Path) -> Adapter:
         adapter = read_adapter(path, max_rank=self._max_rank)
-        check_against_model(
-            adapter,
-            self.shape.linears,
-            self.shape.name,
-            has_key_norm=self.shape.has_key_norm,
-            allow_other_base=self._allow_other_base,
-        )
+        check_against_model(adapter, self.shape, allow_other_base=self._allow_other_base)
         return adapter
 
-    def _check_length(self, tokens: Sequence[int], params: SamplingParams) -> None:
+    def _check_length(
+        self, tokens: Sequence[int], params: SamplingParams, forced: Sequence[int] | None
+    ) -> None:
         limit = self.shape.max_positions
         if len(tokens) >= limit:
             raise PromptTooLongError(
                 f"the prompt has {len(tokens)} tokens and the model's limit is {limit} with the "
                 "answer; shorten the prompt"
+            )
+        if forced is not None and len(tokens) + len(forced) > limit:
+            raise PromptTooLongError(
+                f"{len(tokens)} prompt tokens and {len(forced)} forced ones exceed the model's "
+                f"limit of {limit}; shorten one of them"
             )
         most = min(len(tokens) + params.max_tokens, limit)
         need, have = -(-most // self.layout.page_size), self._runner.storage.num_pages
@@ -436,18 +406,3 @@ class Engine:
                 f"pages and the KV budget holds {have}; lower max_tokens, shorten the prompt, or "
                 f"raise kv_bytes to {need * self.layout.page_bytes * self.shape.layers:,}"
             )
-
-    def _client(self, binding: Binding, cache_salt: str) -> CacheClient:
-        scope = KeyScope(
-            base_model=self.shape.digest,
-            dtype=dtype_name(self._runner.dtype),
-            layout=self.layout.describe(),
-            tenant=cache_salt,
-            sharer=binding.sharer,
-        )
-        return CacheClient(
-            scope=scope,
-            policy=binding.policy,
-            slot=binding.slot,
-            group_slots=tuple(slot for slot, _ in binding.fills),
-        )

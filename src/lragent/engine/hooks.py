@@ -6,6 +6,8 @@ linear layers exchanged for ones that hold the original.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from lragent.engine.step_context import StepContext
 
 ATTENTION_NAME = "lragent"
 CACHED = {"k_proj": "k", "v_proj": "v"}
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
 class PagedLayer(CacheLayerMixin):
@@ -59,13 +62,21 @@ class PagedLayer(CacheLayerMixin):
 class PagedCache(Cache):
     """The cache object that the model's layers write to and the attention reads from."""
 
-    def __init__(self, storage: KVStorage, context: StepContext, attention: Implementation):
+    def __init__(
+        self,
+        storage: KVStorage,
+        context: StepContext,
+        projections: Iterable[LoraLinear],
+        attention: Implementation,
+    ):
         super().__init__(layers=[PagedLayer(self, i) for i in range(storage.layers)])
         self.storage = storage
         self.context = context
         self.attention: Implementation = attention
         self.tables = [LoraTables(v_b=None, k_b=None) for _ in range(storage.layers)]
         self.rotation: KeyRotation | None = None
+        cached = [module for module in projections if isinstance(module, CachedLinear)]
+        self._projections = {(module.layer, module.kind): module for module in cached}
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Store a layer's new rows: K, V_base, and the low-rank products left by its projections.
@@ -76,7 +87,7 @@ class PagedCache(Cache):
         pages = self.storage.views[layer]
         lr = None
         if pages.lr is not None and step.lr_slots.shape[1]:
-            lr = self._low_rank(step.lr_slots.shape, key)
+            lr = self._low_rank(layer)
         write_pages(
             key[0].transpose(0, 1),
             value[0].transpose(0, 1),
@@ -84,17 +95,19 @@ class PagedCache(Cache):
             pages,
             step.slot_mapping,
             step.write_base,
+            step.lr_rows,
             step.lr_slots,
             implementation=self.attention,
         )
 
-    def _low_rank(self, shape: torch.Size, like: Tensor) -> Tensor:
+    def _low_rank(self, layer: int) -> Tensor | None:
+        """`[T, n, rank]` of values and keys side by side; None while no adapter is loaded."""
         layout = self.storage.layout
-        parts = []
-        for z, rank in ((self.context.z_v, layout.v_rank), (self.context.z_k, layout.k_rank)):
-            if rank:
-                parts.append(like.new_zeros(*shape, rank) if z is None else z)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        kinds = [kind for kind, rank in (("v", layout.v_rank), ("k", layout.k_rank)) if rank]
+        parts = [
+            z for z in (self._projections[layer, kind].take_z() for kind in kinds) if z is not None
+        ]
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else next(iter(parts), None)
 
     def attend(self, layer: int, query: Tensor, scale: float, window: int | None) -> Tensor:
         """Attention of `query` `[T, query_heads, head_dim]` over the pages of `layer`."""
@@ -139,15 +152,16 @@ def install(
     AttentionInterface.register(ATTENTION_NAME, paged_attention)
     model.set_attn_implementation(ATTENTION_NAME)
     exchanged: dict[str, LoraLinear] = {}
-    for path in shape.linears:
+    for path in shape.linear_shapes:
         if ".layers." not in path:
             continue
         linear = model.get_submodule(path)
         assert isinstance(linear, nn.Linear)
         base = pack(linear)
         kind = CACHED.get(path.rpartition(".")[2])
-        if kind == "k" or kind == "v":
-            layer: LoraLinear = CachedLinear(base, context, kind)
+        number = _LAYER.search(path)
+        if number is not None and (kind == "k" or kind == "v"):
+            layer: LoraLinear = CachedLinear(base, context, kind, int(number[1]))
         else:
             layer = LoraLinear(base, context)
         model.set_submodule(path, layer)

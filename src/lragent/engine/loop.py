@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from lragent.cache.manager import CacheManager
-from lragent.engine.bindings import Binding
-from lragent.engine.progress import Progress
-from lragent.engine.request import FinishReason, Request
+from lragent.engine.outputs import FinishReason
+from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
 from lragent.engine.sampler import sample
 from lragent.engine.scheduler import Scheduled, Scheduler
@@ -17,69 +15,52 @@ from lragent.engine.step_builder import build_step
 
 
 class StepLoop:
-    """Carries requests from their submission to their end. Its caller holds the engine's lock.
-
-    Args:
-        cache, runner, scheduler: what a step works on.
-        page_size: tokens in a page.
-        bindings: those of all requests that may come, asked for at every step.
-        ended: called with each request after its end.
-    """
+    """Carries requests from their submission to their end. Its caller holds the engine's lock."""
 
     def __init__(
-        self,
-        cache: CacheManager,
-        runner: ModelRunner,
-        scheduler: Scheduler,
-        page_size: int,
-        bindings: Callable[[], list[Binding]],
-        ended: Callable[[Request], None],
+        self, cache: CacheManager, runner: ModelRunner, scheduler: Scheduler, page_size: int
     ):
         self._cache = cache
         self._runner = runner
         self._scheduler = scheduler
         self._page_size = page_size
-        self._bindings = bindings
-        self._ended = ended
-        self._progress: dict[int, Progress] = {}
+        self._requests: dict[int, RequestState] = {}
         self.recorder = StatsRecorder()
         self.peak_pages = 0
 
     @property
-    def running(self) -> list[Request]:
+    def running(self) -> list[RequestState]:
         """Requests that have not ended, waiting ones too."""
-        return [progress.request for progress in self._progress.values()]
+        return list(self._requests.values())
 
     @property
     def preemptions(self) -> int:
         """How often a request gave its pages back to wait."""
         return self._scheduler.preemptions
 
-    def add(self, progress: Progress) -> None:
+    def add(self, request: RequestState) -> None:
         """Queue a new request."""
-        self._progress[progress.request.id] = progress
-        self.recorder.submitted(progress.request)
-        self._scheduler.add(progress.request)
+        self._requests[request.id] = request
+        self.recorder.submitted(request)
+        self._scheduler.add(request)
 
-    def end(self, request: Request, reason: FinishReason) -> None:
+    def end(self, request: RequestState, reason: FinishReason) -> None:
         """Take a request out, whatever its state, and close it."""
         self._scheduler.remove(request)
-        self._progress.pop(request.id).finish(reason)
+        del self._requests[request.id]
+        request.finish(reason)
         self.recorder.ended(request)
-        self._ended(request)
 
-    def step(self) -> bool:
-        """Run one forward pass; False when there is nothing to do.
+    def step(self) -> list[RequestState] | None:
+        """Run one forward pass; the requests that it ended, None when there is nothing to do.
 
         An error in it ends the requests of the step with that error, and the loop goes on.
         """
-        waiting = set(self._scheduler.waiting)
         plan = self._scheduler.schedule()
         if not plan:
-            return False
+            return None
         for item in plan:
-            if item.request in waiting and not self._progress[item.request.id].admitted:
-                self._progress[item.request.id].admitted = True
+            if item.first:
                 self.recorder.admitted(item)
         try:
             self._run(plan)
@@ -88,20 +69,15 @@ class StepLoop:
                 if not item.request.done:
                     item.request.error = f"{type(error).__name__}: {error}"
                     self.end(item.request, "error")
-            return True
-        finally:
-            if not self._progress:
-                self._cache.check_integrity()
-        return True
+        return [item.request for item in plan if item.request.done]
 
     def _run(self, plan: list[Scheduled]) -> None:
         runner = self._runner
         started = time.perf_counter()
         step = build_step(plan, runner.bank, self._page_size, runner.dtype, runner.device)
-        logits = runner.run(step, self._bindings())
-        sampling = [item for item in plan if item.samples]
-        samplers = [self._progress[item.request.id].sampler for item in sampling]
-        chosen = sample(logits, samplers, [item.request.tokens for item in sampling])
+        logits = runner.run(step)
+        sampling = [item.request for item in plan if item.samples]
+        chosen = sample(logits, [r.sampler for r in sampling], [r.tokens for r in sampling])
         now = time.perf_counter()
         self.recorder.ran(plan, now - started)
         for item in plan:
@@ -110,10 +86,10 @@ class StepLoop:
             assert request.lease is not None
             self._cache.commit(request.lease, request.tokens, request.computed)
         self.peak_pages = max(self.peak_pages, self._cache.used_pages)
-        for item, choice in zip(sampling, chosen, strict=True):
-            if item.request.first_token is None:
-                item.request.first_token = now
-                self.recorder.first_token(item.request, now - item.request.submitted)
-            reason = self._progress[item.request.id].push(choice)
+        for request, choice in zip(sampling, chosen, strict=True):
+            if request.first_token is None:
+                request.first_token = now
+                self.recorder.first_token(request, now - request.submitted)
+            reason = request.push(choice)
             if reason is not None:
-                self.end(item.request, reason)
+                self.end(request, reason)

@@ -53,9 +53,10 @@ class LoraBank:
         """Row of `adapter` in the tables, -1 for the base model."""
         return -1 if adapter is None else self._index[adapter.digest]
 
-    def slot_row(self, slot_digest: str) -> int:
-        """Row of a distinct A in the tables that fill LR slots."""
-        return self._slot_rows[slot_digest]
+    def slot_row(self, adapter: Adapter) -> int:
+        """Row of the adapter's A in the tables that fill LR slots."""
+        assert adapter.slot_digest is not None, "only adapters with a cached term fill slots"
+        return self._slot_rows[adapter.slot_digest]
 
     def rebuild(self, adapters: Iterable[Adapter]) -> None:
         """Stack the weights of `adapters` anew and drop all others."""

@@ -41,30 +41,42 @@ class LoraLinear(nn.Module):
 
 
 class CachedLinear(LoraLinear):
-    """`k_proj` or `v_proj`: the output is the base part alone, the low-rank part goes aside.
+    """`k_proj` or `v_proj`: the output is the base part alone, the low-rank part is kept in `z`.
 
-    `slot_a`: `[n, rank, d_in]`, the distinct A of the loaded adapters. Tokens whose base part is
-    cached already skip the projection (paper, BaseShared). Under the policy `full` the adapter's
-    term is folded in, since that policy caches full values.
+    `z`: `[T, F, rank]` of the last forward pass, until the cache write takes it; None when no
+    token's is written. `slot_a`: `[n, rank, d_in]`, the distinct A of the loaded adapters.
+
+    Tokens whose base part is cached already skip the projection (LRAgent, BaseShared). Under the
+    policy `full` the adapter's term is folded in, since that policy caches full values.
     """
 
     def __init__(
-        self, base: nn.Linear | PackedLinear, context: StepContext, kind: Literal["k", "v"]
+        self,
+        base: nn.Linear | PackedLinear,
+        context: StepContext,
+        kind: Literal["k", "v"],
+        layer: int,
     ):
         super().__init__(base, context)
-        self.kind = kind
+        self.kind: Literal["k", "v"] = kind
+        self.layer = layer
+        self.z: Tensor | None = None
         self.slot_a: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: `[1, T, d_in]`; returns `[1, T, d_out]`, zeros in rows that are cached already."""
         step = self.context.step
-        z = None
+        self.z = None
         if self.slot_a is not None and step.lr_rows.shape[1]:
-            z = project_lr(x[0], self.slot_a, step.lr_rows)
-        setattr(self.context, f"z_{self.kind}", z)
+            self.z = project_lr(x[0], self.slot_a, step.lr_rows)
         if step.base_rows is None:
             return self._add_lora(x, self.base(x), step.fold_mask)
         out = x.new_zeros(1, x.shape[1], self.base.out_features)
         if step.base_rows.numel():
             out[0, step.base_rows] = self.base(x[0, step.base_rows])
         return self._add_lora(x, out, step.fold_mask)
+
+    def take_z(self) -> Tensor | None:
+        """Hand `z` over."""
+        z, self.z = self.z, None
+        return z

@@ -24,6 +24,13 @@ def default_kv_bytes(device: torch.device, most: int) -> int:
     return min(most, CPU_MOST, int(total * CPU_SHARE))
 
 
+def growth_room(device: torch.device) -> int:
+    """Pages to leave unused behind a growing sequence: attention on a CPU reads a run of
+    consecutive pages without gathering them.
+    """
+    return 16 if device.type == "cpu" else 0
+
+
 def pages_in(kv_bytes: int, layout: PageLayout, layers: int) -> int:
     """Pages of all layers that `kv_bytes` hold.
 

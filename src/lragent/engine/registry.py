@@ -1,44 +1,28 @@
-"""Names, groups and the bindings that follow from them; changes are all or nothing."""
+"""Which adapter goes by which name now, and how its requests use the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 
 from lragent.adapters.errors import AdapterError
-from lragent.adapters.groups import GroupPlan, SharingGroup, plan_slots, validate_groups
 from lragent.adapters.model import Adapter
 from lragent.adapters.names import near_misses
 from lragent.cache.layout import PageLayout
-from lragent.cache.policies import Policy
-from lragent.engine.bindings import Binding, alone, in_group
 from lragent.engine.errors import UnknownAdapterError
-
-
-@dataclass
-class _GroupState:
-    """A declared group, the plan in force, and the weights that the plan was made from.
-
-    The plan outlives an unload, since pages of the group stay right for the members that remain.
-    """
-
-    group: SharingGroup
-    plan: GroupPlan
-    planned: dict[str, str] = field(default_factory=dict)
+from lragent.sharing import Binding, Groups, SharingGroup
+from lragent.sharing.declared import check_declarations
+from lragent.sharing.group import Group
 
 
 class AdapterRegistry:
-    """Which adapter goes by which name now, and how its requests use the cache."""
+    """Names, adapters and the bindings that follow from the groups; changes are all or nothing."""
 
     def __init__(self, adapters: Mapping[str, Adapter], groups: Sequence[SharingGroup]):
-        validate_groups(groups, adapters)
+        check_declarations(groups, adapters)
         self._adapters = dict(adapters)
-        self._groups = {
-            group.name: _GroupState(
-                group, plan_slots(group, adapters), {m: adapters[m].digest for m in group.members}
-            )
-            for group in groups
-        }
+        self._groups: Groups[Adapter] = Groups(
+            groups, adapters, None, "start the engine with lr_slots={}"
+        )
         self._bindings = self._bind()
 
     @property
@@ -47,16 +31,16 @@ class AdapterRegistry:
         return self._adapters
 
     @property
-    def groups(self) -> tuple[SharingGroup, ...]:
-        """Declared groups with their present members."""
-        return tuple(state.group for state in self._groups.values())
-
-    @property
-    def bindings(self) -> Iterable[Binding]:
+    def bindings(self) -> Collection[Binding[Adapter]]:
         """The current bindings of all adapters and of the base model."""
         return self._bindings.values()
 
-    def binding(self, name: str | None) -> Binding:
+    @property
+    def sharers(self) -> set[str]:
+        """Whose pages somebody can ask for now."""
+        return {binding.sharer for binding in self.bindings}
+
+    def binding(self, name: str | None) -> Binding[Adapter]:
         """The binding under `name`, None for the base model.
 
         Raises:
@@ -70,114 +54,81 @@ class AdapterRegistry:
 
     def needs(self) -> tuple[int, int, int]:
         """`(slots, value rank, key rank)` that the pages must offer."""
-        adapters = list(self._adapters.values())
-        slotted = [a for a in adapters if a.slot_digest is not None]
-        folded = {
-            m for s in self._groups.values() if s.group.policy is Policy.FULL
-            for m in s.group.members
-        }  # fmt: skip
-        unfolded = [a for name, a in self._adapters.items() if name not in folded]
-        slots = [s.plan.num_slots for s in self._groups.values()]
-        alone_slots = 1 if any(a in slotted for a in unfolded) else 0
+        bound = [b for b in self.bindings if b.adapter is not None and b.policy.has_slots]
+        adapters = [b.adapter for b in bound if b.adapter is not None]
+        slots = [group.num_slots for group in self._groups]
         return (
-            max([alone_slots, *slots]),
-            max((a.rank_of("v_proj") for a in unfolded), default=0),
-            max((a.rank_of("k_proj") for a in unfolded), default=0),
+            max([int(any(b.slot is not None for b in bound)), *slots]),
+            max((a.rank_of("v_proj") for a in adapters), default=0),
+            max((a.rank_of("k_proj") for a in adapters), default=0),
         )
 
-    def load(self, name: str, adapter: Adapter, group: str | None, layout: PageLayout) -> None:
-        """Put `adapter` under `name`, in place of what was there; join or stay in a group.
+    def group_for(self, name: str, group: str | None, share: bool) -> Group[Adapter] | None:
+        """The group that a new adapter joins: the named one, else its own or the open one.
+
+        Raises:
+            ValueError: the named group is unknown, or `share` is False and a group is named.
+        """
+        if group is not None:
+            if not share:
+                raise ValueError(f"share=False contradicts group={group!r}; leave one of them out")
+            return self._groups.named(group)
+        return self._groups.of(name) if share else None
+
+    def load(
+        self, name: str, adapter: Adapter, group: Group[Adapter] | None, layout: PageLayout
+    ) -> None:
+        """Put `adapter` under `name` and into a group, in place of what was there.
 
         Raises:
             AdapterError: the pages have too few or too narrow slots; nothing is changed.
-            ValueError: the group is unknown; nothing is changed.
         """
-        target = group if group is not None else self.group_of(name)
-        if target is not None and target not in self._groups:
-            raise ValueError(
-                f"there is no sharing group {target!r}{near_misses(target, self._groups)}"
-            )
-        trial = self._copy()
-        trial._adapters[name] = adapter
-        for state in trial._groups.values():
-            joins = state.group.name == target
-            if joins or name in state.group.members:
-                trial._replan(state, name, joins)
-        trial.check_fits(layout)
-        trial._bindings = trial._bind()
-        self._adapters, self._groups, self._bindings = (
-            trial._adapters,
-            trial._groups,
-            trial._bindings,
-        )
+        if group is None or group.policy.has_slots:
+            _check_fits(adapter, layout)
+        self._groups.put(name, adapter, group, layout.slots)
+        self._adapters[name] = adapter
+        self._bindings = self._bind()
 
-    def unload(self, name: str) -> Binding:
-        """Take `name` away and return the binding that it had.
+    def current_group(self, name: str) -> Group[Adapter] | None:
+        """The group that the adapter under `name` is in.
 
         Raises:
             UnknownAdapterError: nothing is loaded under that name.
         """
-        if name not in self._adapters:
-            self.binding(name)
-        gone = self._bindings[name]
-        del self._adapters[name]
-        self._bindings = self._bind()
-        return gone
+        self.binding(name)
+        return self._groups.of(name)
 
-    def group_of(self, name: str) -> str | None:
-        """Name of the group that declares `name` as a member."""
-        return next((g for g, s in self._groups.items() if name in s.group.members), None)
-
-    def shares(self, sharer: str) -> bool:
-        """Whether any current binding still uses the pages of `sharer`."""
-        return any(binding.sharer == sharer for binding in self._bindings.values())
-
-    def _copy(self) -> AdapterRegistry:
-        trial = object.__new__(AdapterRegistry)
-        trial._adapters = dict(self._adapters)
-        trial._groups = {
-            name: _GroupState(state.group, state.plan, dict(state.planned))
-            for name, state in self._groups.items()
-        }
-        return trial
-
-    def _replan(self, state: _GroupState, name: str, joins: bool) -> None:
-        members = tuple(m for m in state.group.members if m != name and m in self._adapters)
-        if joins:
-            members = (*members, name)
-            if state.planned.get(name) == self._adapters[name].digest:
-                return  # the same weights come back: the pages of the group are theirs
-        group = state.group
-        state.group = SharingGroup(group.name, members, group.policy, group.include_base_model)
-        state.plan = plan_slots(state.group, self._adapters)
-        state.planned = {m: self._adapters[m].digest for m in members}
-
-    def check_fits(self, layout: PageLayout) -> None:
-        """Refuse adapters that need more or wider slots than `layout` has.
+    def unload(self, name: str) -> None:
+        """Take `name` away.
 
         Raises:
-            AdapterError: says with which options to start the engine.
+            UnknownAdapterError: nothing is loaded under that name.
         """
-        slots, v_rank, k_rank = self.needs()
-        if slots > layout.slots:
-            raise AdapterError(
-                f"the adapters need {slots} LR slots and the pages have {layout.slots}; start the "
-                f"engine with lr_slots={slots}, or train the adapters on a shared A"
-            )
-        if v_rank > layout.v_rank or k_rank > layout.k_rank:
-            raise AdapterError(
-                f"the adapters need LR slots of rank {v_rank} for v_proj and {k_rank} for k_proj, "
-                f"the pages hold {layout.v_rank} and {layout.k_rank}; start the engine with "
-                f"max_lora_rank={max(v_rank, k_rank)} and an adapter of that kind"
-            )
+        self.binding(name)
+        self._groups.remove(name)
+        del self._adapters[name]
+        self._bindings = self._bind()
 
-    def _bind(self) -> dict[str | None, Binding]:
-        bindings: dict[str | None, Binding] = {None: alone(None, None)}
-        bindings |= {name: alone(name, adapter) for name, adapter in self._adapters.items()}
-        for state in self._groups.values():
-            present = {m: self._adapters[m] for m in state.group.members if m in self._adapters}
-            for member in present:
-                bindings[member] = in_group(member, state.group, state.plan, present)
-            if state.group.include_base_model:
-                bindings[None] = in_group(None, state.group, state.plan, present)
-        return bindings
+    def _bind(self) -> dict[str | None, Binding[Adapter]]:
+        bindings: dict[str | None, Binding[Adapter]] = {None: self._groups.bind_base_model()}
+        return bindings | {n: self._groups.bind(n, a) for n, a in self._adapters.items()}
+
+
+def _check_fits(adapter: Adapter, layout: PageLayout) -> None:
+    """Refuse an adapter that needs a slot where pages have none, or a wider one than they have.
+
+    Raises:
+        AdapterError: says with which options to start the engine.
+    """
+    if adapter.slot_digest is not None and not layout.slots:
+        raise AdapterError(
+            f"{adapter.path} needs an LR slot and the pages have none; start the engine with "
+            "lr_slots=1, or load it into the group that shares under policy 'full'"
+        )
+    v_rank, k_rank = adapter.rank_of("v_proj"), adapter.rank_of("k_proj")
+    if v_rank > layout.v_rank or k_rank > layout.k_rank:
+        raise AdapterError(
+            f"{adapter.path} needs LR slots of rank {v_rank} for v_proj and {k_rank} for k_proj, "
+            f"the pages hold {layout.v_rank} and {layout.k_rank}; start the engine with "
+            f"max_lora_rank={max(v_rank, k_rank)} and an adapter of that kind"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from lragent.adapters.model import Adapter
 from lragent.attention import Implementation, KeyRotation, choose
 from lragent.cache.layout import PageLayout
-from lragent.engine.bindings import Binding
 from lragent.engine.decode_graphs import DecodeGraphs, Widths
 from lragent.engine.families import ModelShape
 from lragent.engine.hooks import PagedCache, install
 from lragent.engine.kv_storage import KVStorage
 from lragent.engine.lora_bank import LoraBank
 from lragent.engine.step_context import Step, StepContext
+from lragent.sharing import Binding
 
 
 class ModelRunner:
@@ -36,40 +36,37 @@ class ModelRunner:
         self.device = model.device
         self.storage = KVStorage(layout, num_pages, shape.layers, self.dtype, self.device)
         self._context = StepContext()
-        self._cache = PagedCache(self.storage, self._context, attention)
+        layers = install(model, shape, self._context)
+        self._cache = PagedCache(self.storage, self._context, layers.values(), attention)
         if layout.k_rank:
             self._cache.rotation = self._key_rotation(shape)
-        layers = install(model, shape, self._context)
         self.bank = LoraBank(layers, self._cache, self.dtype, self.device)
         self._graphs: DecodeGraphs | None = None
+        self._widths = Widths(0, 0, False)
         chosen = choose(self.device) if attention == "auto" else attention
         if self.device.type == "cuda" and chosen == "triton":
             self._graphs = DecodeGraphs(
                 self._forward, layout.page_size, shape.max_positions, self.dtype, self.device
             )
 
-    def use_adapters(self, adapters: Iterable[Adapter]) -> None:
-        """Hold exactly these adapters' weights; does nothing when they are the ones held."""
-        wanted = list(adapters)
+    def serve(self, bindings: Sequence[Binding[Adapter]]) -> None:
+        """Hold exactly the weights that `bindings` need, and be ready for their requests."""
+        wanted = [adapter for binding in bindings for adapter in binding.needs]
         if self.bank.digests != {adapter.digest for adapter in wanted}:
             self.bank.rebuild(wanted)
             if self._graphs is not None:
                 self._graphs.clear()
+        self._widths = Widths(
+            fills=max((len(binding.fills) for binding in bindings), default=0),
+            ranks=self.bank.owners.numel(),
+            folds=any(binding.folds for binding in bindings),
+        )
 
     @torch.inference_mode()
-    def run(self, step: Step, bindings: Iterable[Binding]) -> Tensor:
-        """Logits `[L, vocab]` of the step's wanted rows, in the model's dtype.
-
-        `bindings` are those of all requests that may come; they bound the buffers of graphs.
-        """
+    def run(self, step: Step) -> Tensor:
+        """Logits `[L, vocab]` of the step's wanted rows, in the model's dtype."""
         if self._graphs is not None:
-            known = list(bindings)
-            widths = Widths(
-                fills=max((len(b.fills) for b in known), default=0),
-                ranks=self.bank.owners.numel(),
-                folds=any(b.folds for b in known),
-            )
-            logits = self._graphs.run(step, widths)
+            logits = self._graphs.run(step, self._widths)
             if logits is not None:
                 return logits
         return self._forward(step)

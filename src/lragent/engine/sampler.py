@@ -15,8 +15,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lragent.engine.outputs import TokenLogprob
 from lragent.engine.params import SamplingParams
-from lragent.engine.request import TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,13 @@ class Chosen:
 
 
 class RequestSampler:
-    """The logits processors and the random state of one request."""
+    """The logits processors and the random state of one request, or the tokens it must give."""
 
-    def __init__(self, params: SamplingParams, device: torch.device):
+    def __init__(
+        self, params: SamplingParams, device: torch.device, forced: Sequence[int] | None = None
+    ):
         self.params = params
+        self._forced = None if forced is None else iter(forced)
         penalty, warpers = LogitsProcessorList(), LogitsProcessorList()
         if params.repetition_penalty != 1.0:
             penalty.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
@@ -55,10 +58,12 @@ class RequestSampler:
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token of the raw logits is the choice."""
-        return self.params.temperature == 0 and not self._penalty
+        return self.params.temperature == 0 and not self._penalty and self._forced is None
 
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
         """Pick from one row of logits `[vocab]` (fp32) after `tokens`; returns a 0-d int64."""
+        if self._forced is not None:
+            return torch.tensor(next(self._forced))
         row = logits[None]
         if self._penalty:
             seen = torch.tensor([list(tokens)], device=logits.device)

@@ -7,16 +7,20 @@ from dataclasses import dataclass
 
 from lragent.cache.errors import OutOfPages
 from lragent.cache.manager import CacheManager
-from lragent.engine.request import Request
+from lragent.engine.request_state import RequestState
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """`count` tokens of a request, from position `start` on, whose pages are leased."""
+    """`count` tokens of a request, from position `start` on, whose pages are leased.
 
-    request: Request
+    `first` marks the first step of a request since it was submitted.
+    """
+
+    request: RequestState
     start: int
     count: int
+    first: bool = False
 
     @property
     def samples(self) -> bool:
@@ -35,17 +39,17 @@ class Scheduler:
         self._cache = cache
         self._max_tokens = max_batch_tokens
         self._max_size = max_batch_size
-        self.waiting: deque[Request] = deque()
-        self.running: list[Request] = []
+        self.waiting: deque[RequestState] = deque()
+        self.running: list[RequestState] = []
         self.preemptions = 0
         # a request that did not fit is tried again only after pages were given back
         self._front_blocked = False
 
-    def add(self, request: Request) -> None:
+    def add(self, request: RequestState) -> None:
         """Queue a request."""
         self.waiting.append(request)
 
-    def remove(self, request: Request) -> None:
+    def remove(self, request: RequestState) -> None:
         """Take a request out, wherever it is, and give its pages back."""
         if request in self.running:
             self.running.remove(request)
@@ -87,7 +91,7 @@ class Scheduler:
         room = len(self.running) < self._max_size
         return bool(self.waiting) and room and not self._front_blocked
 
-    def _admit(self, request: Request, budget: int) -> Scheduled | None:
+    def _admit(self, request: RequestState, budget: int) -> Scheduled | None:
         """Lease what is cached of the request and pages for the rest of it, if they fit."""
         lease = self._cache.admit(request.client, request.tokens)
         start = lease.computed_tokens
@@ -99,14 +103,15 @@ class Scheduler:
             return None
         request.lease = lease
         request.computed = start
-        if request.cached_tokens is None:
+        first = request.cached_tokens is None
+        if first:
             request.cached_tokens = start
             request.not_shared = lease.not_shared
-        return Scheduled(request, start, count)
+        return Scheduled(request, start, count, first)
 
-    def _make_room(self, request: Request, tokens: int) -> list[Request]:
+    def _make_room(self, request: RequestState, tokens: int) -> list[RequestState]:
         """Lease pages for `tokens` tokens; returns the requests that had to give theirs back."""
-        preempted: list[Request] = []
+        preempted: list[RequestState] = []
         assert request.lease is not None
         while True:
             try:
@@ -120,14 +125,14 @@ class Scheduler:
             else:
                 return preempted
 
-    def _preempt(self, request: Request) -> None:
+    def _preempt(self, request: RequestState) -> None:
         self.running.remove(request)
         self._release(request)
         self.waiting.appendleft(request)
         self.preemptions += 1
         self._front_blocked = True  # its pages went to an older request
 
-    def _release(self, request: Request) -> None:
+    def _release(self, request: RequestState) -> None:
         if request.lease is not None:
             lease, request.lease = request.lease, None
             request.computed = 0

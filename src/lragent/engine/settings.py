@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from lragent.adapters.groups import SharingGroup
-from lragent.adapters.model import Adapter
-from lragent.cache.policies import Policy
 from lragent.engine import smollm
+from lragent.sharing import Policy, SharingGroup
 
 Sharing = str | Policy | Sequence[SharingGroup]
 
@@ -22,21 +20,15 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
     return smollm.HUB_NAME if str(model) == smollm.ALIAS else str(model)
 
 
-def sharing_groups(
-    sharing: Sharing, adapters: Mapping[str, Adapter], include_base_model: bool
-) -> Sequence[SharingGroup]:
-    """The groups that the engine's `sharing` argument declares.
+def sharing_groups(sharing: Sharing, include_base_model: bool) -> Sequence[SharingGroup]:
+    """The groups that the engine's `sharing` argument declares: for a policy, one that is open.
 
     Raises:
         ValueError: a policy of unknown name.
     """
     if not isinstance(sharing, str):
         return list(sharing)
-    try:
-        policy = Policy(sharing)
-    except ValueError:
-        known = ", ".join(p.value for p in Policy)
-        raise ValueError(f"sharing={sharing!r} is none of {known}") from None
-    if policy is Policy.ISOLATED or not adapters:
+    policy = Policy(sharing)
+    if policy is Policy.ISOLATED:
         return []
-    return [SharingGroup("default", tuple(adapters), policy, include_base_model)]
+    return [SharingGroup("default", (), policy, include_base_model, open=True)]

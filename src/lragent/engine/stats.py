@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from lragent.engine.request import Request
+from lragent.engine.request_state import RequestState
 from lragent.engine.scheduler import Scheduled
+from lragent.sharing import TokenCounts
 
 
 @dataclass
-class AdapterStats:
-    """Sums over the requests of one adapter.
+class AdapterStats(TokenCounts):
+    """Sums over the requests of one adapter, beside those of `TokenCounts`.
 
     Attributes:
-        requests, finished, cancelled, failed: requests by how they went.
-        prompt_tokens: tokens of all prompts.
+        finished, cancelled, failed: requests by how they went.
         generated_tokens: tokens chosen.
         computed_tokens: tokens whose base part was computed (K and V_base written).
-        recomputed_tokens: tokens passed through the model only to fill this adapter's LR slot, or
-            to get the last token's logits.
-        reused_tokens: prompt tokens that needed no computation.
-        reused_base_tokens: prompt tokens whose base part came from the cache.
         ttft_s: times to first token, summed; divide by `first_tokens` for the mean.
         first_tokens: requests that got a first token.
         busy_s: share of the engine's step time, by tokens in the step.
-        not_shared: requests that reused no page, by the reason.
     """
 
-    requests: int = 0
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
-    prompt_tokens: int = 0
     generated_tokens: int = 0
     computed_tokens: int = 0
-    recomputed_tokens: int = 0
-    reused_tokens: int = 0
-    reused_base_tokens: int = 0
     ttft_s: float = 0.0
     first_tokens: int = 0
     busy_s: float = 0.0
-    not_shared: Counter[str] = field(default_factory=Counter)
 
     @property
     def tokens_per_s(self) -> float:
@@ -105,24 +93,20 @@ class StatsRecorder:
         self.by_adapter: dict[str, AdapterStats] = {}
         self.steps = 0
 
-    def of(self, request: Request) -> AdapterStats:
+    def of(self, request: RequestState) -> AdapterStats:
         """The sums of the request's adapter."""
         return self.by_adapter.setdefault(request.binding.name or "", AdapterStats())
 
-    def submitted(self, request: Request) -> None:
+    def submitted(self, request: RequestState) -> None:
         """A request came in."""
-        sums = self.of(request)
-        sums.requests += 1
-        sums.prompt_tokens += request.prompt_tokens
+        self.of(request).arrived(request.prompt_tokens)
 
     def admitted(self, item: Scheduled) -> None:
         """A request was scheduled for the first time."""
         sums, lease = self.of(item.request), item.request.lease
         assert lease is not None
-        sums.reused_tokens += item.start
-        sums.reused_base_tokens += min(lease.base_tokens, item.request.prompt_tokens)
-        if item.request.not_shared is not None:
-            sums.not_shared[item.request.not_shared] += 1
+        lr = lease.lr_tokens if lease.client.needed_mask else None
+        sums.admitted(lease.base_tokens, lr, item.start, lease.not_shared)
 
     def ran(self, plan: list[Scheduled], seconds: float) -> None:
         """A step ran in `seconds`."""
@@ -131,18 +115,17 @@ class StatsRecorder:
         for item in plan:
             sums, lease = self.of(item.request), item.request.lease
             assert lease is not None
-            again = max(0, min(lease.base_tokens, item.start + item.count) - item.start)
-            sums.recomputed_tokens += again
-            sums.computed_tokens += item.count - again
+            new_from = max(item.start, lease.base_tokens)
+            sums.computed_tokens += max(0, item.start + item.count - new_from)
             sums.busy_s += seconds * item.count / total
 
-    def first_token(self, request: Request, seconds: float) -> None:
+    def first_token(self, request: RequestState, seconds: float) -> None:
         """A request got its first token `seconds` after it came in."""
         sums = self.of(request)
         sums.ttft_s += seconds
         sums.first_tokens += 1
 
-    def ended(self, request: Request) -> None:
+    def ended(self, request: RequestState) -> None:
         """A request ended."""
         sums = self.of(request)
         sums.generated_tokens += len(request.generated)

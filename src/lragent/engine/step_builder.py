@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lragent.attention.base import AttentionBatch
 from lragent.engine.lora_bank import LoraBank
-from lragent.engine.request import Request
+from lragent.engine.request_state import RequestState
 from lragent.engine.scheduler import Scheduled
 from lragent.engine.step_context import Step
 
@@ -48,14 +48,13 @@ def build_step(
         adapter = bank.index(binding.adapter)
         token_adapter += [adapter] * item.count
         token_fold += [adapter if binding.folds else -1] * item.count
-        rows = [bank.slot_row(digest) for _, digest in binding.fills]
-        places = [slot for slot, _ in binding.fills]
+        rows = [bank.slot_row(fill.adapter) for fill in binding.fills]
+        places = [fill.slot for fill in binding.fills]
         padding = [-1] * (width - len(rows))
-        idle = [-1] * width
         for p in span:
-            fresh = p >= lease.lr_tokens
-            lr_rows.append(rows + padding if fresh else idle)
-            lr_slots.append(places + padding if fresh else idle)
+            fresh = [p >= first for first in lease.fill_from]
+            lr_rows.append([r if f else -1 for r, f in zip(rows, fresh, strict=True)] + padding)
+            lr_slots.append([s if f else -1 for s, f in zip(places, fresh, strict=True)] + padding)
         if item.samples:
             logit_rows.append(len(tokens) - 1)
 
@@ -90,7 +89,7 @@ def _attention_batch(
     )
 
 
-def _pages(request: Request) -> Sequence[int]:
+def _pages(request: RequestState) -> Sequence[int]:
     assert request.lease is not None
     return request.lease.pages
 

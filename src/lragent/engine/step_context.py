@@ -43,16 +43,10 @@ class Step:
 
 
 class StepContext:
-    """The current step, shared by the hooks of all layers.
-
-    `z_v` and `z_k` carry a layer's low-rank products `[T, F, rank]` from its projections to the
-    cache write of the same layer.
-    """
+    """The current step, shared by the hooks of all layers."""
 
     def __init__(self) -> None:
         self._step: Step | None = None
-        self.z_v: Tensor | None = None
-        self.z_k: Tensor | None = None
 
     @property
     def step(self) -> Step:
@@ -73,5 +67,5 @@ class StepContext:
         self._step = step
 
     def leave(self) -> None:
-        """Forget the step and its intermediate products."""
-        self._step = self.z_v = self.z_k = None
+        """Forget the step."""
+        self._step = None

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import lragent
 from lragent.adapters.names import near_misses
-from lragent.cache.policies import Policy
+from lragent.sharing.policies import Policy
 from lragent.vllm.errors import PluginError
 
 KEY = "lragent"

@@ -177,8 +177,8 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
     ) -> None:
         """Write ``k`` and ``v [T, Hk, D]``, then attention of ``q [T, Hq, D]`` into ``out``."""
         places = metadata.slot_mapping
-        lr, write_base, slots = self.state.write_inputs(places.shape[0])
-        write_pages(k, v, lr, pages, places, write_base, slots)
+        lr, write_base, rows, slots = self.state.write_inputs(places.shape[0])
+        write_pages(k, v, lr, pages, places, write_base, rows, slots)
         flash_lora_attention(q, pages, metadata.batch, tables, scale=self.scale, out=out)
 
     def measure(self, layer: Any, query: Tensor) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from vllm.v1.attention.backend import AttentionCGSupport
 
 from lragent.attention import AttentionBatch, LoraTables, PageViews
-from lragent.attention import triton as kernels
-from lragent.attention.triton.layer import Layer
+from lragent.attention import gpu as kernels
+from lragent.attention.gpu.layer import Layer
 from lragent.vllm.worker.attention import (
     LRAttentionBackend,
     LRAttentionImpl,
@@ -117,7 +117,7 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         query = torch.zeros(rows, heads, spec.head_size, dtype=dtype, device=device)
         layer = next(iter(state.layers.values()))
         with kernels.graph_safe():
-            kernels.flash_lora_attention(
+            kernels.TritonBackend().attend(
                 query,
                 PageViews(page, page, lr),
                 rehearsal,

@@ -11,13 +11,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lragent.attention import AttentionBatch, LoraTables, PageViews
-from lragent.attention.triton.calls import Call
-from lragent.attention.triton.entry import attention_calls, is_fixed
-from lragent.attention.triton.layer import Layer
-from lragent.attention.triton.write import WriteCall, prepare_write
+from lragent.attention.gpu.backend import attention_calls, is_fixed
+from lragent.attention.gpu.calls import Call
+from lragent.attention.gpu.layer import Layer
+from lragent.attention.gpu.write import WriteCall, prepare_write
 
-WriteInputs = tuple[Tensor, Tensor, Tensor]
-"""LR rows, flags and slots of a step's tokens: see `WorkerState.write_inputs`."""
+WriteInputs = tuple[Tensor, ...]
+"""What is written of a step's tokens: see `WorkerState.write_inputs`."""
 
 
 class DeviceStep(NamedTuple):
@@ -72,9 +72,9 @@ def prepare_step(
         scale: softmax scale.
     """
     layer = Layer.of(pages, tables, None)
-    lr, write_base, slots = inputs
+    lr, write_base, rows, slots = inputs
     return DeviceStep(
         layout_of(q, k, v, out),
-        prepare_write(k, v, lr, layer.k, layer.v, layer.lr, slot_mapping, write_base, slots),
-        attention_calls(q, out, layer, batch, tables, pages, scale, 0),
+        prepare_write(k, v, lr, layer.k, layer.v, layer.lr, slot_mapping, write_base, rows, slots),
+        attention_calls(q, out, layer, batch, scale, 0),
     )

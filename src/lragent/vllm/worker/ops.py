@@ -18,7 +18,7 @@ def store_lr_host(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tenso
 
 def store_lr_device(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tensor) -> None:
     """The op on GPUs: the kernel writes where attention reads. See `define_ops`."""
-    from lragent.attention.triton.launch_project import launch_project
+    from lragent.attention.gpu.project import launch_project
 
     launch_project(x if x.stride(1) == 1 else x.contiguous(), down, rows, dst)
 
@@ -30,10 +30,10 @@ def _store_lr_fake(dst: Tensor, out: Tensor, x: Tensor, down: Tensor, rows: Tens
 def define_ops() -> None:
     """Define ``torch.ops.lragent.store_lr(dst, out, x, down, rows)``; once a process.
 
-    It writes ``x A`` of each token's slots to ``dst[:T]``: ``x [T, d]``, ``down [n, r, d]``,
-    ``rows [>=T, F]`` int32 (-1 gives zeros), ``dst [>=T, F, r]``. ``out`` is the layer's result,
-    which the op leaves alone and yet declares to change: whatever reads q, k or v, attention above
-    all, then comes after the store, however a compiler orders the graph.
+    It writes ``x A`` to ``dst[:T]`` for each A that a token's slots need: ``x [T, d]``, ``down [n,
+    r, d]``, ``rows [>=T, F]`` int32 (-1 for none), ``dst [>=T, n, r]``. ``out`` is the layer's
+    result, which the op leaves alone and yet declares to change: whatever reads q, k or v,
+    attention above all, then comes after the store, however a compiler orders the graph.
     """
     global _library
     if _library is not None:

@@ -59,7 +59,7 @@ class WorkerState:
         rows: ``[T, F]`` int32, whose A each filled slot is multiplied with (row of the layers'
             ``down``), -1 for none.
         slots: ``[T, F]`` int32, the slot that each product goes to, -1 for none.
-        lr: ``[T, F, rank]``, the products of the layer that runs.
+        lr: ``[T, n, rank]``, the products of the layer that runs, with the n A of ``down``.
         slot_of_request: ``[R]`` int32, slot that each request reads, -1 for none.
         place_of_request: ``[R]`` int32, place of its adapter in vLLM's stacks, -1 for none; for
             backends that must not wait for the device.
@@ -78,7 +78,7 @@ class WorkerState:
         self.fold = torch.zeros(tokens, 1, dtype=torch.float32, device=device)
         self.rows = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
         self.slots = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
-        self.lr = torch.zeros(tokens, columns, sizes.rank, dtype=dtype, device=device)
+        self.lr = torch.zeros(tokens, self.down_rows, sizes.rank, dtype=dtype, device=device)
         self.slot_of_request = torch.full(
             (sizes.max_requests,), -1, dtype=torch.int32, device=device
         )
@@ -88,7 +88,7 @@ class WorkerState:
         self.punica: Any = None
         self.warm = False
         self._tokens = 0
-        self._inputs: tuple[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None
+        self._inputs: tuple[int, tuple[torch.Tensor, ...]] | None = None
         self._admitted: dict[str, _Plan] = {}
         self._nobody = self._plan(Admission(0, -1, (), False))
 
@@ -149,13 +149,11 @@ class WorkerState:
             send([self.fold[:total]], [folds[request]])
         self._tokens = total
 
-    def write_inputs(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``lr``, ``write_base`` and ``slots`` of the first tokens; every layer asks for them."""
+    def write_inputs(self, tokens: int) -> tuple[torch.Tensor, ...]:
+        """``lr``, ``write_base``, ``rows`` and ``slots`` of the first tokens, for every layer."""
         if self._inputs is None or self._inputs[0] != tokens:
-            self._inputs = (
-                tokens,
-                (self.lr[:tokens], self.write_base[:tokens], self.slots[:tokens]),
-            )
+            buffers = (self.lr, self.write_base, self.rows, self.slots)
+            self._inputs = tokens, tuple(buffer[:tokens] for buffer in buffers)
         return self._inputs[1]
 
     def resolve(self) -> None:

@@ -1,0 +1,333 @@
+"""Write the tables of the documents from the result files.
+
+    python -m benchmarks.tables             # all documents of this checkout
+    python -m benchmarks.tables --check     # only say which would change; then exit code 1
+
+A table stands between two comments, of which the first names it and its result file:
+
+    <!-- table: handover serving-h100.json -->
+    …
+    <!-- end -->
+
+What such a pair encloses is replaced. tests/benchmarks/test_tables.py holds that nothing changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.files import RESULTS, load
+from benchmarks.common.sources import ROOT
+
+MARKED = re.compile(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+DOCUMENTS = ("README.md", "docs/**/*.md", "benchmarks/*.md")
+NAMES = {
+    "stock": "stock, 3 adapters",
+    "stock-targets": "+ `--lora-target-modules`",
+    "stock-one": "stock, 1 adapter",
+    "stock-targets-one": "+ `--lora-target-modules`",
+    "isolated-one": "`isolated`, 1 adapter",
+}
+Json = dict[str, Any]
+Found = dict[tuple[str, str, str], Json]
+Table = list[list[str]]
+
+
+def serving_rows(result: Json) -> Found:
+    """Rows by part, case and policy. Files of 2026-11 call ``stock-one`` by its name of then."""
+    return {
+        (row["part"], row["case"], row["policy"].replace("bound", "stock-one")): row
+        for row in result["rows"]
+    }
+
+
+def policies_of(rows: Found, part: str) -> list[str]:
+    """Policies that a part was measured under, stock first."""
+    found = dict.fromkeys(policy for of, _, policy in rows if of == part)
+    return sorted(found, key=lambda name: (not name.startswith("stock"), name != "stock"))
+
+
+def cases_of(rows: Found, part: str) -> list[str]:
+    """Cases of a part, by the first number in their names."""
+    found = dict.fromkeys(case for of, case, _ in rows if of == part)
+    return sorted(found, key=lambda case: float(re.findall(r"[\d.]+", case)[0]))
+
+
+def named(policy: str) -> str:
+    """A policy as the head of a column."""
+    return NAMES.get(policy, f"`{policy}`")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, or all before the point, with commas."""
+    if value is None:
+        return ""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+    return f"{value:,.{digits}f}"
+
+
+def ratio(row: Json | None, other: Json | None, measure: str) -> str:
+    """One measure of a row divided by another's."""
+    if not row or not other or not row[measure] or not other[measure]:
+        return ""
+    return f"{row[measure] / other[measure]:.2f}"
+
+
+def handover(result: Json) -> Table:
+    """TTFT of a context that another adapter has read."""
+    rows = serving_rows(result)
+    lengths = sorted({row["context"] for (part, _, _), row in rows.items() if part == "handover"})
+    stock = [p for p in policies_of(rows, "handover") if p.startswith("stock") and "-one" not in p]
+    table = [
+        ["context", *map(named, stock), "`base+lr`", "same adapter", "ratio", "paired ratio"]
+    ]  # fmt: skip
+    for length in lengths:
+        other = rows["handover", f"other, {length}", "base+lr"]
+        same = rows["handover", f"same, {length}", "base+lr"]
+        theirs = [rows["handover", f"other, {length}", policy] for policy in stock]
+        table.append(
+            [
+                f"{length:,}",
+                *(f"{number(row['ttft_ms'])} ms" for row in [*theirs, other, same]),
+                ratio(other, same, "ttft_ms"),
+                number(other.get("over_same")),
+            ]
+        )
+    return table
+
+
+def workflow(result: Json) -> Table:
+    """Throughput and median TTFT of workflows."""
+    rows = serving_rows(result)
+    policies = policies_of(rows, "workflow")
+    table = [["sessions x tokens", *map(named, policies)]]
+    for case in cases_of(rows, "workflow"):
+        found = [rows.get(("workflow", case, policy)) for policy in policies]
+        table.append([case, *("" if row is None else speed_and_time(row) for row in found)])
+    return table
+
+
+def speed_and_time(row: Json) -> str:
+    """Tokens/s and TTFT of a row."""
+    return f"{number(row['tokens_per_s'])} tokens/s, {number(row['ttft_ms'])} ms"
+
+
+def overhead(result: Json) -> Table:
+    """The plugin under ``isolated`` divided by stock vLLM with as many adapters."""
+    rows = serving_rows(result)
+    one = "-one" if any(policy == "isolated-one" for _, _, policy in rows) else ""
+    mine, peer = f"isolated{one}", f"stock{one}"
+    table = [["", "throughput", "TTFT"]]
+    kinds = {"cold": "new context", "other": "read by another adapter", "same": "warm context"}
+    cases = [("workflow", f"workflow, {case}", case) for case in cases_of(rows, "workflow")]
+    lengths = sorted({row["context"] for (part, _, _), row in rows.items() if part == "handover"})
+    for kind, name in kinds.items():
+        cases += [("handover", f"{name}, {n:,} tokens", f"{kind}, {n}") for n in lengths]
+    for part, name, case in cases:
+        a, b = rows.get((part, case, mine)), rows.get((part, case, peer))
+        table.append([name, ratio(a, b, "tokens_per_s"), ratio(a, b, "ttft_ms")])
+    return table
+
+
+def trace(result: Json) -> Table:
+    """LRAgent's trace: throughput and the sum of its 17 TTFT."""
+    rows = serving_rows(result)
+    policies = policies_of(rows, "trace")
+    table = [["tokens", *map(named, policies)]]
+    for case in cases_of(rows, "trace"):
+        found = [rows.get(("trace", case, policy)) for policy in policies]
+        cells = [
+            "" if row is None else f"{row['tokens_per_s']:,.0f}, {row['ttft_ms'] / 1000:.2f} s"
+            for row in found
+        ]
+        table.append([f"{int(case):,}", *cells])
+    return table
+
+
+def open_loop(result: Json) -> Table:
+    """Trajectories that arrive at random: p90 of TTFT, and the median time of a trajectory."""
+    rows = serving_rows(result)
+    policies = policies_of(rows, "open")
+    table = [["arrivals/s", *map(named, policies)]]
+    for case in cases_of(rows, "open"):
+        found = [rows.get(("open", case, policy)) for policy in policies]
+        cells = [
+            ""
+            if row is None
+            else f"{number(row['ttft_p90_ms'])} ms, {row['trajectory_p50_s']:.1f} s"
+            for row in found
+        ]
+        table.append([case.removesuffix("/s"), *cells])
+    return table
+
+
+def old_new(result: Json) -> Table:
+    """Two source trees in turns."""
+    table = [["part", "case", "policy", "measure", "old", "new", "new / old", "paired"]]
+    for entry in result["new_over_old"]:
+        table.append(
+            [
+                entry["part"], entry["case"], f"`{entry['policy']}`",
+                {"ttft_ms": "TTFT, ms", "tokens_per_s": "tokens/s"}[entry["measure"]],
+                number(entry["old"]), number(entry["new"]), f"{entry['ratio']:.3f}",
+                f"{entry['paired']:.3f}" if "paired" in entry else "",
+            ]
+        )  # fmt: skip
+    return table
+
+
+def agreement(result: Json) -> Table:
+    """Mean differences of log-probabilities, over the runners and graph modes of each policy."""
+    kinds = {"embedded": "embedded engine", "stock": "stock vLLM", "mode": "full graphs, runner 2"}
+    rows = result["rows"]
+    table = [["", *(f"from {name}" for name in kinds.values()), "same token"]]
+    for row in rows:
+        if row["kind"] == "yardstick":
+            table.append([row["subject"], f"{row['mean']:.3f}", "", "", share([row])])
+    policies = dict.fromkeys(row["subject"].split(",")[0] for row in rows if row["kind"] in kinds)
+    for policy in policies:
+        mine = [row for row in rows if row["subject"].split(",")[0] == policy]
+        cells = [span([r["mean"] for r in mine if r["kind"] == kind]) for kind in kinds]
+        table.append([f"`{policy}`", *cells, share([r for r in mine if r["kind"] in kinds])])
+    for row in rows:
+        if row["kind"] == "control" and row["against"] == "embedded":
+            table.append(["another adapter", f"{row['mean']:.3f}", "", "", share([row])])
+    return table
+
+
+def span(values: Sequence[float]) -> str:
+    """Smallest and largest value."""
+    return f"{min(values):.3f} to {max(values):.3f}" if values else ""
+
+
+def share(rows: Sequence[Json]) -> str:
+    """The smallest share of places at which both chose the same token."""
+    return f"{100 * min(row['equal'] for row in rows):.0f} %"
+
+
+def kernels(result: Json) -> Table:
+    """Attention with LoRA divided by FlashAttention 3 without."""
+    table = [["case", "geometric mean", "worst"]]
+    table += [
+        [name, f"{found['mean']:.3f}", f"{found['worst']:.3f}"]
+        for name, found in result["summary"].items()
+    ]
+    return table
+
+
+def layer(result: Json) -> Table:
+    """What filling the cache takes of a layer of Llama 3.1 8B."""
+    table = [["step", "tokens", "context", "layer, us", "write and projection, us", "share"]]
+    for row in result["layer"]:
+        cells = [number(row["layer_us"]), number(row["write_and_project_us"])]
+        table.append(
+            [
+                row["kind"],
+                f"{row['tokens']:,}",
+                f"{row['context']:,}",
+                *cells,
+                f"{100 * row['share']:.1f} %",
+            ]
+        )
+    return table
+
+
+def projection(result: Json) -> Table:
+    """The LR projection, for one slot and for eight."""
+    rows = {
+        (row["query"], row["slots"]): row for row in result["cases"] if row["kind"] == "project"
+    }
+    table = [
+        ["tokens", "one slot, us", "8 slots, us", "one slot / `torch.mm`", "8 slots / `torch.mm`"]
+    ]
+    for tokens in sorted({tokens for tokens, _ in rows}):
+        one, eight = rows[tokens, 1], rows[tokens, 8]
+        cells = [number(one["ours_us"]), number(eight["ours_us"])]
+        table.append([f"{tokens:,}", *cells, number(one["ratio"]), number(eight["ratio"])])
+    return table
+
+
+def embedded(result: Json) -> Table:
+    """Decode of the embedded engine on a GPU."""
+    table = [
+        ["sequences", "context, tokens", "lragent, tokens/s", "peer, tokens/s", "ratio", "peer"]
+    ]
+    for row in result["decode"]:
+        speeds = [number(row[name]) for name in ("ours_tokens_per_s", "peer_tokens_per_s")]
+        cells = [str(row["batch"]), f"{row['context']:,}", *speeds, number(row["ratio"])]
+        table.append([*cells, row["peer"]])
+    return table
+
+
+TABLES: dict[str, Callable[[Json], Table]] = {
+    "handover": handover,
+    "workflow": workflow,
+    "overhead": overhead,
+    "trace": trace,
+    "open": open_loop,
+    "old-new": old_new,
+    "agreement": agreement,
+    "kernels": kernels,
+    "layer": layer,
+    "projection": projection,
+    "embedded": embedded,
+}
+
+
+def markdown(table: Table) -> str:
+    """A table; its first row is the head."""
+    head, *rows = table
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def filled(text: str) -> str:
+    """A document with its tables as the result files have them.
+
+    Raises:
+        ValueError: a marker names a table or a result file that does not exist.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        name, file = match.groups()
+        if name not in TABLES:
+            raise ValueError(f"no table is called {name!r}; there are {', '.join(TABLES)}")
+        if not (RESULTS / file).is_file():
+            raise ValueError(f"the table {name} names {file}, which is not in {RESULTS}")
+        table = markdown(TABLES[name](load(RESULTS / file)))
+        return f"<!-- table: {name} {file} -->\n{table}\n<!-- end -->"
+
+    return MARKED.sub(replaced, text)
+
+
+def documents() -> Iterable[Path]:
+    """The documents of this checkout."""
+    return sorted(path for pattern in DOCUMENTS for path in ROOT.glob(pattern))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill all documents; 1 when ``--check`` finds one that would change."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(arguments).check
+    changed = 0
+    for path in documents():
+        text = path.read_text()
+        new = filled(text)
+        if new != text:
+            changed = 1
+            print(path.relative_to(ROOT))
+            if not check:
+                path.write_text(new)
+    return changed if check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The Triton kernels; their launches are beside this folder."""

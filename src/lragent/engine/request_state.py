@@ -1,0 +1,130 @@
+"""A request inside the engine: its tokens, pages, text and the ways to end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lragent.adapters.model import Adapter
+from lragent.cache.client import CacheClient
+from lragent.cache.lease import Lease
+from lragent.cache.sharing_reasons import public_reason
+from lragent.engine.outputs import Chunk, Completion, FinishReason, TokenLogprob
+from lragent.engine.params import SamplingParams
+from lragent.engine.sampler import Chosen, RequestSampler
+from lragent.engine.text_stream import TextStream
+from lragent.sharing import Binding
+
+
+class RequestState:
+    """What scheduler and step loop work on; callers hold a `Request`.
+
+    Attributes:
+        tokens: prompt and output so far.
+        computed: leading tokens that are in its pages.
+        lease: its pages while it is scheduled.
+        cached_tokens: prompt tokens that needed no computation; None before it was first admitted.
+        chunks: pieces of the answer that its caller has not taken yet.
+    """
+
+    def __init__(
+        self,
+        request_id: int,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        binding: Binding[Adapter],
+        client: CacheClient,
+        *,
+        forced: Sequence[int] | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        eos: frozenset[int],
+        max_positions: int,
+        device: torch.device,
+    ):
+        if params.stop and tokenizer is None:
+            raise ValueError("stop texts need a tokenizer, and this engine has none")
+        self.id = request_id
+        self.params = params
+        self.binding = binding
+        self.client = client
+        self.tokens = list(prompt)
+        self.prompt_tokens = len(prompt)
+        self.computed = 0
+        self.lease: Lease | None = None
+        self.sampler = RequestSampler(params, device, forced)
+        self.chunks: deque[Chunk] = deque()
+        self.cached_tokens: int | None = None
+        self.not_shared: str | None = None
+        self.finish_reason: FinishReason | None = None
+        self.error: str | None = None
+        self.submitted = time.perf_counter()
+        self.first_token: float | None = None
+        self._finished: float | None = None
+        self._text_parts: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._eos = frozenset() if params.ignore_eos else eos
+        self._room = max_positions
+        self._text = TextStream(tokenizer, params.stop)
+
+    @property
+    def done(self) -> bool:
+        """Whether no more tokens will come."""
+        return self.finish_reason is not None
+
+    @property
+    def generated(self) -> list[int]:
+        """Tokens generated so far."""
+        return self.tokens[self.prompt_tokens :]
+
+    def push(self, chosen: Chosen) -> FinishReason | None:
+        """Take a token, pass its text on, and return why the request is over, if it is."""
+        self.tokens.append(chosen.token_id)
+        if chosen.logprob is not None:
+            self._logprobs.append(chosen.logprob)
+        if chosen.token_id in self._eos:
+            self._emit("", chosen)
+            return "stop"
+        text, stopped = self._text.push(chosen.token_id)
+        self._emit(text, chosen)
+        if stopped:
+            return "stop"
+        full = len(self.tokens) >= self._room
+        if full or len(self.tokens) - self.prompt_tokens >= self.params.max_tokens:
+            return "length"
+        return None
+
+    def finish(self, reason: FinishReason) -> None:
+        """Pass the last text on and close the request."""
+        rest = self._text.flush()
+        self.finish_reason = reason
+        self._finished = time.perf_counter()
+        if rest:
+            self._text_parts.append(rest)
+        self.chunks.append(Chunk(rest, finish_reason=reason))
+
+    def completion(self) -> Completion:
+        """The answer as far as it came."""
+        end = self._finished if self._finished is not None else time.perf_counter()
+        return Completion(
+            text="".join(self._text_parts),
+            token_ids=tuple(self.generated),
+            finish_reason=self.finish_reason or "cancelled",
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens or 0,
+            ttft_s=None if self.first_token is None else self.first_token - self.submitted,
+            total_s=end - self.submitted,
+            logprobs=tuple(self._logprobs),
+            adapter=self.binding.name,
+            not_shared=self.not_shared and public_reason(self.not_shared),
+            error=self.error,
+        )
+
+    def _emit(self, text: str, chosen: Chosen) -> None:
+        if text:
+            self._text_parts.append(text)
+        logprobs = () if chosen.logprob is None else (chosen.logprob,)
+        self.chunks.append(Chunk(text, (chosen.token_id,), logprobs))

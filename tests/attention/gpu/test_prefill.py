@@ -1,0 +1,101 @@
+"""Prefill by expanded contexts, from plan to result, with FlashAttention 3 played by PyTorch."""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from tests.attention.gpu.problems import DEVICE, HALF, assert_close, attend, make
+from torch import Tensor
+
+from lragent.attention.gpu import backend, fa3, plan, reserve_scratch, workspace
+from lragent.attention.gpu.layer import Layer
+
+NAME = "vllm.vllm_flash_attn.flash_attn_interface"
+
+
+def varlen(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    max_query: int,
+    cu_seqlens_q: Tensor,
+    max_seq: int,
+    *,
+    softmax_scale: float,
+    window_size: list[int],
+    out: Tensor,
+    cu_seqlens_k: Tensor,
+    causal: bool,
+    scheduler_metadata: Tensor,
+    fa_version: int,
+) -> None:
+    """FlashAttention 3 as it is inside vLLM, over contiguous keys."""
+    assert causal
+    assert fa_version == 3
+    assert scheduler_metadata.tolist() == [max_query, max_seq]
+    for s in range(cu_seqlens_q.shape[0] - 1):
+        first, last = cu_seqlens_q[s : s + 2].tolist()
+        here = slice(*cu_seqlens_k[s : s + 2].tolist())
+        group = q.shape[1] // k.shape[1]
+        keys, values = (x[here].repeat_interleave(group, 1) for x in (k, v))
+        scores = torch.einsum("qhd,khd->hqk", q[first:last], keys).float() * softmax_scale
+        tokens = keys.shape[0]
+        position = torch.arange(tokens - (last - first), tokens, device=q.device)[:, None]
+        key = torch.arange(tokens, device=q.device)[None, :]
+        seen = key <= position
+        if window_size[0] >= 0:
+            seen &= key >= position - window_size[0]
+        weights = scores.masked_fill(~seen, -math.inf).softmax(-1).to(v.dtype)
+        out[first:last] = torch.einsum("hqk,khd->qhd", weights, values)
+
+
+def schedule(max_seqlen_q: int, max_seqlen_k: int, **_: Any) -> Tensor:
+    """Stands for a work list: the sizes that it was made for."""
+    return torch.tensor([max_seqlen_q, max_seqlen_k])
+
+
+@pytest.fixture(autouse=True)
+def _installed(monkeypatch: pytest.MonkeyPatch):
+    module: Any = ModuleType(NAME)
+    module.get_scheduler_metadata = schedule
+    monkeypatch.setitem(sys.modules, NAME, module)
+    monkeypatch.setattr(fa3, "find", lambda device: (NAME, varlen))
+    monkeypatch.setattr(backend, "_expands", lambda dtype, device: True)
+    # Small problems, for which the pages are read as they lie, take the other path.
+    monkeypatch.setattr(plan, "_LAUNCH", -1.0)
+
+
+@pytest.mark.parametrize(("k_rank", "window"), [(0, None), (4, None), (0, 30)])
+def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: int | None):
+    problem = make(
+        [1, 20, 33, 7], [40, 70, 70, 21], adapters=[0, 1, 0, -1], dtype=HALF, k_rank=k_rank,
+        window=window,
+    )  # fmt: skip
+    out = torch.full_like(problem.q, math.nan)
+    attend(problem, out)
+    layer = Layer.of(problem.pages, problem.tables, problem.rotation)
+    runs = backend.plan_batch(problem.q, problem.batch, layer, window or 0)
+    assert [planned.run.path for planned in runs] == ["decode", "expand"]
+    assert_close(out, problem)
+
+
+def test_reserving_leaves_nothing_to_grow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workspace, "_buffers", {})
+    problem = make([20], [70], dtype=HALF)
+    reserve_scratch(70, 2, 64, HALF, DEVICE)
+    before = workspace.held_bytes()
+    assert before >= 2 * 70 * 2 * 64 * 2
+    attend(problem)
+    assert workspace.held_bytes() == before
+
+
+def test_no_more_is_reserved_than_is_ever_used(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workspace, "_buffers", {})
+    monkeypatch.setattr(backend, "SCRATCH_BYTES", 1 << 16)
+    reserve_scratch(1 << 20, 2, 64, HALF, DEVICE)
+    assert workspace.held_bytes() == 1 << 16

@@ -1,0 +1,127 @@
+"""Launches that reuse what the first one found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests.attention.gpu.problems import DEVICE, HALF, Problem, assert_close, make
+
+from lragent.attention.gpu import TritonBackend, relaunch
+from lragent.attention.gpu.backend import attention_calls
+from lragent.attention.gpu.relaunch import Launch, is_tried
+
+
+class Kernel:
+    """Stands in for a Triton kernel; compiling and launching are noted."""
+
+    arg_names = ("x", "y", "count", "BLOCK")
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[Any, ...]] = []
+
+    def __getitem__(self, grid: Any) -> Any:
+        def compile_and_launch(*args: Any, **options: Any) -> Compiled:
+            self.notes.append(("compiled", grid, args, options))
+            return Compiled(self.notes)
+
+        return compile_and_launch
+
+
+class Compiled:
+    """What Triton keeps of a compiled kernel."""
+
+    function = "function"
+    packed_metadata = "metadata"
+
+    def __init__(self, notes: list[tuple[Any, ...]]):
+        self.notes = notes
+
+    def run(self, x: int, y: int, z: int, stream: str, *args: Any) -> None:
+        assert stream == "stream of 0"
+        assert args[:5] == ("function", "metadata", None, None, None)
+        self.notes.append(("launched", (x, y, z), args[5:]))
+
+
+def test_is_compiled_once_for_each_alignment(monkeypatch: pytest.MonkeyPatch):
+    active = SimpleNamespace(get_current_stream=lambda device: f"stream of {device}")
+    monkeypatch.setattr(relaunch, "driver", SimpleNamespace(active=active))
+    monkeypatch.setattr(relaunch, "is_tried", lambda: True)
+    kernel = Kernel()
+    launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
+    memory = torch.zeros(64)
+    assert memory.data_ptr() % 16 == 0
+    x, y, shifted = memory, memory[16:], memory[1:]
+    for grid, tensors, count in (
+        ((1, 1, 1), (x, y), 5), ((2, 1, 1), (y, x), 6), ((1, 1, 1), (shifted, y), 7),
+        ((1, 1, 1), (x, shifted), 8), ((3, 1, 1), (memory[5:], y), 9),
+    ):  # fmt: skip
+        launch(grid, tensors, (count,))
+    assert [note[0] for note in kernel.notes] == [
+        "compiled", "launched", "compiled", "compiled", "launched",
+    ]  # fmt: skip
+    assert kernel.notes[0][3] == {"num_warps": 4, "BLOCK": 32}
+    # Addresses and numbers, then constants in the kernel's order.
+    assert kernel.notes[1][1:] == ((2, 1, 1), (y.data_ptr(), x.data_ptr(), 6, 32))
+
+
+def test_a_version_of_triton_that_was_not_tried_launches_itself(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(relaunch, "is_tried", lambda: False)
+    kernel = Kernel()
+    launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
+    x = torch.zeros(64)
+    for count in (5, 6):
+        launch((2, 1, 1), (x, x), (count,))
+    assert kernel.notes == [
+        ("compiled", (2, 1, 1), (x, x, count), {"num_warps": 4, "BLOCK": 32}) for count in (5, 6)
+    ]
+
+
+def test_versions():
+    assert is_tried("3.6.0")
+    assert is_tried("3.7.1+git1234")
+    assert not is_tried("3.60.0")
+    assert not is_tried("4.0.0")
+
+
+def attend(problem: Problem) -> torch.Tensor:
+    return TritonBackend().attend(
+        problem.q, problem.pages, problem.batch, problem.tables,
+        scale=problem.scale, sliding_window=problem.window, rotation=problem.rotation,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("k_rank", [0, 4])
+def test_layers_share_what_a_batch_launches(k_rank: int):
+    lens = ([1, 9, 0, 1], [70, 40, 200, 3])
+    layers = [make(*lens, k_rank=k_rank, dtype=HALF, seed=seed) for seed in (0, 1)]
+    batch = layers[0].batch
+    for problem in layers:
+        assert torch.equal(problem.batch.seq_lens, batch.seq_lens)
+        for name in ("block_tables", "adapter_index", "lr_slot"):
+            getattr(batch, name).copy_(getattr(problem.batch, name))
+        shared = replace(problem, batch=batch)
+        assert_close(attend(shared), problem)
+        known = len(batch.plans)
+        assert_close(attend(moved(shared)), problem)
+        assert len(batch.plans) == known
+    assert len([key for key in batch.plans if key[0] is attention_calls]) == 1
+
+
+def moved(problem: Problem) -> Problem:
+    """The same with queries that begin at an odd address."""
+    memory = torch.empty(problem.q.numel() + 1, dtype=problem.q.dtype, device=DEVICE)[1:]
+    q = memory.view(problem.q.shape)
+    return replace(problem, q=q.copy_(problem.q))
+
+
+def test_another_layout_gets_launches_of_its_own():
+    problem = make([1, 9], [70, 40], dtype=HALF)
+    wide = torch.empty(*problem.q.shape[:2], 2 * problem.q.shape[2], dtype=HALF, device=DEVICE)
+    strided = wide[..., : problem.q.shape[2]].copy_(problem.q)
+    for q in (problem.q, strided):
+        assert_close(attend(replace(problem, q=q)), problem)
+    assert len([key for key in problem.batch.plans if key[0] is attention_calls]) == 2

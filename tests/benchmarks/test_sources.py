@@ -1,0 +1,79 @@
+"""Which lragent an engine's process imports, and which plugin vLLM finds there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+from benchmarks.common.sources import HERE, SourceTree, write_metadata
+
+PYPROJECT = """
+[project]
+name = "lragent"
+version = "1.2"
+[project.entry-points."vllm.general_plugins"]
+lragent = "lragent.elsewhere:register"
+"""
+ASK = """
+import lragent
+from importlib.metadata import entry_points
+[found] = [e for e in entry_points(group="vllm.general_plugins") if e.name == "lragent"]
+print(lragent.__file__, found.value)
+"""
+
+
+def tree(folder: Path) -> SourceTree:
+    package = folder / "src" / "lragent"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("a = 1")
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    return SourceTree(folder)
+
+
+def test_metadata_gives_the_entry_points_of_pyproject(tmp_path: Path):
+    tree(tmp_path)
+    folder = write_metadata(tmp_path / "metadata", tmp_path / "pyproject.toml")
+    [found] = distributions(path=[str(folder)])
+    assert found.version == "1.2"
+    [entry] = found.entry_points
+    assert (entry.group, entry.name) == ("vllm.general_plugins", "lragent")
+    assert entry.value == "lragent.elsewhere:register"
+
+
+def test_a_process_imports_its_tree_and_no_installed_package(tmp_path: Path):
+    """The tests' environment has lragent installed from elsewhere."""
+    other = tree(tmp_path / "other")
+    env = other.environment(True, tmp_path / "process")
+    done = subprocess.run([sys.executable, "-c", ASK], env=env, capture_output=True, text=True)
+    place = other.root / "src" / "lragent" / "__init__.py"
+    assert done.stdout.split() == [str(place), "lragent.elsewhere:register"], done.stderr
+
+
+def test_stock_loads_no_plugin_and_trees_share_no_compile_cache(tmp_path: Path):
+    other = tree(tmp_path / "other")
+    assert other.environment(False, tmp_path)["VLLM_PLUGINS"] == ""
+    assert other.environment(True, tmp_path)["VLLM_PLUGINS"] == "lragent"
+    assert other.environment(True, tmp_path)["VLLM_CACHE_ROOT"].startswith(str(tmp_path))
+    here = HERE.environment(True, tmp_path).get("VLLM_CACHE_ROOT")
+    assert here == os.environ.get("VLLM_CACHE_ROOT")
+
+
+def test_the_digest_is_of_the_package_without_compiled_files(tmp_path: Path):
+    other = tree(tmp_path)
+    folder = tmp_path / "src" / "lragent"
+    digest = other.digest()
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.pyc").write_text("x")
+    (tmp_path / "README.md").write_text("x")
+    assert other.digest() == digest
+    (folder / "data.json").write_text("{}")
+    assert other.digest() != digest
+
+
+def test_another_folder_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"no source tree of lragent: it has no src/lragent"):
+        SourceTree(tmp_path)

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import pytest
+
+from lragent.sharing import Policy
+
+
+def test_policy_properties() -> None:
+    assert [p for p in Policy if p.shares_base] == [Policy.FULL, Policy.BASE, Policy.BASE_LR]
+    assert [p for p in Policy if not p.has_slots] == [Policy.FULL]
+    assert [p for p in Policy if p.fills_all_slots] == [Policy.BASE_LR]
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'shared' is none of isolated, full, base, base\+lr"):
+        Policy("shared")
