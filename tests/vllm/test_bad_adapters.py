@@ -76,7 +76,7 @@ def served(root: Path) -> Iterator[Served]:
         (pickled, "pickle file"),
         (gone, "adapter 'guest': no adapter at"),
         (wide, "rank 12 .* above the limit of 8"),
-        (on_keys, "LoRA on k_proj, which cannot be shared under policy 'base\\+lr'"),
+        (on_keys, 'LoRA on k_proj, for which pages have no room; .* "key_lora": true'),
         (of_another_model, "has shape"),
         (lambda folder: None, "the sharing group needs 4 LR slots, and pages have 3"),
     ],

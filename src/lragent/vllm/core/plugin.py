@@ -44,6 +44,7 @@ class CorePlugin:
         manager = scheduler.kv_cache_manager
         spec = _only_spec(manager.kv_cache_config)
         rank = vllm_config.lora_config.max_lora_rank
+        width = options.slot_width(rank)
         facts = facts_of(vllm_config)
 
         def check(adapter: Adapter) -> None:
@@ -52,7 +53,7 @@ class CorePlugin:
         scope = KeyScope(
             base_model=f"{vllm_config.model_config.model}@{vllm_config.model_config.revision}",
             dtype=str(spec.dtype).removeprefix("torch."),
-            layout=f"vllm/1 slots={options.num_slots} rank={rank} page={spec.page_size_bytes}",
+            layout=f"vllm/1 slots={options.num_slots} width={width} page={spec.page_size_bytes}",
             tenant="",
             sharer="",
             policy="",
@@ -63,7 +64,7 @@ class CorePlugin:
         self.validity = BlockValidity(manager, spec.block_size)
         self.page_bytes = spec.page_size_bytes * _layers(manager.kv_cache_config)
         item = torch.empty(0, dtype=spec.dtype).element_size()
-        self.slot_bytes = spec.block_size * rank * item * _layers(manager.kv_cache_config)
+        self.slot_bytes = spec.block_size * width * item * _layers(manager.kv_cache_config)
         self.unloaded = 0
         self.unloaded_bytes = 0
         self._leaving: list[Content] = []

@@ -75,6 +75,11 @@ SYMBOLS: tuple[Symbol, ...] = (
         "LoRAMapping.__init__",
         ("index_mapping", "prompt_mapping", "is_prefill"),
     ),
+    Symbol(
+        "vllm.model_executor.layers.rotary_embedding",
+        "get_rope",
+        ("head_size", "max_position", "rope_parameters", "dtype"),
+    ),
     Symbol("vllm.lora.utils", "is_in_target_modules", ("module_name", "target_modules")),
     Symbol(
         "vllm.lora.peft_helper",

@@ -18,27 +18,27 @@ _sized: dict[tuple[Any, ...], type[LRAttentionBackend]] = {}
 
 
 def sized_backend(
-    base: type[LRAttentionBackend], slots: int, rank: int, name: str
+    base: type[LRAttentionBackend], slots: int, width: int, name: str
 ) -> type[LRAttentionBackend]:
-    """A backend for pages of that many LR slots of that rank, under a name that vLLM knows."""
-    key = (base, slots, rank, name)
+    """A backend for pages of that many LR slots of that width, under a name that vLLM knows."""
+    key = (base, slots, width, name)
     if key not in _sized:
         _sized[key] = type(base.__name__, (base,), {
-            "slots": slots, "rank": rank, "platform_name": name, "__module__": base.__module__,
+            "slots": slots, "width": width, "platform_name": name, "__module__": base.__module__,
         })  # fmt: skip
     return _sized[key]
 
 
 def backend_for(vllm_config: Any, options: Options) -> type[LRAttentionBackend]:
-    """The backend for an engine's device, slots and rank."""
-    rank = vllm_config.lora_config.max_lora_rank
+    """The backend for an engine's device and LR slots."""
+    width = options.slot_width(vllm_config.lora_config.max_lora_rank)
     on_cpu = torch.device(vllm_config.device_config.device).type == "cpu"
     name = _registered_name(on_cpu)
     if on_cpu:
-        return sized_backend(LRAttentionBackend, options.num_slots, rank, name)
+        return sized_backend(LRAttentionBackend, options.num_slots, width, name)
     from lragent.vllm.worker.attention_gpu import LRDeviceBackend  # needs Triton
 
-    return sized_backend(LRDeviceBackend, options.num_slots, rank, name)
+    return sized_backend(LRDeviceBackend, options.num_slots, width, name)
 
 
 def _registered_name(on_cpu: bool) -> str:
