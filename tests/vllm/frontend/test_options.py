@@ -70,7 +70,6 @@ def test_slots_follow_from_the_groups():
                                     "kv_connector_extra_config": {"shared_storage_path": "/x"}}},
             "KV connector",
         ),
-        ({"kv_events_config": {"enable_kv_cache_events": True}}, "KV cache events"),
         ({"block_size": 24}, "multiple of 16"),
         ({"cpu_offload_gb": 1}, "--cpu-offload-gb"),
         ({"offload_group_size": 2}, "--offload-group-size"),

@@ -27,7 +27,7 @@ def stock(**more: Any) -> Any:
 
 def test_room_for_the_slots():
     assert stock().page_size_bytes == 16 * 2 * 32
-    spec = page_spec(stock(), slots=3, rank=64)
+    spec = page_spec(stock(), slots=3, width=64)
     assert spec.page_size_bytes == PAGE_BYTES
     assert spec.copy_with_new_block_size(32).page_size_bytes == 2 * PAGE_BYTES
 

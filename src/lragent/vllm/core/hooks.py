@@ -10,7 +10,7 @@ from typing import Any
 
 from lragent.vllm.config import options_of
 from lragent.vllm.core.plugin import CorePlugin
-from lragent.vllm.core.request_keys import ATTRIBUTE, binding_hasher, lora_keys
+from lragent.vllm.core.request_keys import ATTRIBUTE, binding_hasher, lora_keys, stored_events
 from lragent.vllm.messages import Report
 from lragent.vllm.patching import Hook
 
@@ -149,6 +149,7 @@ _SCHEDULER, _CORE = "vllm.v1.core.sched.scheduler", "vllm.v1.engine.core"
 
 HOOKS = (
     Hook("vllm.v1.core.kv_cache_utils", "_gen_lora_extra_hash_keys", lora_keys),
+    Hook("vllm.v1.core.block_pool", "BlockPool._build_block_stored_event", stored_events),
     Hook(_SCHEDULER, "Scheduler.__init__", _scheduler_init),
     Hook(_SCHEDULER, "Scheduler.schedule", _schedule),
     Hook(_CORE, "EngineCore.preprocess_add_request", _preprocess),

@@ -157,9 +157,20 @@ class AdapterRegistry:
             return True
 
     def _serve(self, binding: Binding[Content]) -> ServedBinding:
-        served = serve(binding, self._scope, self.rows)
+        served = serve(binding, self._scope, self.rows, self._shared_as(binding))
         self._live.add(served)
         return served
+
+    def _shared_as(self, binding: Binding[Content]) -> str | None:
+        if binding.sharer == alone(binding.name, binding.adapter).sharer:
+            return binding.name
+        [members] = [
+            group.declared.members
+            for group in self._groups
+            if binding.name in group.declared.members
+            or (binding.name is None and group.declared.include_base_model)
+        ]
+        return "+".join(sorted(members))
 
     def _gone(self, content: Content) -> Content | None:
         used = {loaded.content.digest for loaded in self._loaded.values()}

@@ -60,7 +60,6 @@ CHECKS = (
     _on("ec_transfer_config", "an encoder cache connector; leave it out"),
     _on("offload_config.uva.cpu_offload_gb", "--cpu-offload-gb; leave it out"),
     _on("offload_config.prefetch.offload_group_size", "--offload-group-size; leave it out"),
-    _on("kv_events_config.enable_kv_cache_events", "KV cache events; switch them off"),
     _many("parallel_config.decode_context_parallel_size", "decode context parallelism"),
     _many("parallel_config.prefill_context_parallel_size", "prefill context parallelism"),
     _many("parallel_config.pipeline_parallel_size", "pipeline parallelism; use TP"),

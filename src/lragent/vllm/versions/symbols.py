@@ -107,6 +107,7 @@ FIELDS: tuple[Fields, ...] = (
             "lora_request", "num_computed_tokens", "num_preemptions", "skip_reading_prefix_cache",
         ),
     ),
+    Fields("vllm.distributed.kv_events", "BlockStored", ("lora_id", "lora_name")),
     Fields("vllm.v1.engine", "EngineCoreRequest", ("lora_request",)),
     Fields(
         "vllm.lora.request",
