@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +47,43 @@ def test_vllm_finds_the_manager_of_ordinary_pages():
 
     found = [KVCacheSpecRegistry.get_manager_class(s) for s in (page_spec(stock(), 3, 64), stock())]
     assert found == [FullAttentionManager, FullAttentionManager]
+
+
+def test_the_backend_has_a_name_of_its_own_where_vllm_allows_one():
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    from lragent.vllm.worker.attention import LRAttentionBackend
+    from lragent.vllm.worker.backends import registered_name
+
+    allowed = hasattr(AttentionBackendEnum, "register")
+    for _ in range(2):
+        assert registered_name(on_cpu=True) == ("LRAGENT" if allowed else "CPU_ATTN")
+        assert registered_name(on_cpu=False) == ("LRAGENT" if allowed else "CUSTOM")
+    if allowed:
+        assert AttentionBackendEnum["LRAGENT"].get_class() is LRAttentionBackend
+
+
+def test_rope_tables_are_those_that_vllm_rotates_with(root: Path):
+    """Turning a rotated key back gives the key, at every position."""
+    from vllm.config import set_current_vllm_config
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    from lragent.vllm.worker.rotation import key_rotation
+
+    config = EngineArgs(
+        model=str(root / "llama"), max_model_len=256, dtype="float32"
+    ).create_engine_config()
+    size = config.model_config.get_head_size()
+    with set_current_vllm_config(config):
+        tables = key_rotation(config, size, "cpu")
+        hf = config.model_config.hf_text_config
+        rope = get_rope(
+            size, hf.max_position_embeddings, rope_parameters=hf.rope_parameters,
+            dtype=torch.float32,
+        )  # fmt: skip
+    assert tables.cos.shape == tables.sin.shape == (256, size)
+    key = torch.randn(256, size)
+    _, rotated = rope.forward_native(torch.arange(256), key.clone(), key.clone())
+    halves = torch.cat((-rotated[:, size // 2 :], rotated[:, : size // 2]), dim=-1)
+    torch.testing.assert_close(rotated * tables.cos - halves * tables.sin, key)

@@ -33,7 +33,7 @@ def backend_for(vllm_config: Any, options: Options) -> type[LRAttentionBackend]:
     """The backend for an engine's device and LR slots."""
     width = options.slot_width(vllm_config.lora_config.max_lora_rank)
     on_cpu = torch.device(vllm_config.device_config.device).type == "cpu"
-    name = _registered_name(on_cpu)
+    name = registered_name(on_cpu)
     if on_cpu:
         return sized_backend(LRAttentionBackend, options.num_slots, width, name)
     from lragent.vllm.worker.attention_gpu import LRDeviceBackend  # needs Triton
@@ -41,7 +41,7 @@ def backend_for(vllm_config: Any, options: Options) -> type[LRAttentionBackend]:
     return sized_backend(LRDeviceBackend, options.num_slots, width, name)
 
 
-def _registered_name(on_cpu: bool) -> str:
+def registered_name(on_cpu: bool) -> str:
     """The backend's name in vLLM's table: its own, which vLLM allows from 0.32 on."""
     if not hasattr(AttentionBackendEnum, "register"):
         return "CPU_ATTN" if on_cpu else "CUSTOM"
