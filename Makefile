@@ -70,9 +70,9 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # vLLM pins its own torch and much else, so each version gets an environment of its own, outside of
 # the checkout. Its builds for CPUs bring packages for another torch, and vLLM imports those that are
-# there. All tests run on the newest build for CPUs, those that tell versions apart on the oldest
-# that is served as well, and those of the guard on the Python files of the newest release, which
-# has no such build. Both jobs run at the same time, one thread for each process.
+# there. All tests run on the newest build for CPUs, and those that tell versions apart on the oldest
+# that is served as well. The newest release has no such build: the tests of the guard and of the
+# scheduler run on its Python files. Both jobs run at the same time, in one thread each.
 VLLM_OLDEST ?= 0.29.0
 VLLM_NEWEST ?= 0.32.0
 VLLM_RELEASE ?= 0.33.0
@@ -94,7 +94,8 @@ test-vllm-new: vllm-here-$(VLLM_NEWEST)
 test-vllm-others: export OMP_NUM_THREADS := 1
 test-vllm-others: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM_RELEASE)
 	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m every_version
-	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions
+	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions \
+		tests/vllm/frontend tests/vllm/core/test_steps.py tests/vllm/core/test_events.py
 
 # What of any vLLM is not as the plugin knows it: make compat VLLM=0.34.0
 compat: vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM)
