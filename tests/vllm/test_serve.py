@@ -53,7 +53,7 @@ class Server:
             return error.code, error.read().decode()
 
     def stats(self) -> dict[str, Any]:
-        return json.loads(self.get("/lragent/stats"))
+        return json.loads(self.get("/v1/lragent/stats"))["engines"][0]
 
 
 @pytest.fixture(scope="module")
@@ -134,14 +134,16 @@ def test_stats_and_metrics(server: Server):
     assert stats["pages"]["leased"] == 0
     assert (
         stats["bytes"]["base"] + stats["bytes"]["lr"]
-        == stats["bytes"]["page"] * (stats["pages"]["idle"])
+        == stats["bytes"]["page"] * stats["pages"]["cached"]
     )
     assert set(stats["groups"][0]["members"]) >= {"act", "reflect"}
     lines = server.get("/metrics").splitlines()
     metrics = dict(line.rsplit(" ", 1) for line in lines if line.startswith("lragent_"))
-    assert float(metrics["lragent_reused_tokens_total"]) == stats["tokens"]["reused"]
-    assert float(metrics['lragent_pages{state="idle"}']) == stats["pages"]["idle"]
-    assert 'lragent_not_shared_total{reason="not_seen"}' in metrics
+    reused = 'lragent_reused_tokens_total{engine="0"}'
+    assert float(metrics[reused]) == stats["tokens"]["reused"]
+    pages = 'lragent_pages{engine="0",state="cached"}'
+    assert float(metrics[pages]) == stats["pages"]["cached"]
+    assert 'lragent_not_shared_total{engine="0",reason="not_seen"}' in metrics
 
 
 def test_a_bad_adapter_is_an_error_of_its_load(server: Server, root: Path, tmp_path: Path):
@@ -151,10 +153,19 @@ def test_a_bad_adapter_is_an_error_of_its_load(server: Server, root: Path, tmp_p
     (bad / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
     status, message = server.post("/v1/load_lora_adapter", lora_name="bad", lora_path=str(bad))
     assert status >= 400
+    assert "adapter 'bad': " in message, "vLLM takes the path out"
     assert "DoRA" in message
     with pytest.raises(openai.NotFoundError):
         server.complete("bad", CONTEXT)
     assert server.complete("plan", CONTEXT)
+
+
+def test_an_adapter_that_is_not_there(server: Server, tmp_path: Path):
+    """As vLLM answers without the plugin."""
+    missing = str(tmp_path / "missing")
+    status, message = server.post("/v1/load_lora_adapter", lora_name="none", lora_path=missing)
+    assert status == 404
+    assert "none" in message
 
 
 def test_a_cancelled_stream(server: Server):

@@ -1,4 +1,7 @@
-"""Two ranks give the tokens of one: K, V and B are split by heads, the LR slots are on both."""
+"""Two ranks give the tokens of one: K, V and B are split by heads, the LR slots are on both.
+
+The adapters have LoRA on all linear layers.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,9 @@ from tests.vllm.serving import Ask, Served, folders, sharing
 
 def main():
     root, policy = Path(sys.argv[1]), sys.argv[2]
-    adapters = folders(root, "own")
-    with Served(root / "llama", adapters, sharing(policy, adapters), tensor_parallel_size=2,
+    adapters = folders(root, "keys")
+    option = sharing(policy, adapters, key_lora=True)
+    with Served(root / "llama", adapters, option, tensor_parallel_size=2,
                 disable_custom_all_reduce=True) as served:
         found = []
         for batch in json.loads(sys.argv[3]):
@@ -52,7 +56,7 @@ def test_two_ranks(policy: str, root: Path, tmp_path: Path):
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     found = json.loads(line.removeprefix("FOUND "))
-    with Embedded(folders(root, "own"), policy) as embedded:
+    with Embedded(folders(root, "keys"), policy) as embedded:
         expected = [[list(a.tokens) for a in embedded.ask(*batch)] for batch in batches]
     assert [[tokens for tokens, _ in batch] for batch in found] == expected
     assert [cached for _, cached in found[1]] == ([144, 144, 0] if policy == "base+lr" else [0] * 3)

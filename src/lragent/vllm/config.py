@@ -39,10 +39,14 @@ class Options(BaseModel):
         policy: sharing policy of the groups that name none.
         groups: who shares; a bare list of names is a group.
         slots: LR slots on each page. Default: one, or for policy ``base`` one a member.
+        key_lora: room for LoRA on ``k_proj`` in the LR slots, which makes them twice as large.
+            Members of groups need it if they adapt ``k_proj``; other adapters do not.
         adapters: folders of adapters by name, known from the start. Under ``base+lr`` with
             ordinary adapters the first agent can only fill the slots of adapters it knows.
         lora_speed: let vLLM's LoRA kernels pass over modules that no adapter of a batch touches,
             and prepare their metadata on the host. Nothing of it concerns sharing.
+        debug: check the validity bits of all pages after each step. For finding faults of the
+            plugin; it takes time that grows with the cache.
         allow_other_base: accept adapters whose config names another base model.
         version: set by the plugin, so that its version is part of vLLM's compile cache key.
     """
@@ -52,8 +56,10 @@ class Options(BaseModel):
     policy: Policy = Policy.ISOLATED
     groups: tuple[GroupOptions, ...] = ()
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
+    key_lora: bool = False
     adapters: dict[str, str] = Field(default_factory=dict)
     lora_speed: bool = True
+    debug: bool = False
     allow_other_base: bool = False
     version: str = lragent.__version__
 
@@ -96,6 +102,10 @@ class Options(BaseModel):
     def num_slots(self) -> int:
         """LR slots that each page carries, M."""
         return self.slots or max((self._needed(group) for group in self.groups), default=1)
+
+    def slot_width(self, rank: int) -> int:
+        """Elements of one LR slot for one token: of the values, and of the keys."""
+        return 2 * rank if self.key_lora else rank
 
     @property
     def fills_many(self) -> bool:

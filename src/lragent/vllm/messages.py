@@ -63,8 +63,10 @@ class Report(TypedDict):
     """The engine core's numbers.
 
     Attributes:
-        pages: counts by state.
-        bytes: sizes over all layers of one rank, by kind.
+        pages: how many there are, how many requests hold, and how many later requests can find,
+            whether held or not.
+        bytes: size of a page over all layers of a rank; of the pages that can be found, what K and
+            V_base take, what LR slots take, and what the valid ones of these take.
         requests: admissions.
         tokens: counts of tokens by what was cached of them.
         not_shared: admissions that reused no page, by reason.

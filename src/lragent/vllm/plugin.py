@@ -9,16 +9,14 @@ def register() -> None:
     They act only in engines whose ``additional_config`` has the key ``lragent``. Where this vLLM is
     not one that the plugin knows, nothing is hooked, and such an engine is refused at its start.
     """
-    from lragent.vllm.frontend.config_check import install as install_config
-    from lragent.vllm.versions.symbols import drift
+    from lragent.vllm.frontend.config_check import config_hook
+    from lragent.vllm.versions.guard import drift, hooks
 
     problem = drift()
-    install_config(problem)
+    config_hook(problem).install()
     if problem is None:
-        from lragent.vllm.core import hooks as core
-        from lragent.vllm.frontend import hooks as frontend
-        from lragent.vllm.worker import hooks as worker
+        from lragent.vllm.core.hooks import add_utilities
 
-        frontend.install()
-        core.install()
-        worker.install()
+        for hook in hooks():
+            hook.install()
+        add_utilities()

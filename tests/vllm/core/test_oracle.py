@@ -62,6 +62,7 @@ def check(here: World, policy: str) -> None:
     play(here, READS, seed=1)
     assert here.memory.reads >= READS
     assert here.memory.wrong == []
+    here.plugin.validity.check_integrity(here.scheduler.requests)
     assert here.preempted > 0, "the pages were meant not to suffice"
     counters = here.plugin.validity.counters
     assert counters.base_hit_tokens > 0

@@ -54,7 +54,7 @@ class World:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
-        from lragent.vllm.worker.page_spec import page_spec
+        from lragent.vllm.worker.pages import page_spec
 
         load_general_plugins()
         defaults: dict[str, Any] = {
@@ -67,7 +67,7 @@ class World:
         ).create_engine_config()
         config.cache_config.num_gpu_blocks = pages + 1
         spec = FullAttentionSpec(block_size=PAGE, num_kv_heads=2, head_size=8, dtype=torch.float32)
-        spec = page_spec(spec, option["slots"], rank=8)
+        spec = page_spec(spec, option["slots"], width=8)
         assert spec.page_size_bytes == PAGE * 4 * (32 + 8 * option["slots"])
         self.ahead = ahead
         self.scheduler = (AsyncScheduler if ahead else Scheduler)(

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lragent.vllm.config import parse_options
 from lragent.vllm.errors import PluginError
+from lragent.vllm.frontend import engine_check
+from lragent.vllm.frontend.engine_check import at, check_engine
 
 
 @pytest.mark.parametrize(
@@ -69,8 +72,10 @@ def test_slots_follow_from_the_groups():
                                     "kv_connector_extra_config": {"shared_storage_path": "/x"}}},
             "KV connector",
         ),
-        ({"kv_events_config": {"enable_kv_cache_events": True}}, "KV cache events"),
         ({"block_size": 24}, "multiple of 16"),
+        ({"cpu_offload_gb": 1}, "--cpu-offload-gb"),
+        ({"offload_group_size": 2}, "--offload-group-size"),
+        ({"ubatch_size": 2, "all2all_backend": "deepep_low_latency"}, "--ubatch-size above 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -83,3 +88,19 @@ def test_engines_that_are_refused(settings: dict[str, Any], message: str, root: 
     EngineArgs(**args).create_engine_config()
     with pytest.raises(ValueError, match=message):
         EngineArgs(**(args | settings), additional_config={"lragent": {}}).create_engine_config()
+
+
+@pytest.mark.parametrize("name", ["VLLM_USE_RUST_FRONTEND", "VLLM_LORA_ENABLE_DUAL_STREAM"])
+def test_switches_that_are_refused(name: str, monkeypatch: pytest.MonkeyPatch):
+    config: Any = SimpleNamespace(lora_config=SimpleNamespace())
+    monkeypatch.setattr(engine_check, "CHECKS", ())
+    check_engine(config)
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(PluginError, match=f"{name}: .*; unset it"):
+        check_engine(config)
+
+
+def test_a_field_that_is_gone_is_no_reason_to_let_its_feature_pass():
+    with pytest.raises(PluginError, match="SimpleNamespace has no policy, which lragent must"):
+        at(SimpleNamespace(scheduler_config=SimpleNamespace()), "scheduler_config.policy")
+    assert at(SimpleNamespace(kv_events_config=None), "kv_events_config.enabled") is None

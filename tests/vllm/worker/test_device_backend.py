@@ -44,10 +44,13 @@ def counted(*args):
 
 attention_gpu.prepare_step = counted
 backends.backend_for = lambda config, options: backends.sized_backend(
-    Backend, options.num_slots, config.lora_config.max_lora_rank, "CPU_ATTN")
+    Backend, options.num_slots, options.slot_width(config.lora_config.max_lora_rank),
+    "CPU_ATTN")
 root, policy = Path(sys.argv[1]), sys.argv[2]
-adapters = folders(root, "own")
-with Served(root / "llama", adapters, sharing(policy, adapters)) as served:
+kind = sys.argv[4]
+adapters = folders(root, kind)
+option = sharing(policy, adapters, key_lora=kind == "keys")
+with Served(root / "llama", adapters, option) as served:
     impl = served.core.model_executor.driver_worker.worker.model_runner.model.model.layers[0]
     assert type(impl.self_attn.attn.impl) is attention_gpu.LRDeviceImpl
     found = []
@@ -85,8 +88,10 @@ print("FOUND", json.dumps(found), flush=True)
 """
 
 
-@pytest.mark.parametrize("policy", ["base", "base+lr"])
-def test_same_tokens_as_the_embedded_engine(policy: str, root: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("policy", "kind"), [("base", "own"), ("base+lr", "own"), ("base+lr", "keys")]
+)
+def test_same_tokens_as_the_embedded_engine(policy: str, kind: str, root: Path, tmp_path: Path):
     context = prompt_of(37)
     batches = [
         [Ask("plan", context)],
@@ -96,12 +101,12 @@ def test_same_tokens_as_the_embedded_engine(policy: str, root: Path, tmp_path: P
     script.write_text(CODE)
     done = subprocess.run(
         [sys.executable, str(script), str(root), policy,
-         json.dumps([[(a.name, a.prompt) for a in batch] for batch in batches])],
+         json.dumps([[(a.name, a.prompt) for a in batch] for batch in batches]), kind],
         capture_output=True, text=True, timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": search_path(), "TRITON_INTERPRET": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     [line] = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    with Embedded(folders(root, "own"), policy) as embedded:
+    with Embedded(folders(root, kind), policy) as embedded:
         expected = [[list(a.tokens) for a in embedded.ask(*b, tokens=3)] for b in batches]
     assert json.loads(line.removeprefix("FOUND ")) == expected

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lragent.attention.base import AttentionBatch, LoraTables, PageViews
+from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, PageViews
 from lragent.attention.gpu.backend import (
     TritonBackend,
     parts_of,
@@ -30,6 +30,7 @@ def warm_up(
     tables: LoraTables,
     down: Tensor,
     *,
+    rotation: KeyRotation | None = None,
     heads: int,
     columns: int,
     scale: float,
@@ -41,8 +42,9 @@ def warm_up(
 
     Args:
         pages: at least one page of numbers, laid out like the cache.
-        tables: B of the values, laid out like a layer's.
+        tables: B of the values, and of the keys if there is LoRA on them, laid out like a layer's.
         down: ``[n, r, hidden]``, the A of the projections.
+        rotation: with LoRA on the keys.
         heads: query heads.
         columns: LR slots that a token fills at most.
         scale: softmax scale.
@@ -51,16 +53,16 @@ def warm_up(
         max_context: longest context.
     """
     device, dtype = pages.k.device, pages.k.dtype
-    layer, backend = Layer.of(pages, tables, None), TritonBackend()
+    layer, backend = Layer.of(pages, tables, rotation), TritonBackend()
     for call, q in _attention(layer, heads, scale, max_context, pages.page_size):
         call(q, torch.empty_like(q), layer)
     for queries, contexts in _prefills(max_tokens, max_requests, max_context):
         q = torch.zeros(sum(queries), heads, pages.head_dim, dtype=dtype, device=device)
         batch = _batch(queries, contexts, pages.page_size, device)
         if len(queries) == 1:
-            _by_every_path(q, pages, batch, tables, scale)
+            _by_every_path(q, layer, batch, scale)
         else:
-            backend.attend(q, pages, batch, tables, scale=scale)
+            backend.attend(q, pages, batch, tables, scale=scale, rotation=rotation)
     k = torch.zeros(1, pages.kv_heads, pages.head_dim, dtype=dtype, device=device)
     nowhere = torch.full((max_tokens, columns), -1, dtype=torch.int32, device=device)
     some = nowhere[:1]
@@ -94,11 +96,9 @@ def _attention(
             yield call, q
 
 
-def _by_every_path(
-    q: Tensor, pages: PageViews, batch: AttentionBatch, tables: LoraTables, scale: float
-) -> None:
+def _by_every_path(q: Tensor, layer: Layer, batch: AttentionBatch, scale: float) -> None:
     """One prompt by each path that is possible, whichever is estimated fastest."""
-    layer, out = Layer.of(pages, tables, None), torch.empty_like(q)
+    out = torch.empty_like(q)
     shape, query, context = shape_of(q, layer, 0), batch.max_query, batch.max_seq
     for path in estimates(shape, query, context):
         plan = parts_of([Run(path, 0, 1, query, context, context)], batch, shape, q.dtype)

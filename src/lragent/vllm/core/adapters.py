@@ -8,7 +8,6 @@ changes nothing for requests in flight, and the integer is never given to other 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,14 @@ from pathlib import Path
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_folder import read_adapter
+from lragent.vllm.core.copies import CopyFolder
 
 _READ = ("adapter_config.json", "adapter_model.safetensors", "lragent.json")
 _LOOKED_AT = (*_READ, "adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+
+
+class AdapterNotFoundError(AdapterError):
+    """There is no adapter at a path."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,19 +62,20 @@ class AdapterStore:
     def __init__(self, max_rank: int, check: Callable[[Adapter], None], *, copies: bool = True):
         self._max_rank = max_rank
         self._check = check
-        self._copies = tempfile.TemporaryDirectory(prefix="lragent-adapters-") if copies else None
+        self._copies = CopyFolder() if copies else None
         self._known: dict[str, tuple[object, Content]] = {}
         self._contents: dict[str, Content] = {}
         self._next_id = 1
         self._lock = threading.Lock()
 
     def read(self, path: str) -> Content:
-        """The content that lies at ``path`` now.
+        """The content that lies at ``path`` now: a folder, or a name on the hub.
 
         Raises:
+            AdapterNotFoundError: there is none.
             AdapterError: it cannot be served; nothing is kept.
         """
-        folder = Path(path).expanduser().absolute()
+        folder = _local(path)
         with self._lock:
             signature = _signature(folder)
             known = self._known.get(str(folder))
@@ -89,12 +94,12 @@ class AdapterStore:
     def close(self) -> None:
         """Delete all copies."""
         if self._copies is not None:
-            self._copies.cleanup()
+            self._copies.close()
 
     def _take(self, folder: Path) -> Content:
         if self._copies is None:
             return self._register(read_adapter(folder, max_rank=self._max_rank), folder)
-        copy = Path(tempfile.mkdtemp(dir=self._copies.name))
+        copy = self._copies.new()
         try:
             if folder.is_dir():
                 for name in _READ:
@@ -136,6 +141,18 @@ class AdapterStore:
         self._next_id += 1
         self._contents[adapter.digest] = content
         return content
+
+
+def _local(path: str) -> Path:
+    """The folder of a path, downloaded first if it names an adapter on the hub, as in vLLM."""
+    from vllm.lora.utils import get_adapter_absolute_path  # pyright: ignore[reportMissingImports]
+
+    folder = Path(get_adapter_absolute_path(path)).expanduser().absolute()
+    if not folder.exists():
+        raise AdapterNotFoundError(
+            f"no adapter at {path}; give a local folder or a name on the Hub"
+        )
+    return folder
 
 
 def _signature(folder: Path) -> object:

@@ -20,10 +20,13 @@ class ServedBinding(Binding[Content]):
     Attributes:
         scope: what all page keys of this engine have in common.
         rows: for each of ``fills``, the workers' row of its A, or ``OWN_ROW``.
+        shared_as: who shares its pages, by names that users know: the adapter's own, or those of
+            its group's members joined by ``+``; None for the base model alone.
     """
 
     scope: KeyScope
     rows: tuple[int, ...]
+    shared_as: str | None
 
     @cached_property
     def cache_client(self) -> CacheClient:
@@ -42,7 +45,9 @@ class ServedBinding(Binding[Content]):
         return {fill.adapter.slot_digest for fill, row in written if row != OWN_ROW}
 
 
-def serve(binding: Binding[Content], scope: KeyScope, table: RowTable) -> ServedBinding:
+def serve(
+    binding: Binding[Content], scope: KeyScope, table: RowTable, shared_as: str | None
+) -> ServedBinding:
     """Give each filled slot its row; slots of others for which there is none stay empty."""
     rows = [
         OWN_ROW if fill.adapter is binding.adapter else table.row(fill.adapter)
@@ -58,4 +63,5 @@ def serve(binding: Binding[Content], scope: KeyScope, table: RowTable) -> Served
         fills=tuple(fill for fill, _ in served),
         scope=scope,
         rows=tuple(row for _, row in served),
+        shared_as=shared_as,
     )

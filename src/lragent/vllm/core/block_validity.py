@@ -13,13 +13,13 @@ read), or, where the scheduler runs ahead of the tokens it has seen, once they a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lragent.sharing.bindings import BASE_MODEL
 from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.counters import Counters
+from lragent.vllm.errors import PluginError
 from lragent.vllm.messages import Admission, SlotWrite
 
 
@@ -38,8 +38,11 @@ class BlockValidity:
         manager: vLLM's ``KVCacheManager``.
         block_size: tokens a page.
 
-    The attribute ``valid`` holds the validity bits of every page by its id; ``owner`` the sharer of
-    every page that was published.
+    Attributes:
+        bits: validity bits of every page by its id.
+        valid_slots: how many are set.
+        owner: sharer of every page that was published, and is found by later requests.
+        counters: hits and recomputed tokens.
     """
 
     def __init__(self, manager: Any, block_size: int):
@@ -47,25 +50,25 @@ class BlockValidity:
         self._pool = manager.block_pool
         self._size = block_size
         self.bits: dict[int, int] = defaultdict(int)
+        self.valid_slots = 0
         self.owner: dict[int, str] = {}
         self.counters = Counters(block_size)
         self._found: dict[str, tuple[int, tuple[SlotWrite, ...], int]] = {}
         self._progress: dict[str, _Progress] = {}
         self._admissions: dict[str, Admission] = {}
-        # vLLM 0.29 records the hit once the request is admitted, vLLM 0.26 where it looks it up.
-        self._record = not hasattr(manager, "record_prefix_cache_stats")
         self._stock_lookup = manager.get_computed_blocks
         self._stock_allocate = manager.allocate_slots
         self._stock_cache = manager.cache_blocks
         self._stock_free = manager.free
-        self._stock_pop = getattr(manager, "pop_blocks_for_free", None)
+        self._stock_pop = manager.pop_blocks_for_free
+        self._stock_reset = manager.reset_prefix_cache
         self._stock_new = self._pool.get_new_blocks
         manager.get_computed_blocks = self.get_computed_blocks
         manager.allocate_slots = self.allocate_slots
         manager.cache_blocks = self.cache_blocks
         manager.free = self.free
-        if self._stock_pop is not None:
-            manager.pop_blocks_for_free = self.pop_blocks_for_free
+        manager.pop_blocks_for_free = self.pop_blocks_for_free
+        manager.reset_prefix_cache = self.reset_prefix_cache
         self._pool.get_new_blocks = self.get_new_blocks
 
     def take_admissions(self) -> dict[str, Admission]:
@@ -73,11 +76,14 @@ class BlockValidity:
         taken, self._admissions = self._admissions, {}
         return taken
 
-    def get_computed_blocks(self, request: Any) -> tuple[Any, ...]:
+    def get_computed_blocks(
+        self, request: Any, max_cache_hit_length: int | None = None
+    ) -> tuple[Any, ...]:
         """All pages of the longest cached prefix, and the leading tokens that need no computation.
 
-        The last token is always computed, since its output is wanted; its page is found all the
-        same, and not written again.
+        Tokens beyond ``max_cache_hit_length`` are computed (since vLLM 0.33), and the last token
+        always, since its output is wanted; their pages are found all the same, and not written
+        again.
         """
         binding: ServedBinding = request.lragent_binding
         if not self._manager.enable_caching or request.skip_reading_prefix_cache:
@@ -88,27 +94,31 @@ class BlockValidity:
         )
         pages: Sequence[Any] = found[0][0]
         fills, lr = self._leading(binding, pages)
-        last = (request.num_tokens - 1) // self._size
-        computed = min(lr, last * self._size)
+        most = request.num_tokens - 1
+        if max_cache_hit_length is not None:
+            most = min(most, max_cache_hit_length)
+        computed = min(lr, most // self._size * self._size)
         self._found[request.request_id] = (len(pages) * self._size, fills, lr)
-        if self._record and self._manager.log_stats:
-            self._manager.prefix_cache_stats.record(
-                num_tokens=request.num_tokens,
-                num_hits=computed,
-                preempted=request.num_preemptions > 0,
-            )
         return self._manager.create_kv_cache_blocks(found[0]), computed, 0
 
     def allocate_slots(
-        self, request: Any, num_new_tokens: int, *args: Any, **kwargs: Any
+        self,
+        request: Any,
+        num_new_tokens: int,
+        num_new_computed_tokens: int = 0,
+        new_computed_blocks: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any | None:
         """As vLLM's own; on success the bits of pages that this step fills are set."""
-        result = self._stock_allocate(request, num_new_tokens, *args, **kwargs)
+        result = self._stock_allocate(
+            request, num_new_tokens, num_new_computed_tokens, new_computed_blocks, *args, **kwargs
+        )
         if result is None:
             return None
         computed = request.num_computed_tokens
-        if kwargs.get("new_computed_blocks") is not None:
-            computed += kwargs.get("num_new_computed_tokens", 0)
+        if new_computed_blocks is not None:
+            computed += num_new_computed_tokens
             self._admit(request, computed)
         self._set_bits(request, min(computed + num_new_tokens, request.num_tokens))
         return result
@@ -126,16 +136,23 @@ class BlockValidity:
     def pop_blocks_for_free(self, request: Any) -> list[Any]:
         """As vLLM's own, which frees the pages a few steps later."""
         self._end(request)
-        assert self._stock_pop is not None
         return self._stock_pop(request)
 
     def get_new_blocks(self, num_blocks: int) -> list[Any]:
         """As vLLM's own; what a page held before is no longer valid."""
         blocks = self._stock_new(num_blocks)
         for block in blocks:
-            self.bits.pop(block.block_id, None)
-            self.owner.pop(block.block_id, None)
+            self._clear(block.block_id)
         return blocks
+
+    def reset_prefix_cache(self) -> bool:
+        """As vLLM's own."""
+        done = self._stock_reset()
+        if done:
+            self.bits.clear()
+            self.owner.clear()
+            self.valid_slots = 0
+        return done
 
     def forget(self, sharers: Sequence[str]) -> int:
         """Take the pages of sharers out of the prefix cache; returns how many.
@@ -145,8 +162,37 @@ class BlockValidity:
         doomed = {page for page, sharer in self.owner.items() if sharer in sharers}
         self._pool.evict_blocks(doomed)
         for page in doomed:
-            self.owner.pop(page, None)
+            self._clear(page)
         return len(doomed)
+
+    def check_integrity(self, requests: Collection[str]) -> None:
+        """Compare what runs along with vLLM's pages, all of them.
+
+        Args:
+            requests: ids of the requests that have not ended.
+
+        Raises:
+            PluginError: they differ, which is a fault of the plugin.
+        """
+        found = []
+        hashed = {block.block_id for block in self._pool.blocks if block.block_hash is not None}
+        if not self.owner.keys() <= hashed:
+            found.append(f"pages {sorted(self.owner.keys() - hashed)} are not in vLLM's cache")
+        valid = {page for page, bits in self.bits.items() if bits}
+        if not valid <= self.owner.keys():
+            found.append(f"pages {sorted(valid - self.owner.keys())} have bits and no owner")
+        counted = sum(bits.bit_count() for bits in self.bits.values())
+        if counted != self.valid_slots:
+            found.append(f"{counted} slots are valid, and {self.valid_slots} were counted")
+        ended = {*self._progress, *self._found} - {*requests}
+        if ended:
+            found.append(f"the ended requests {sorted(ended)} are still known")
+        if found:
+            raise PluginError("validity bits: " + "; ".join(found))
+
+    def _clear(self, page: int) -> None:
+        self.owner.pop(page, None)
+        self.valid_slots -= self.bits.pop(page, 0).bit_count()
 
     def _end(self, request: Any) -> None:
         self._progress.pop(request.request_id, None)
@@ -171,11 +217,14 @@ class BlockValidity:
         pages = self._manager.get_blocks(request.request_id).blocks[0]
         for index in range(progress.pages_done, end):
             page = pages[index].block_id
+            before = after = self.bits.get(page, 0)
             for fill in progress.fills:
                 if index * self._size >= fill.start:
-                    self.bits[page] |= 1 << fill.slot
-            if binding.sharer != BASE_MODEL:
-                self.owner[page] = binding.sharer
+                    after |= 1 << fill.slot
+            if after != before:
+                self.bits[page] = after
+                self.valid_slots += (after ^ before).bit_count()
+            self.owner[page] = binding.sharer
             if index == 0:
                 self.counters.published(request)
         progress.pages_done = end

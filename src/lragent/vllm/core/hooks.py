@@ -8,32 +8,13 @@ import functools
 import threading
 from typing import Any
 
-from vllm.v1.core import kv_cache_utils
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.engine.core import EngineCore
-
 from lragent.vllm.config import options_of
 from lragent.vllm.core.plugin import CorePlugin
-from lragent.vllm.core.request_keys import ATTRIBUTE, binding_hasher, lora_keys
+from lragent.vllm.core.request_keys import ATTRIBUTE, binding_hasher, lora_keys, stored_events
 from lragent.vllm.messages import Report
-from lragent.vllm.patching import wrap
+from lragent.vllm.patching import Hook
 
 _current = threading.local()  # binding of the request that is being made in this thread
-
-
-def install() -> None:
-    """Patch the engine core's classes."""
-    wrap(kv_cache_utils, "_gen_lora_extra_hash_keys", lora_keys)
-    wrap(Scheduler, "__init__", _scheduler_init)
-    wrap(Scheduler, "schedule", _schedule)
-    wrap(EngineCore, "preprocess_add_request", _preprocess)
-    wrap(EngineCore, "add_lora", _add_lora)
-    wrap(EngineCore, "remove_lora", _remove_lora)
-    wrap(EngineCore, "list_loras", _list_loras)
-    wrap(EngineCore, "pin_lora", _pin_lora)
-    wrap(EngineCore, "shutdown", _shutdown)
-    EngineCore.lragent_report = _report
-    EngineCore.lragent_unload = _unload
 
 
 def plugin_of(core: Any) -> CorePlugin | None:
@@ -162,3 +143,27 @@ def _unload(self: Any, lora_id: int) -> int:
     if plugin is None:
         return 0
     return _take_away(self, plugin, lora_id, self.model_executor.remove_lora)
+
+
+_SCHEDULER, _CORE = "vllm.v1.core.sched.scheduler", "vllm.v1.engine.core"
+
+HOOKS = (
+    Hook("vllm.v1.core.kv_cache_utils", "_gen_lora_extra_hash_keys", lora_keys),
+    Hook("vllm.v1.core.block_pool", "BlockPool._build_block_stored_event", stored_events),
+    Hook(_SCHEDULER, "Scheduler.__init__", _scheduler_init),
+    Hook(_SCHEDULER, "Scheduler.schedule", _schedule),
+    Hook(_CORE, "EngineCore.preprocess_add_request", _preprocess),
+    Hook(_CORE, "EngineCore.add_lora", _add_lora),
+    Hook(_CORE, "EngineCore.remove_lora", _remove_lora),
+    Hook(_CORE, "EngineCore.list_loras", _list_loras),
+    Hook(_CORE, "EngineCore.pin_lora", _pin_lora),
+    Hook(_CORE, "EngineCore.shutdown", _shutdown),
+)
+
+
+def add_utilities() -> None:
+    """Give vLLM's engine core what the frontend calls by name."""
+    from vllm.v1.engine.core import EngineCore
+
+    EngineCore.lragent_report = _report
+    EngineCore.lragent_unload = _unload

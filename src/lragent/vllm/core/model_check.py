@@ -64,9 +64,17 @@ def _check_with_vllm(adapter: Adapter, lora_config: Any) -> None:
     except (ValueError, TypeError) as error:
         raise AdapterError(f"vLLM refuses {adapter.path}: {error}") from error
     for module in adapter.modules.values():
-        if not math.isclose(module.scaling, helper.vllm_lora_scaling_factor, rel_tol=1e-6):
+        scaling = _vllm_scaling(helper, module.name)
+        if not math.isclose(module.scaling, scaling, rel_tol=1e-6):
             raise AdapterError(
                 f"{adapter.path} scales {module.name} by {module.scaling:g} (rank_pattern, "
-                f"alpha_pattern), and vLLM would scale it by {helper.vllm_lora_scaling_factor:g}; "
-                "train it with one rank and one alpha"
+                f"alpha_pattern), and this vLLM would scale it by {scaling:g}; train it with one "
+                "rank and one alpha, or use vLLM 0.32 or newer"
             )
+
+
+def _vllm_scaling(helper: Any, name: str) -> float:
+    """How vLLM scales a module: since 0.32 with rank_pattern and alpha_pattern, as PEFT does."""
+    if hasattr(helper, "get_rank_and_scaling"):
+        return helper.get_rank_and_scaling(name)[1]
+    return helper.vllm_lora_scaling_factor

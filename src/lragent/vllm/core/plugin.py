@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.keys import KeyScope
 from lragent.vllm.config import Options
-from lragent.vllm.core.adapters import AdapterStore, Content
+from lragent.vllm.core.adapters import AdapterNotFoundError, AdapterStore, Content
 from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.block_validity import BlockValidity
 from lragent.vllm.core.bound_request import request_for
@@ -42,6 +44,7 @@ class CorePlugin:
         manager = scheduler.kv_cache_manager
         spec = _only_spec(manager.kv_cache_config)
         rank = vllm_config.lora_config.max_lora_rank
+        width = options.slot_width(rank)
         facts = facts_of(vllm_config)
 
         def check(adapter: Adapter) -> None:
@@ -50,7 +53,7 @@ class CorePlugin:
         scope = KeyScope(
             base_model=f"{vllm_config.model_config.model}@{vllm_config.model_config.revision}",
             dtype=str(spec.dtype).removeprefix("torch."),
-            layout=f"vllm/1 slots={options.num_slots} rank={rank} page={spec.page_size_bytes}",
+            layout=f"vllm/1 slots={options.num_slots} width={width} page={spec.page_size_bytes}",
             tenant="",
             sharer="",
             policy="",
@@ -61,7 +64,7 @@ class CorePlugin:
         self.validity = BlockValidity(manager, spec.block_size)
         self.page_bytes = spec.page_size_bytes * _layers(manager.kv_cache_config)
         item = torch.empty(0, dtype=spec.dtype).element_size()
-        self.slot_bytes = spec.block_size * rank * item * _layers(manager.kv_cache_config)
+        self.slot_bytes = spec.block_size * width * item * _layers(manager.kv_cache_config)
         self.unloaded = 0
         self.unloaded_bytes = 0
         self._leaving: list[Content] = []
@@ -75,24 +78,36 @@ class CorePlugin:
         lora = request.lora_request
         if lora is None:
             return request, self.registry.bind_base_model()
-        if lora.tensorizer_config_dict is not None:
+        if getattr(lora, "tensorizer_config_dict", None) is not None:  # vLLM before 0.32
             raise AdapterError(
                 f"the adapter {lora.lora_name!r} comes from tensorizer, whose files lragent "
                 "cannot check; give the folder of a PEFT adapter"
             )
-        binding = self.registry.bind(
-            lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
-        )
+        with _named(lora.lora_name):
+            binding = self.registry.bind(
+                lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
+            )
         assert binding.adapter is not None
         bound = copy.copy(request)
         bound.lora_request = request_for(binding.adapter, lora)
         return bound, binding
 
     def load(self, lora: Any) -> Any:
-        """Take in an adapter ahead of its requests; returns the request for the workers."""
-        content = self.registry.load(
-            lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
-        )
+        """Take in an adapter ahead of its requests; returns the request for the workers.
+
+        Raises:
+            LoRAAdapterNotFoundError: there is no such adapter; vLLM's server then answers 404.
+            AdapterError: the adapter cannot be served.
+        """
+        from vllm.exceptions import LoRAAdapterNotFoundError
+
+        try:
+            with _named(lora.lora_name):
+                content = self.registry.load(
+                    lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
+                )
+        except AdapterNotFoundError as error:
+            raise LoRAAdapterNotFoundError(lora.lora_name, lora.lora_path) from error
         for note in content.notes:
             logger.info("adapter %s: %s", lora.lora_name, note)
         return request_for(content, lora)
@@ -114,20 +129,30 @@ class CorePlugin:
 
     def take_message(self) -> StepMessage:
         """What the workers must know for the step that was just scheduled."""
+        if self.options.debug:
+            self.validity.check_integrity(self.scheduler.requests)
         return StepMessage(self.validity.take_admissions(), self.registry.rows.take_loads())
 
     def report(self) -> Report:
         """Numbers for the endpoint and the metrics."""
         return make_report(
             self.scheduler.kv_cache_manager.block_pool,
-            self.validity.bits,
-            self.validity.counters,
+            self.validity,
             page_bytes=self.page_bytes,
             lr_bytes=self.options.num_slots * self.slot_bytes,
             slot_bytes=self.slot_bytes,
             unloaded={"adapters": self.unloaded, "bytes": self.unloaded_bytes},
             groups=self.registry.summary(),
         )
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Begin errors with the adapter's name: vLLM's server takes paths out of its answers."""
+    try:
+        yield
+    except AdapterError as error:
+        raise type(error)(f"adapter {name!r}: {error}") from error
 
 
 def _only_spec(kv_cache_config: Any) -> Any:

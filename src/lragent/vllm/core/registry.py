@@ -54,6 +54,7 @@ class AdapterRegistry:
         self._live: weakref.WeakSet[ServedBinding] = weakref.WeakSet()
         self.rows = RowTable(options.extra_rows, self._digests_in_use)
         self._page_slots = options.num_slots
+        self._key_lora = options.key_lora
         self._groups: Groups[Content] = Groups(
             [
                 SharingGroup(str(i), g.members, options.policy_of(g), g.include_base_model)
@@ -65,7 +66,7 @@ class AdapterRegistry:
         )
         for group in self._groups:
             for name, content in group.members.items():
-                _check_keys(name, content, group)
+                self._check_keys(name, content, group)
 
     def load(self, name: str, int_id: int, path: str, *, again: bool = False) -> Content:
         """The content that an id stands for, read when the id is new or ``again`` is set.
@@ -79,7 +80,7 @@ class AdapterRegistry:
                 return known.content
             content = self._store.read(path)
             group = self._groups.of(name)
-            _check_keys(name, content, group)
+            self._check_keys(name, content, group)
             self._groups.put(name, content, group, self._page_slots)
             self._loaded[int_id] = _Loaded(name, path, content)
             self._newest[name] = int_id
@@ -156,9 +157,20 @@ class AdapterRegistry:
             return True
 
     def _serve(self, binding: Binding[Content]) -> ServedBinding:
-        served = serve(binding, self._scope, self.rows)
+        served = serve(binding, self._scope, self.rows, self._shared_as(binding))
         self._live.add(served)
         return served
+
+    def _shared_as(self, binding: Binding[Content]) -> str | None:
+        if binding.sharer == alone(binding.name, binding.adapter).sharer:
+            return binding.name
+        [members] = [
+            group.declared.members
+            for group in self._groups
+            if binding.name in group.declared.members
+            or (binding.name is None and group.declared.include_base_model)
+        ]
+        return "+".join(sorted(members))
 
     def _gone(self, content: Content) -> Content | None:
         used = {loaded.content.digest for loaded in self._loaded.values()}
@@ -169,18 +181,17 @@ class AdapterRegistry:
         used = {c.slot_digest for group in self._groups for c in group.members.values()}
         return used.union(*(binding.row_digests for binding in self._live))
 
+    def _check_keys(self, name: str, content: Content, group: Group[Content] | None) -> None:
+        """Refuse LoRA on keys in pages that have no room for it.
 
-def _check_keys(name: str, content: Content, group: Group[Content] | None) -> None:
-    """Refuse what the plugin's attention cannot expand: shared keys with a LoRA term.
-
-    Raises:
-        AdapterError: says what to do.
-    """
-    if group is None or not group.policy.shares_base or not group.policy.has_slots:
-        return
-    if "k_proj" in content.projections:
-        raise AdapterError(
-            f"the adapter {name!r} has LoRA on k_proj, which cannot be shared under policy "
-            f"{group.policy.value!r} in vLLM; train it without k_proj, or leave it out of the "
-            "groups"
-        )
+        Raises:
+            AdapterError: says what to do.
+        """
+        if self._key_lora or group is None:
+            return
+        if group.policy.shares_base and group.policy.has_slots and "k_proj" in content.projections:
+            raise AdapterError(
+                f"the adapter {name!r} has LoRA on k_proj, for which pages have no room; start "
+                'vLLM with the option "key_lora": true, train it without k_proj, or leave it out '
+                "of the groups"
+            )

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lragent.vllm.core.counters import Counters
+from lragent.vllm.core.block_validity import BlockValidity
 from lragent.vllm.messages import Report
 
 
 def make_report(
     pool: Any,
-    valid: Mapping[int, int],
-    counters: Counters,
+    validity: BlockValidity,
     *,
     page_bytes: int,
     lr_bytes: int,
@@ -20,35 +19,30 @@ def make_report(
     unloaded: Mapping[str, int],
     groups: Sequence[Mapping[str, object]],
 ) -> Report:
-    """The report of an engine.
+    """The report of an engine. All counts run along, since this is asked for while it serves.
 
     Args:
         pool: vLLM's ``BlockPool``.
-        valid: validity bits of pages by their ids.
-        counters: hits and recomputed tokens.
+        validity: validity bits, hits and recomputed tokens.
         page_bytes: size of a page over all layers of a rank.
         lr_bytes: of these, what all of its LR slots take.
         slot_bytes: what one of them takes.
         unloaded: adapters that were unloaded, and the bytes that this freed.
         groups: the sharing groups.
     """
-    pages = [block for block in pool.blocks if not block.is_null]
-    held = [block for block in pages if block.ref_cnt > 0]
-    cached = [block for block in pages if block.ref_cnt == 0 and block.block_hash is not None]
-    used = len(held) + len(cached)
-    slots = sum(valid.get(block.block_id, 0).bit_count() for block in (*held, *cached))
+    total = len(pool.blocks) - 1  # one of vLLM's blocks stands for none
+    cached, counters = len(validity.owner), validity.counters
     return {
         "pages": {
-            "total": len(pages),
-            "leased": len(held),
-            "idle": len(cached),
-            "free": len(pages) - used,
+            "total": total,
+            "leased": total - pool.get_num_free_blocks(),
+            "cached": cached,
         },
         "bytes": {
             "page": page_bytes,
-            "base": used * (page_bytes - lr_bytes),
-            "lr": used * lr_bytes,
-            "lr_valid": slots * slot_bytes,
+            "base": cached * (page_bytes - lr_bytes),
+            "lr": cached * lr_bytes,
+            "lr_valid": validity.valid_slots * slot_bytes,
         },
         "requests": counters.requests,
         "tokens": {

@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 ATTRIBUTE = "lragent_binding"
 
 
-def lora_keys(stock: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
+def lora_keys(stock: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
     """Wraps vLLM's ``_gen_lora_extra_hash_keys``: the binding's key where there is a binding.
 
     It is called for every page of every request.
     """
 
-    def keys(request: Any) -> list[str]:
+    from vllm.v1.core import kv_cache_utils  # pyright: ignore[reportMissingImports]
+
+    tagged = hasattr(kv_cache_utils, "to_event_extra_keys")  # since vLLM 0.31
+
+    @functools.wraps(stock)
+    def keys(request: Any) -> list[Any]:
         binding = getattr(request, ATTRIBUTE, None)
         if binding is None:
             return stock(request)
-        return binding.keys
+        return [("lora", key) for key in binding.keys] if tagged else binding.keys
 
     return keys
+
+
+def stored_events(stock: Any) -> Any:
+    """Wraps the pool's ``_build_block_stored_event``: who can find the blocks, by names.
+
+    vLLM names the adapter that wrote them. A router that looks for blocks by that name would send
+    the other members of a group elsewhere.
+    """
+
+    @functools.wraps(stock)
+    def build(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        event = stock(self, request, *args, **kwargs)
+        binding = getattr(request, ATTRIBUTE, None)
+        if binding is not None:
+            event.lora_id, event.lora_name = None, binding.shared_as
+        return event
+
+    return build
 
 
 def binding_hasher(

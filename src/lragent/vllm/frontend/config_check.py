@@ -10,16 +10,15 @@ from typing import Any
 from lragent.vllm.config import KEY, options_of
 from lragent.vllm.errors import PluginError
 from lragent.vllm.frontend.engine_check import LINEAR, check_engine
-from lragent.vllm.patching import wrap
+from lragent.vllm.patching import Hook
 
 
-def install(problem: str | None) -> None:
-    """Check every configuration that has the option.
+def config_hook(problem: str | None) -> Hook:
+    """Checks every configuration that has the option.
 
     Args:
         problem: why the plugin cannot work with this vLLM; such configurations are then refused.
     """
-    from vllm.config import VllmConfig
 
     def make(stock: Any) -> Any:
         @functools.wraps(stock)
@@ -30,7 +29,7 @@ def install(problem: str | None) -> None:
                 return
             if problem is not None:
                 raise PluginError(problem)
-            check_engine(self, options)
+            check_engine(self)
             if options.lora_speed and self.lora_config.target_modules is None:
                 self.lora_config.target_modules = list(LINEAR)
             # With all defaults and the version filled in: this enters the key of vLLM's compile
@@ -43,4 +42,4 @@ def install(problem: str | None) -> None:
 
         return post_init
 
-    wrap(VllmConfig, "__post_init__", make)
+    return Hook("vllm.config", "VllmConfig.__post_init__", make)

@@ -1,6 +1,7 @@
-"""HTTP for vLLM's server: ``/lragent/stats``, and the plugin's numbers in ``/metrics``.
+"""HTTP for vLLM's server: ``/v1/lragent/stats``, and the plugin's numbers in ``/metrics``.
 
-vLLM loads it when it is named: ``VLLM_PLUGINS=lragent``.
+vLLM loads it when it is named: ``VLLM_PLUGINS=lragent``. Paths that begin with ``/v1`` ask for the
+server's API key, if it has one.
 """
 
 # pyright: reportMissingImports=false
@@ -13,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from prometheus_client import REGISTRY
 
+from lragent.vllm.frontend.engines import call_engines
 from lragent.vllm.frontend.metrics import ReportCollector
 from lragent.vllm.messages import Report
 
@@ -28,22 +30,23 @@ class StatsEndpoint:
     def __init__(self) -> None:
         self._client: Any = None
         self._collector = ReportCollector()
-        self._read_at = 0.0
+        self._read_at = float("-inf")
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the route, and refresh the numbers whenever someone reads ``/metrics``."""
 
-        @app.get("/lragent/stats")
-        async def stats() -> Report:
-            report = await self._read(max_age_s=0)
-            if report is None:
+        @app.get("/v1/lragent/stats", response_model=None)
+        async def stats() -> dict[str, list[Report]]:
+            """The report of each engine, by data-parallel rank; at most a second old."""
+            reports = await self._read()
+            if not reports:
                 raise HTTPException(404, "lragent is not switched on: see --additional-config")
-            return report
+            return {"engines": [reports[index] for index in sorted(reports)]}
 
         @app.middleware("http")
         async def refresh(request: Request, call_next: Any) -> Any:
             if request.url.path.rstrip("/") == "/metrics":
-                await self._read(_MAX_AGE_S)
+                await self._read()
             return await call_next(request)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
@@ -51,11 +54,9 @@ class StatsEndpoint:
         self._client = engine_client
         REGISTRY.register(self._collector)
 
-    async def _read(self, max_age_s: float) -> Report | None:
-        if self._client is None:
-            return None
-        if time.monotonic() - self._read_at > max_age_s:
-            core = self._client.engine_core
-            self._collector.report = await core.call_utility_async("lragent_report")
+    async def _read(self) -> dict[int, Report]:
+        if self._client is not None and time.monotonic() - self._read_at > _MAX_AGE_S:
+            reports = await call_engines(self._client.engine_core, "lragent_report")
+            self._collector.reports = {i: r for i, r in reports.items() if r is not None}
             self._read_at = time.monotonic()
-        return self._collector.report
+        return self._collector.reports

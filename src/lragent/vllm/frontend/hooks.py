@@ -8,24 +8,14 @@ import functools
 import logging
 from typing import Any
 
-from vllm import envs
-from vllm.entrypoints.openai.models.serving import OpenAIServingModels
-from vllm.v1.engine.llm_engine import LLMEngine
-
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.names import near_misses
 from lragent.vllm.config import Options, options_of
 from lragent.vllm.errors import PluginError
-from lragent.vllm.patching import wrap
+from lragent.vllm.frontend.engines import call_engines
+from lragent.vllm.patching import Hook
 
 logger = logging.getLogger("vllm.lragent")
-
-
-def install() -> None:
-    """Patch the server's book of adapters."""
-    wrap(OpenAIServingModels, "init_static_loras", _init_static_loras)
-    wrap(OpenAIServingModels, "unload_lora_adapter", _unload)
-    wrap(LLMEngine, "add_request", _add_request)
 
 
 def _add_request(stock: Any) -> Any:
@@ -47,6 +37,8 @@ def _options(models: Any) -> Options | None:
 
 
 def _init_static_loras(stock: Any) -> Any:
+    from vllm import envs
+
     @functools.wraps(stock)
     async def init_static_loras(self: Any) -> None:
         await stock(self)
@@ -75,6 +67,19 @@ def check_members(options: Options, served: Any, may_come_later: bool) -> None:
             logger.warning("%s; it can join when it is loaded", problem)
 
 
+def _load(stock: Any) -> Any:
+    @functools.wraps(stock)
+    async def load_lora_adapter(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await stock(self, request, *args, **kwargs)
+        loaded = self.lora_requests.get(request.lora_name)
+        if loaded is not None and _options(self) is not None:
+            # vLLM before 0.33 leaves it set, so that each request would load the adapter again.
+            loaded.load_inplace = False
+        return result
+
+    return load_lora_adapter
+
+
 def _unload(stock: Any) -> Any:
     @functools.wraps(stock)
     async def unload_lora_adapter(self: Any, request: Any) -> Any:
@@ -83,9 +88,18 @@ def _unload(stock: Any) -> Any:
         result = await stock(self, request)
         if options is None or known is None or not isinstance(result, str):
             return result
-        freed = await self.engine_client.engine_core.call_utility_async(
-            "lragent_unload", known.lora_int_id
-        )
-        return f"{result} {freed} bytes of KV cache were freed."
+        core = self.engine_client.engine_core
+        freed = (await call_engines(core, "lragent_unload", known.lora_int_id)).values()
+        return f"{result} {sum(freed)} bytes of KV cache were freed."
 
     return unload_lora_adapter
+
+
+_MODELS = "vllm.entrypoints.openai.models.serving"
+
+HOOKS = (
+    Hook(_MODELS, "OpenAIServingModels.init_static_loras", _init_static_loras),
+    Hook(_MODELS, "OpenAIServingModels.load_lora_adapter", _load),
+    Hook(_MODELS, "OpenAIServingModels.unload_lora_adapter", _unload),
+    Hook("vllm.v1.engine.llm_engine", "LLMEngine.add_request", _add_request),
+)

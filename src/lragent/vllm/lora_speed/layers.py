@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ def touched_of(punica: Any, places: int, device: torch.device) -> TouchedModules
 def set_adapter_mapping(stock: Any) -> Any:
     """Wraps ``LoRAModelManager``'s, which vLLM calls when a step's adapters are in place."""
 
+    @functools.wraps(stock)
     def mapped(self: Any, mapping: Any) -> None:
         stock(self, mapping)
         for punica in self.punica_wrapper_mapping.values():

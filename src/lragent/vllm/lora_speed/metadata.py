@@ -71,16 +71,12 @@ class HostMetadata:
         punica.indices_len[:] = [count, asked, asked, count]
         padded = np.where(prompts < 0, max_loras - 1, prompts) * asked + np.arange(asked)
         rows = np.where(tokens < 0, 0, tokens) * vocab_size
-        embeddings = punica._embeddings_indices
-        if embeddings.dim() == 2:  # vLLM 0.26 has a first row, for more words, that stays zero
-            embeddings[0, :count].zero_()
-            embeddings = embeddings[1]
         send(
             [
                 punica._token_lora_indices[:count],
                 punica._sampler_indices[:asked],
                 punica._sampler_indices_padded[:asked],
-                embeddings[:count],
+                punica._embeddings_indices[:count],
             ],
             [tokens, prompts, padded, rows],
         )

@@ -1,232 +1,179 @@
-"""Which vLLM the plugin knows, and whether the installed one is still what it knows."""
+"""What the plugin uses of vLLM: what it calls, and what it reads.
+
+What it replaces stands with the replacements (`patching.Hook`, subclasses), see `guard`.
+"""
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-VERSIONS = ("0.26.0", "0.29.0")
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Symbol:
-    """Something of vLLM that the plugin uses.
+class Symbol(NamedTuple):
+    """Something that the plugin calls or derives from.
 
     Attributes:
         module: where it lives.
         name: attribute path in the module.
-        parameters: names of parameters that it must take; None when it is no function.
-        versions: versions of vLLM in which it is used.
+        parameters: names of parameters that the plugin passes; None when it calls nothing.
     """
 
     module: str
     name: str
     parameters: tuple[str, ...] | None = None
-    versions: tuple[str, ...] = VERSIONS
 
     def __str__(self) -> str:
         return f"{self.module}.{self.name}"
 
 
+class Fields(NamedTuple):
+    """Attributes of a class's objects that the plugin reads."""
+
+    module: str
+    name: str
+    fields: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+_KV_MANAGER = "vllm.v1.core.kv_cache_manager"
+_BACKEND = "vllm.v1.attention.backend"
+_PUNICA = "vllm.lora.punica_wrapper.punica_base"
+
 SYMBOLS: tuple[Symbol, ...] = (
-    Symbol("vllm.config", "VllmConfig.__post_init__", ("self",)),
     Symbol("vllm.config", "get_current_vllm_config", ()),
-    Symbol("vllm.v1.core.kv_cache_utils", "_gen_lora_extra_hash_keys", ("request",)),
-    Symbol("vllm.v1.core.kv_cache_utils", "generate_block_hash_extra_keys", ("request",)),
-    Symbol(
-        "vllm.v1.core.kv_cache_manager",
-        "KVCacheManager.allocate_slots",
-        ("request", "num_new_tokens", "num_new_computed_tokens", "new_computed_blocks"),
-    ),
-    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_computed_blocks", ("request",)),
-    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.create_kv_cache_blocks", ("blocks",)),
-    Symbol(
-        "vllm.v1.core.kv_cache_manager",
-        "KVCacheManager.cache_blocks",
-        ("request", "num_computed_tokens"),
-    ),
-    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.get_blocks", ("request_id",)),
-    Symbol(
-        "vllm.v1.core.kv_cache_manager",
-        "KVCacheManager.record_prefix_cache_stats",
-        ("request", "num_hits"),
-        ("0.29.0",),
-    ),
-    Symbol(
-        "vllm.v1.metrics.stats",
-        "PrefixCacheStats.record",
-        ("num_tokens", "num_hits", "preempted"),
-        ("0.26.0",),
-    ),
-    Symbol("vllm.v1.request", "Request.get_skip_reading_prefix_cache", ("self",)),
-    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.free", ("request",)),
-    Symbol("vllm.v1.core.kv_cache_manager", "KVCacheManager.pop_blocks_for_free", ("request",)),
+    Symbol(_KV_MANAGER, "KVCacheManager.create_kv_cache_blocks", ("blocks",)),
+    Symbol(_KV_MANAGER, "KVCacheManager.get_blocks", ("request_id",)),
+    Symbol(_KV_MANAGER, "KVCacheManager.record_prefix_cache_stats", ("request", "num_hits")),
     Symbol(
         "vllm.v1.core.kv_cache_coordinator",
         "KVCacheCoordinator.find_longest_cache_hit",
         ("block_hashes", "max_cache_hit_length"),
     ),
-    Symbol("vllm.v1.core.block_pool", "BlockPool.get_new_blocks", ("num_blocks",)),
+    Symbol("vllm.v1.core.kv_cache_utils", "generate_block_hash_extra_keys", ("request",)),
     Symbol("vllm.v1.core.block_pool", "BlockPool.evict_blocks", ("block_ids",)),
-    Symbol("vllm.v1.core.sched.scheduler", "Scheduler.__init__", ("vllm_config",)),
-    Symbol("vllm.v1.core.sched.scheduler", "Scheduler.schedule", ()),
-    Symbol("vllm.v1.engine.core", "EngineCore.preprocess_add_request", ("request",)),
-    Symbol("vllm.v1.engine.core", "EngineCore.add_lora", ("lora_request",)),
-    Symbol("vllm.v1.engine.core", "EngineCore.remove_lora", ("lora_id",)),
-    Symbol("vllm.v1.engine.core", "EngineCore.list_loras", ()),
-    Symbol("vllm.v1.engine.core", "EngineCore.pin_lora", ("lora_id",)),
-    Symbol("vllm.v1.engine.core", "EngineCore.shutdown", ()),
-    Symbol("vllm.entrypoints.openai.models.serving", "OpenAIServingModels.init_static_loras", ()),
+    Symbol("vllm.v1.core.block_pool", "BlockPool.get_num_free_blocks", ()),
+    Symbol("vllm.exceptions", "LoRAAdapterNotFoundError", ("lora_name", "lora_path")),
+    Symbol("vllm.lora.utils", "get_adapter_absolute_path", ("lora_path",)),
     Symbol(
-        "vllm.entrypoints.openai.models.serving",
-        "OpenAIServingModels.unload_lora_adapter",
-        ("request",),
+        "vllm.v1.engine.core_client",
+        "AsyncMPClient._call_utility_async",
+        ("method", "engine"),
     ),
-    Symbol("vllm.v1.engine.llm_engine", "LLMEngine.add_request", ("request_id",)),
     Symbol("vllm.v1.engine.llm_engine", "LLMEngine.abort_request", ("request_ids",)),
-    Symbol("vllm.lora.utils", "_all_lora_classes"),
-    Symbol("vllm.lora.request", "LoRARequest"),
+    Symbol("vllm.v1.request", "Request.get_skip_reading_prefix_cache", ("self",)),
     Symbol(
-        "vllm.lora.layers",
-        "MergedQKVParallelLinearWithLoRA.create_lora_weights",
-        ("max_loras", "lora_config", "model_config"),
+        "vllm.lora.request",
+        "LoRARequest",
+        ("lora_name", "lora_int_id", "lora_path", "base_model_name"),
     ),
-    Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA.apply", ("x", "bias")),
     Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA._get_quant_method", ()),
-    Symbol("vllm.lora.layers", "MergedQKVParallelLinearWithLoRA.set_mapping", ("punica_wrapper",)),
-    Symbol("vllm.lora.layers", "MergedColumnParallelLinearWithLoRA.set_lora", ("index",)),
-    Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA.set_lora", ("index",)),
-    Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA.reset_lora", ("index",)),
-    Symbol("vllm.lora.utils", "is_in_target_modules", ("module_name", "target_modules")),
-    Symbol(
-        "vllm.lora.ops.triton_ops.lora_kernel_metadata",
-        "LoRAKernelMeta.__init__",
-        (
-            "active_lora_ids",
-            "num_tokens_per_lora",
-            "lora_token_start_loc",
-            "no_lora_flag_cpu",
-            "num_active_loras_cpu",
-            "token_lora_mapping",
-            "token_indices_sorted_by_lora_ids",
-            "captured_lora_counts",
-        ),
-    ),
+    Symbol("vllm.lora.layers", "MergedColumnParallelLinearWithLoRA"),
+    Symbol("vllm.lora.layers", "RowParallelLinearWithLoRA"),
     Symbol(
         "vllm.lora.layers",
         "LoRAMapping.__init__",
         ("index_mapping", "prompt_mapping", "is_prefill"),
     ),
     Symbol(
-        "vllm.lora.punica_wrapper.punica_gpu",
-        "PunicaWrapperGPU.update_metadata",
-        ("mapping", "lora_index_to_id", "max_loras", "vocab_size"),
+        "vllm.model_executor.layers.rotary_embedding",
+        "get_rope",
+        ("head_size", "max_position", "rope_parameters", "dtype"),
     ),
-    Symbol("vllm.lora.peft_helper", "PEFTHelper.from_local_dir", ("lora_path",)),
+    Symbol("vllm.lora.utils", "is_in_target_modules", ("module_name", "target_modules")),
+    Symbol(
+        "vllm.lora.peft_helper",
+        "PEFTHelper.from_local_dir",
+        ("lora_path", "max_position_embeddings"),
+    ),
     Symbol("vllm.lora.peft_helper", "PEFTHelper.validate_legal", ("lora_config",)),
-    Symbol(
-        "vllm.lora.punica_wrapper.punica_base",
-        "PunicaWrapperBase.add_shrink",
-        ("y", "x", "lora_a_stacked", "scale"),
-    ),
-    Symbol(
-        "vllm.lora.punica_wrapper.punica_base",
-        "PunicaWrapperBase.add_expand",
-        ("y", "x", "lora_b_stacked", "output_slices"),
-    ),
-    Symbol("vllm.model_executor.layers.attention.attention", "get_attn_backend"),
-    Symbol("vllm.v1.attention.backend", "AttentionBackend.customize_spec", ("spec",), ("0.29.0",)),
-    Symbol(
-        "vllm.v1.attention.backend",
-        "AttentionBackend.get_kv_cache_shape",
-        ("num_blocks", "block_size", "num_kv_heads", "head_size", "cache_dtype_str"),
-        ("0.26.0",),
-    ),
-    Symbol(
-        "vllm.model_executor.layers.attention.attention",
-        "Attention.get_kv_cache_spec",
-        ("vllm_config",),
-        ("0.26.0",),
-    ),
+    Symbol(_PUNICA, "PunicaWrapperBase.add_shrink", ("y", "x", "lora_a_stacked", "scale")),
+    Symbol(_PUNICA, "PunicaWrapperBase.add_expand", ("y", "x", "lora_b_stacked", "output_slices")),
+    Symbol(_BACKEND, "AttentionCGSupport.ALWAYS"),
+    Symbol(_BACKEND, "AttentionType.DECODER"),
+    Symbol(_BACKEND, "MultipleOf", ("base",)),
+    Symbol(_BACKEND, "AttentionBackend.forward_includes_kv_cache_update"),
+    Symbol("vllm.v1.attention.backends.registry", "register_backend", ("backend", "class_path")),
     Symbol("vllm.v1.kv_cache_interface", "FullAttentionSpec.merge", ("specs",)),
-    Symbol(
-        "vllm.v1.kv_cache_interface", "FullAttentionSpec.real_page_size_bytes", None, ("0.26.0",)
-    ),
-    Symbol("vllm.v1.attention.backend", "AttentionMetadataBuilder.build", ("common_prefix_len",)),
-    Symbol("vllm.v1.attention.backend", "AttentionBackend.forward_includes_kv_cache_update"),
-    Symbol("vllm.v1.attention.backend", "CommonAttentionMetadata.__init__", ("slot_mapping",)),
-    Symbol("vllm.v1.attention.backend", "MultipleOf"),
-    Symbol("vllm.v1.kv_cache_interface", "KVCacheLayout", None, ("0.29.0",)),
-    Symbol(
-        "vllm.v1.worker.gpu_model_runner", "GPUModelRunner.execute_model", ("scheduler_output",)
-    ),
-    Symbol(
-        "vllm.v1.worker.gpu.model_runner",
-        "GPUModelRunner.execute_model",
-        ("scheduler_output",),
-    ),
-    Symbol("vllm.v1.worker.gpu.model_runner", "GPUModelRunner.prepare_attn", ("input_batch",)),
-    Symbol("vllm.v1.attention.backend", "AttentionCGSupport"),
-    Symbol(
-        "vllm.v1.worker.gpu_input_batch", "InputBatch.make_lora_inputs", ("num_scheduled_tokens",)
-    ),
+    Symbol("vllm.v1.kv_cache_interface", "KVCacheLayout.LBHNC"),
 )
 
-
-def used() -> tuple[Symbol, ...]:
-    """The symbols that the plugin uses in the installed vLLM."""
-    return tuple(symbol for symbol in SYMBOLS if _version() in symbol.versions)
-
-
-def missing(symbols: Sequence[Symbol] | None = None) -> list[str]:
-    """What has changed: one line for each symbol that is gone or takes other parameters.
-
-    Args:
-        symbols: the symbols to look at; those used in the installed vLLM when left out.
-    """
-    symbols = used() if symbols is None else symbols
-    return [f"{symbol} {why}" for symbol in symbols if (why := _why(symbol)) is not None]
-
-
-def drift() -> str | None:
-    """Why the plugin cannot work with the installed vLLM; None when it can."""
-    version = _version()
-    if version not in VERSIONS:
-        return (
-            f"lragent knows vLLM {', '.join(VERSIONS)}, and this is vLLM {version}; install a "
-            "known one, another lragent, or leave the option out"
-        )
-    changed = missing()
-    if changed:
-        return (
-            f"this vLLM {version} is not the one that lragent knows: {'; '.join(changed)}; install "
-            f"vLLM {' or '.join(VERSIONS)}"
-        )
-    return None
-
-
-def _version() -> str:
-    from vllm.version import __version__  # pyright: ignore[reportMissingImports]
-
-    return str(__version__).partition("+")[0]
-
-
-def _why(symbol: Symbol) -> str | None:
-    try:
-        found: Any = importlib.import_module(symbol.module)
-        for part in symbol.name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError):
-        return "is gone"
-    if found is getattr(object, symbol.name.rpartition(".")[2], None):
-        return "is gone"  # what every class has
-    if symbol.parameters is None:
-        return None
-    known = inspect.signature(found).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
-        return None
-    lost = [name for name in symbol.parameters if name not in known]
-    return f"takes no {', '.join(lost)}" if lost else None
+FIELDS: tuple[Fields, ...] = (
+    Fields(
+        "vllm.v1.request",
+        "Request",
+        (
+            "request_id", "num_tokens", "all_token_ids", "block_hashes", "cache_salt",
+            "lora_request", "num_computed_tokens", "num_preemptions", "skip_reading_prefix_cache",
+        ),
+    ),
+    Fields("vllm.distributed.kv_events", "BlockStored", ("lora_id", "lora_name")),
+    Fields("vllm.v1.engine", "EngineCoreRequest", ("lora_request",)),
+    Fields(
+        "vllm.lora.request",
+        "LoRARequest",
+        ("lora_name", "lora_int_id", "lora_path", "base_model_name", "load_inplace"),
+    ),
+    Fields("vllm.lora.peft_helper", "PEFTHelper", ("vllm_lora_scaling_factor",)),
+    Fields(_KV_MANAGER, "KVCacheManager",
+           ("block_pool", "coordinator", "enable_caching", "kv_cache_config")),
+    Fields(_KV_MANAGER, "KVCacheBlocks", ("blocks",)),
+    Fields("vllm.v1.core.block_pool", "BlockPool", ("blocks",)),
+    Fields("vllm.v1.core.kv_cache_utils", "KVCacheBlock",
+           ("block_id", "block_hash")),
+    Fields("vllm.v1.core.sched.scheduler", "Scheduler", ("kv_cache_manager", "requests")),
+    Fields("vllm.v1.engine.core_client", "MPClient", ("core_engines",)),
+    Fields("vllm.v1.core.sched.output", "SchedulerOutput", ("finished_req_ids",)),
+    Fields("vllm.v1.engine.core", "EngineCore",
+           ("model_executor", "request_block_hasher", "scheduler")),
+    Fields("vllm.v1.kv_cache_interface", "KVCacheConfig", ("kv_cache_groups",)),
+    Fields("vllm.v1.kv_cache_interface", "KVCacheGroupSpec", ("kv_cache_spec", "layer_names")),
+    Fields(
+        "vllm.v1.kv_cache_interface",
+        "FullAttentionSpec",
+        (
+            "block_size", "dtype", "head_size", "num_head_slots", "num_kv_heads",
+            "page_size_bytes", "state_content_bytes",
+        ),
+    ),
+    Fields(
+        _BACKEND,
+        "CommonAttentionMetadata",
+        (
+            "block_table_tensor", "max_query_len", "max_seq_len", "num_actual_tokens", "num_reqs",
+            "query_start_loc", "query_start_loc_cpu", "seq_lens", "seq_lens_cpu_upper_bound",
+            "slot_mapping",
+        ),
+    ),
+    Fields("vllm.v1.worker.gpu_model_runner", "GPUModelRunner", ("input_batch", "vllm_config")),
+    Fields("vllm.v1.worker.gpu.model_runner", "GPUModelRunner", ("vllm_config",)),
+    Fields("vllm.v1.worker.gpu_input_batch", "InputBatch",
+           ("num_computed_tokens_cpu", "num_reqs", "req_ids")),
+    Fields("vllm.v1.worker.gpu.input_batch", "InputBatch",
+           ("num_computed_tokens_np", "num_reqs", "num_scheduled_tokens", "req_ids")),
+    Fields("vllm.lora.model_manager", "LoRAModelManager", ("punica_wrapper_mapping",)),
+    Fields(
+        "vllm.lora.ops.triton_ops.lora_kernel_metadata",
+        "LoRAKernelMeta",
+        (
+            "active_lora_ids", "captured_lora_counts", "lora_token_start_loc", "no_lora_flag_cpu",
+            "num_active_loras_cpu", "num_tokens_per_lora", "token_indices_sorted_by_lora_ids",
+            "token_lora_mapping",
+        ),
+    ),
+    Fields(
+        _PUNICA,
+        "PunicaWrapperBase",
+        (
+            "_embeddings_indices", "_sampler_indices", "_sampler_indices_padded",
+            "_token_lora_indices", "indices_len", "is_prefill",
+        ),
+    ),
+    Fields("vllm.lora.punica_wrapper.punica_gpu", "PunicaWrapperGPU",
+           ("prompt_mapping_meta", "token_mapping_meta")),
+    Fields(
+        "vllm.entrypoints.openai.models.serving",
+        "OpenAIServingModels",
+        ("engine_client", "lora_requests"),
+    ),
+)  # fmt: skip

@@ -27,8 +27,8 @@ from lragent.attention import (
 )
 from lragent.vllm.config import options_of
 from lragent.vllm.errors import PluginError
-from lragent.vllm.worker.page_layout import token_elements, views_of
-from lragent.vllm.worker.page_spec import page_spec
+from lragent.vllm.worker.pages import page_spec, views_of
+from lragent.vllm.worker.rotation import key_rotation
 from lragent.vllm.worker.state import WorkerState, make_state, state_of
 
 
@@ -129,6 +129,9 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         self.kv_cache_dtype = kv_cache_dtype
         self.vllm_config = config
         self.state = make_state(config, options, config.device_config.device)
+        if options.key_lora and self.state.rotation is None:
+            device = config.device_config.device
+            self.state.rotation = key_rotation(config, head_size, device)
         self._views: tuple[int, PageViews] | None = None
         self._tables: LoraTables | None = None
 
@@ -180,7 +183,10 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         places = metadata.slot_mapping
         lr, write_base, rows, slots = self.state.write_inputs(places.shape[0])
         write_pages(k, v, lr, pages, places, write_base, rows, slots)
-        flash_lora_attention(q, pages, metadata.batch, tables, scale=self.scale, out=out)
+        flash_lora_attention(
+            q, pages, metadata.batch, tables,
+            scale=self.scale, rotation=self.state.rotation, out=out,
+        )  # fmt: skip
 
     def measure(self, layer: Any, query: Tensor) -> None:
         """Called where vLLM measures how much memory a step takes beside the cache."""
@@ -192,8 +198,11 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
 
     def pages_of(self, kv_cache: Tensor) -> PageViews:
         """The blocks of ``kv_cache [pages, 1, tokens, elements]``."""
-        slots, rank = self.state.options.num_slots, self.state.sizes.rank
-        return views_of(kv_cache, self.num_kv_heads, self.head_size, slots, rank)
+        options, v_rank = self.state.options, self.state.sizes.rank
+        k_rank = options.slot_width(v_rank) - v_rank
+        return views_of(
+            kv_cache, self.num_kv_heads, self.head_size, options.num_slots, v_rank, k_rank
+        )
 
     def lora_of(self, layer: Any) -> Any:
         """The LoRA layer whose low-rank products this attention layer reads.
@@ -211,7 +220,7 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
 
     def _lora_tables(self, layer: Any) -> LoraTables:
         if self._tables is None:
-            self._tables = LoraTables(v_b=self.lora_of(layer).up)
+            self._tables = self.lora_of(layer).tables
         return self._tables
 
 
@@ -231,7 +240,7 @@ class LRAttentionBackend(AttentionBackend):
     supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "bfloat16", "float16"]
     platform_name: ClassVar[str] = "CPU_ATTN"
     slots: ClassVar[int] = 1
-    rank: ClassVar[int] = 8
+    width: ClassVar[int] = 8
 
     @classmethod
     def get_name(cls) -> str:
@@ -249,13 +258,13 @@ class LRAttentionBackend(AttentionBackend):
         return LRMetadataBuilder
 
     @staticmethod
-    def get_supported_kernel_block_sizes() -> list[Any]:
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[Any]:
         """Any multiple of 16, so that vLLM never splits a page."""
         return [MultipleOf(16)]
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[Any, ...]:
-        """Pages that are contiguous; with one head slot this one is. vLLM 0.26 does not ask."""
+        """Pages that are contiguous; with one head slot this one is."""
         from vllm.v1.kv_cache_interface import KVCacheLayout
 
         return (KVCacheLayout.LBHNC,)
@@ -263,17 +272,4 @@ class LRAttentionBackend(AttentionBackend):
     @classmethod
     def customize_spec(cls, spec: Any) -> Any:
         """Room for K, V_base and the LR slots in each page."""
-        return page_spec(spec, cls.slots, cls.rank)
-
-    @classmethod
-    def get_kv_cache_shape(
-        cls,
-        num_blocks: int,
-        block_size: int,
-        num_kv_heads: int,
-        head_size: int,
-        cache_dtype_str: str = "auto",
-    ) -> tuple[int, ...]:
-        """``[pages, 1, tokens, elements]``. vLLM 0.29 has it from the spec and does not ask."""
-        elements = token_elements(num_kv_heads, head_size, cls.slots, cls.rank)
-        return (num_blocks, 1, block_size, elements)
+        return page_spec(spec, cls.slots, cls.width)

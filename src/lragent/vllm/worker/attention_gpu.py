@@ -25,7 +25,7 @@ from lragent.vllm.worker.attention import (
     LRMetadataBuilder,
 )
 from lragent.vllm.worker.device_step import layout_of, prepare_step
-from lragent.vllm.worker.page_layout import token_elements
+from lragent.vllm.worker.pages import token_elements
 
 
 class LRDeviceMetadataBuilder(LRMetadataBuilder):
@@ -96,9 +96,8 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         rows, size = metadata.num_actual_tokens, spec.block_size
         device, dtype = metadata.batch.seq_lens.device, spec.dtype
         page = torch.zeros(1, spec.num_kv_heads, size, spec.head_size, dtype=dtype, device=device)
-        lr = torch.zeros(
-            1, size, state.options.num_slots, state.sizes.rank, dtype=dtype, device=device
-        )
+        width = state.options.slot_width(state.sizes.rank)
+        lr = torch.zeros(1, size, state.options.num_slots, width, dtype=dtype, device=device)
         batch = metadata.batch
         rehearsal = AttentionBatch(
             block_tables=torch.zeros_like(batch.block_tables),
@@ -121,8 +120,9 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
                 query,
                 PageViews(page, page, lr),
                 rehearsal,
-                LoraTables(v_b=layer.up),
+                layer.tables,
                 scale=spec.head_size**-0.5,
+                rotation=state.rotation,
             )
 
 
@@ -140,14 +140,14 @@ class LRDeviceImpl(LRAttentionImpl):
         metadata: LRMetadata,
     ) -> None:
         """See `LRAttentionImpl`; what is launched is worked out for a step's first layer."""
-        step = metadata.step
+        step, read = metadata.step, Layer.of(pages, tables, self.state.rotation)
         if step is None or step.layout != layout_of(q, k, v, out):
             places = metadata.slot_mapping
             inputs = self.state.write_inputs(places.shape[0])
             step = metadata.step = prepare_step(
-                q, k, v, out, pages, tables, metadata.batch, inputs, places, self.scale
+                q, k, v, out, read, metadata.batch, inputs, places, self.scale
             )
-        step.run(q, k, v, out, Layer.of(pages, tables, None))
+        step.run(q, k, v, out, read)
 
     def measure(self, layer: Any, query: torch.Tensor) -> None:
         """Take the memory that kernels share, so that vLLM counts it."""
@@ -160,15 +160,15 @@ class LRDeviceImpl(LRAttentionImpl):
     def warm_up(self, layer: Any, query: torch.Tensor) -> None:
         """Run the kernels on a page of zeros, in the forms that this engine needs."""
         state, config = self.state, self.vllm_config
-        elements = token_elements(
-            self.num_kv_heads, self.head_size, state.options.num_slots, state.sizes.rank
-        )
+        width = state.options.slot_width(state.sizes.rank)
+        elements = token_elements(self.num_kv_heads, self.head_size, state.options.num_slots, width)
         page = query.new_zeros(1, 1, config.cache_config.block_size, elements)
         lora = self.lora_of(layer)
         kernels.warm_up(
             self.pages_of(page),
-            LoraTables(v_b=lora.up),
+            lora.tables,
             lora.down,
+            rotation=state.rotation,
             heads=self.num_heads,
             columns=state.options.columns,
             scale=self.scale,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lragent.attention import AttentionBatch, LoraTables, PageViews
+from lragent.attention import AttentionBatch
 from lragent.attention.gpu.backend import attention_calls, is_fixed
 from lragent.attention.gpu.calls import Call
 from lragent.attention.gpu.layer import Layer
@@ -50,8 +50,7 @@ def prepare_step(
     k: Tensor,
     v: Tensor,
     out: Tensor,
-    pages: PageViews,
-    tables: LoraTables,
+    layer: Layer,
     batch: AttentionBatch,
     inputs: WriteInputs,
     slot_mapping: Tensor,
@@ -64,14 +63,12 @@ def prepare_step(
         k: ``[T, Hk, D]``, rows contiguous, as many tokens as ``slot_mapping`` has.
         v: the same.
         out: ``[T, Hq, D]``, rows contiguous.
-        pages: of the layer.
-        tables: of the layer.
+        layer: what the layer reads.
         batch: the sequences.
         inputs: what is written.
         slot_mapping: ``[T]`` int64, where it is written; -1 for nowhere.
         scale: softmax scale.
     """
-    layer = Layer.of(pages, tables, None)
     lr, write_base, rows, slots = inputs
     return DeviceStep(
         layout_of(q, k, v, out),

@@ -7,33 +7,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import vllm.lora.utils as lora_utils
-from vllm.config import get_current_vllm_config
-from vllm.lora.model_manager import LoRAModelManager
-from vllm.model_executor.layers.attention import attention as attention_layer
-from vllm.v1.worker.gpu.model_runner import GPUModelRunner as SecondRunner
-from vllm.v1.worker.gpu_input_batch import InputBatch
-from vllm.v1.worker.gpu_model_runner import GPUModelRunner
-
 from lragent.vllm.config import options_of
-from lragent.vllm.patching import wrap
-from lragent.vllm.worker.page_spec import BACKENDS_SIZE_PAGES
+from lragent.vllm.patching import Hook
 from lragent.vllm.worker.state import state_of
-
-
-def install() -> None:
-    """Patch the workers' classes."""
-    wrap(lora_utils, "_all_lora_classes", _lora_classes)
-    wrap(LoRAModelManager, "set_adapter_mapping", _set_adapter_mapping)
-    wrap(attention_layer, "get_attn_backend", _get_attn_backend)
-    if not BACKENDS_SIZE_PAGES:
-        from lragent.vllm.versions.spec_026 import get_kv_cache_spec
-
-        wrap(attention_layer.Attention, "get_kv_cache_spec", get_kv_cache_spec)
-    wrap(GPUModelRunner, "execute_model", _execute_model)
-    wrap(InputBatch, "make_lora_inputs", _make_lora_inputs)
-    wrap(SecondRunner, "execute_model", _second_execute_model)
-    wrap(SecondRunner, "prepare_attn", _second_prepare_attn)
 
 
 def _lora_classes(stock: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -43,13 +19,9 @@ def _lora_classes(stock: tuple[Any, ...]) -> tuple[Any, ...]:
     return (LRMergedQKVWithLoRA, QuickMergedColumnWithLoRA, QuickRowWithLoRA, *stock)
 
 
-def _set_adapter_mapping(stock: Any) -> Any:
-    from lragent.vllm.lora_speed.layers import set_adapter_mapping
-
-    return set_adapter_mapping(stock)
-
-
 def _get_attn_backend(stock: Any) -> Any:
+    from vllm.config import get_current_vllm_config
+
     @functools.wraps(stock)
     def get_attn_backend(*args: Any, **kwargs: Any) -> Any:
         config = get_current_vllm_config()
@@ -120,3 +92,21 @@ def _second_prepare_attn(stock: Any) -> Any:
         return stock(self, input_batch)
 
     return prepare_attn
+
+
+def hooks() -> tuple[Hook, ...]:
+    """The workers' hooks. Both of vLLM's model runners have some."""
+    from lragent.vllm.lora_speed.layers import set_adapter_mapping
+
+    runner, second = "vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner"
+    attention = "vllm.model_executor.layers.attention.attention"
+    mapping = "LoRAModelManager.set_adapter_mapping"
+    return (
+        Hook("vllm.lora.utils", "_all_lora_classes", _lora_classes),
+        Hook("vllm.lora.model_manager", mapping, set_adapter_mapping),
+        Hook(attention, "get_attn_backend", _get_attn_backend),
+        Hook(runner, "GPUModelRunner.execute_model", _execute_model),
+        Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.make_lora_inputs", _make_lora_inputs),
+        Hook(second, "GPUModelRunner.execute_model", _second_execute_model),
+        Hook(second, "GPUModelRunner.prepare_attn", _second_prepare_attn),
+    )

@@ -33,8 +33,6 @@ def load_rows(
             )
         row = first_row + load.row
         for path, layer in layers.items():
-            target = layer.down[row]
-            target.zero_()
-            module = adapter.modules.get(f"{path}.v_proj")
-            if module is not None:
-                target[: module.rank].copy_(module.a)
+            layer.set_down(
+                row, *(adapter.modules.get(f"{path}.{name}_proj") for name in ("v", "k"))
+            )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from lragent.attention import KeyRotation
 from lragent.vllm.config import Options
 from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
 from lragent.vllm.transfer import send
@@ -55,16 +56,18 @@ class WorkerState:
 
     Attributes:
         write_base: ``[T]`` bool, whether the token's K and V_base are written.
-        fold: ``[T, 1]`` float, 1 where the adapter's term goes into V.
+        fold: ``[T, 1]`` float, 1 where the adapter's terms go into K and V.
         rows: ``[T, F]`` int32, whose A each filled slot is multiplied with (row of the layers'
             ``down``), -1 for none.
         slots: ``[T, F]`` int32, the slot that each product goes to, -1 for none.
-        lr: ``[T, n, rank]``, the products of the layer that runs, with the n A of ``down``.
+        lr: ``[T, n, W]``, the products of the layer that runs, with the n A of ``down``; W is the
+            width of an LR slot.
         slot_of_request: ``[R]`` int32, slot that each request reads, -1 for none.
         place_of_request: ``[R]`` int32, place of its adapter in vLLM's stacks, -1 for none; for
             backends that must not wait for the device.
         host_slots: the same as a list, for the requests of the step.
         layers: the LoRA layers by the path of their attention module.
+        rotation: RoPE tables, with LoRA on the keys.
         warm: whether the kernels are compiled.
     """
 
@@ -78,7 +81,8 @@ class WorkerState:
         self.fold = torch.zeros(tokens, 1, dtype=torch.float32, device=device)
         self.rows = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
         self.slots = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
-        self.lr = torch.zeros(tokens, self.down_rows, sizes.rank, dtype=dtype, device=device)
+        width = options.slot_width(sizes.rank)
+        self.lr = torch.zeros(tokens, self.down_rows, width, dtype=dtype, device=device)
         self.slot_of_request = torch.full(
             (sizes.max_requests,), -1, dtype=torch.int32, device=device
         )
@@ -86,6 +90,7 @@ class WorkerState:
         self.host_slots: list[int] = []
         self.layers: dict[str, Any] = {}
         self.punica: Any = None
+        self.rotation: KeyRotation | None = None
         self.warm = False
         self._tokens = 0
         self._inputs: tuple[int, tuple[torch.Tensor, ...]] | None = None
