@@ -21,10 +21,11 @@ from lragent.engine.params import SamplingParams
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sampled token and, when asked for, its log-probability."""
+    """A sampled token and, when asked for, its log-probability and that of every token."""
 
     token_id: int
     logprob: TokenLogprob | None
+    distribution: Tensor | None = None
 
 
 class RequestSampler:
@@ -88,16 +89,24 @@ def sample(
         if not sampler.is_plain_greedy:
             picks[row] = sampler.choose(logits[row], tokens[row])
     ids = picks.tolist()
-    wanted = [row for row, s in enumerate(samplers) if s.params.logprobs is not None]
+    asking = [s.params.logprobs is not None or s.params.distributions for s in samplers]
+    wanted = [row for row, asks in enumerate(asking) if asks]
     logprobs: dict[int, TokenLogprob] = {}
+    distributions: dict[int, Tensor] = {}
     if wanted:
         table = logits[wanted].log_softmax(-1)
         for place, row in enumerate(wanted):
-            count = samplers[row].params.logprobs or 0
-            values, top = table[place].topk(min(count, table.shape[1]))
+            params = samplers[row].params
+            if params.distributions:
+                distributions[row] = table[place]
+            if params.logprobs is None:
+                continue
+            values, top = table[place].topk(min(params.logprobs, table.shape[1]))
             logprobs[row] = TokenLogprob(
                 ids[row],
                 table[place, ids[row]].item(),
                 dict(zip(top.tolist(), values.tolist(), strict=True)),
             )
-    return [Chosen(token, logprobs.get(row)) for row, token in enumerate(ids)]
+    return [
+        Chosen(token, logprobs.get(row), distributions.get(row)) for row, token in enumerate(ids)
+    ]
