@@ -15,6 +15,14 @@ def test_every_other_member_reads_once() -> None:
     assert [reading.readers for reading in case.readings] == [("plan",), ("reflect",)]
 
 
+def test_fewer_readers_take_turns() -> None:
+    samples = [sample(role, length) for length in (40, 41, 42) for role in MEMBERS]
+    cases = reader_cases(samples, MEMBERS, readers=1)
+    assert [case.sample for case in cases] == samples
+    of_act = [case.readings for case in cases if case.sample.role == "act"]
+    assert of_act == [(Reading((m,)),) for m in ("plan", "reflect", "plan")]
+
+
 def test_readers_of_a_length_come_before_the_role() -> None:
     cases = length_cases([sample(role, 40) for role in MEMBERS], MEMBERS)
     assert [case.readings[0].readers for case in cases] == [("reflect",), ("plan",), ("act",)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -48,12 +49,21 @@ class Case:
         return f"{self.series}:{self.sample.id}"
 
 
-def reader_cases(samples: Sequence[EvalSample], members: Sequence[str]) -> list[Case]:
-    """Each sample with every other member as the one reader of the whole context."""
-    return [
-        Case(Series.READER, s, tuple(Reading((m,)) for m in members if m != s.role))
-        for s in samples
-    ]
+def reader_cases(
+    samples: Sequence[EvalSample], members: Sequence[str], readers: int | None = None
+) -> list[Case]:
+    """Each sample with other members as the one reader of the whole context.
+
+    With `readers`, so many of them, who take turns from one sample of a role to its next.
+    """
+    cases, seen = [], Counter[str]()
+    for sample in samples:
+        others = [member for member in members if member != sample.role]
+        first = seen[sample.role] % len(others)
+        turn = (others[first:] + others[:first])[:readers]
+        cases.append(Case(Series.READER, sample, tuple(Reading((m,)) for m in turn)))
+        seen[sample.role] += 1
+    return cases
 
 
 def length_cases(samples: Sequence[EvalSample], members: Sequence[str]) -> list[Case]:

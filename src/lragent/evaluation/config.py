@@ -34,6 +34,7 @@ class EvalConfig(BaseModel):
         adapters: PEFT folders by role; together they are the group that is judged.
         policies: those to compare with `isolated`.
         per_role: samples of each role for the table of readers and the verdict.
+        readers: how many of the other roles read each of them, in turn; all when None.
         lengths: context lengths in tokens, cut from the text.
         per_length: windows of text of each length; every role scores each of them.
         hand_overs: how many readers have a part of the context each.
@@ -51,6 +52,7 @@ class EvalConfig(BaseModel):
     adapters: dict[str, Path] = Field(min_length=2)
     policies: tuple[Policy, ...] = tuple(Policy)
     per_role: Annotated[int, Field(ge=2)] = 50
+    readers: _Count | None = None
     lengths: tuple[_Count, ...] = Field(default=(512, 1024, 2048, 4096, 8192), min_length=1)
     per_length: _Count = 10
     hand_overs: tuple[_Count, ...] = Field(default=(1, 2, 4, 8, 16), min_length=1)
@@ -63,10 +65,11 @@ class EvalConfig(BaseModel):
 
 
 QUICK: dict[str, Any] = {
-    "per_role": 10,
-    "lengths": (256, 1024),
+    "per_role": 8,
+    "readers": 1,
+    "lengths": (128, 512),
     "per_length": 1,
     "hand_overs": (1, 4, 16),
-    "per_hand_over": 2,
+    "per_hand_over": 1,
 }
 """Less of everything: a first answer within minutes on a CPU."""

@@ -140,7 +140,7 @@ def _cases(config: EvalConfig, inputs: Inputs, meter: Meter) -> list[Case]:
     chosen = choose(samples, roles, config.per_role, limit, config.seed)
     page_size = meter.engine.layout.page_size
     return [
-        *reader_cases(chosen, roles),
+        *reader_cases(chosen, roles, config.readers),
         *(c for found in by_length.values() for c in length_cases(found, roles)),
         *hand_over_cases(chosen, roles, config.hand_overs, page_size, config.per_hand_over),
     ]
@@ -167,6 +167,7 @@ def _identity(config: EvalConfig, inputs: Inputs, environment: dict[str, str]) -
         "adapters": {role: read_adapter(path).digest for role, path in config.adapters.items()},
         "policies": [policy.value for policy in config.policies],
         "inputs": content.hexdigest(),
+        "readers": config.readers,
         "hand_overs": list(config.hand_overs),
         "turn": config.turn,
         "seed": config.seed,
