@@ -156,7 +156,6 @@ def test_other_peft_type(tmp_path: Path) -> None:
         ("megatron_config", {"tensor_model_parallel_size": 2}),
         ("use_qalora", True),
         ("use_bdlora", {"nblocks": 2}),
-        ("alora_invocation_tokens", [1, 2]),
         ("arrow_config", {"top_k": 2}),
         ("kasa_config", {"beta": 0.1}),
         ("monteclora_config", {"num_samples": 4}),
@@ -191,6 +190,8 @@ def test_initialisations_without_effect_after_training(folder: Path, init: objec
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("alora_invocation_tokens", [-2]),
+        ("alora_invocation_tokens", "<|judge|>"),
         ("r", 0),
         ("r", "8"),
         ("r", True),
@@ -329,11 +330,22 @@ def test_sidecar_that_agrees_is_noted(folder: Path) -> None:
         ({"schema": 2}, "field schema"),
         ({"role": 3}, "field role"),
         ({"more": 1}, "field more"),
+        ({"trained_for": "full"}, "field trained_for"),
+        ({"acting_tokens": []}, "field acting_tokens"),
+        ({"acting_tokens": [-1]}, "field acting_tokens"),
     ],
 )
 def test_sidecar_that_disagrees(folder: Path, changes: dict[str, object], part: str) -> None:
     sidecar(folder, **changes)
     refused(folder, "lragent.json", part, "remove the file")
+
+
+def test_what_the_sidecar_says_of_training(folder: Path) -> None:
+    sidecar(folder, trained_for="neutral", acting_tokens=[7, 8])
+    adapter = read_adapter(folder)
+    assert (adapter.trained_for, adapter.acting_tokens) == ("neutral", (7, 8))
+    edit_config(folder, alora_invocation_tokens=[9])  # what PEFT trained with counts
+    assert read_adapter(folder).acting_tokens == (9,)
 
 
 def test_sidecar_that_is_no_json(folder: Path) -> None:

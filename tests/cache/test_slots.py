@@ -153,3 +153,21 @@ def test_generated_tokens_are_shared_like_prompt_tokens() -> None:
         manager.extend(lease, len(tokens))
         manager.commit(lease, tokens, len(tokens))
     assert hits(manager, client(slot=1), [*tokens, 99]) == (12, 12, 12)
+
+
+def test_a_slot_that_came_later_is_filled_only_where_whole_pages_are_run() -> None:
+    """A member with an A of its own joins: the others' bits stay, and none is set too early."""
+    manager = make_manager()
+    pages = serve(manager, client(Policy.BASE_LR, 0, (0,)), PROMPT)
+    assert serve(manager, client(Policy.BASE_LR, 0, (0, 1)), PROMPT) == pages
+    assert bits(manager, pages) == [0b01] * 3  # of the last page only the last token was run
+
+    newcomer = client(Policy.BASE_LR, 1, (0, 1))
+    lease = manager.admit(newcomer, PROMPT)
+    assert (lease.base_tokens, lease.lr_tokens, lease.fill_from) == (12, 0, (12, 0))
+    manager.commit(lease, PROMPT, 5)
+    assert bits(manager, pages) == [0b11, 0b01, 0b01]
+    manager.commit(lease, PROMPT, 12)
+    manager.release(lease)
+    assert bits(manager, pages) == [0b11] * 3
+    assert hits(manager, client(Policy.BASE_LR, 0, (0, 1)), MORE) == (12, 12, 12)

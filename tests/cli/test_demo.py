@@ -36,7 +36,7 @@ def test_json(command: list[str]) -> None:
     data = json.loads(result.stdout)
     assert len(data["questions"]) == 2
     policies = {policy["policy"]: policy for policy in data["policies"]}
-    assert list(policies) == ["isolated", "full", "base", "base+lr"]
+    assert list(policies) == ["isolated", "neutral", "full", "base", "base+lr"]
     same_work = {
         (policy["prompt_tokens"], policy["generated_tokens"]) for policy in policies.values()
     }
@@ -49,9 +49,11 @@ def test_json(command: list[str]) -> None:
         assert [answer["gold"] for answer in policy["answers"]] == [
             question["answer"] for question in data["questions"]
         ]
-    isolated, full, base, shared = policies.values()
+    isolated, neutral, full, base, shared = policies.values()
     assert shared["tokens_chosen_otherwise"] == 0
     assert isolated["computed_tokens"] == base["computed_tokens"] > shared["computed_tokens"]
+    assert isolated["computed_tokens"] > neutral["computed_tokens"]
+    assert neutral["kv_lr_bytes"] > 0
     assert full["computed_tokens"] == shared["computed_tokens"]
     assert isolated["kv_base_bytes"] > base["kv_base_bytes"] == shared["kv_base_bytes"]
     assert (full["kv_lr_bytes"], base["kv_lr_bytes"]) == (0, 3 * shared["kv_lr_bytes"])

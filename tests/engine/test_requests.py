@@ -191,7 +191,7 @@ def test_wrong_base_model_is_refused(engine: Engine, tmp_path: Path):
 
 
 def test_unknown_policy(shared_a: dict[str, Path]):
-    with pytest.raises(ValueError, match=r"isolated, full, base, base\+lr"):
+    with pytest.raises(ValueError, match=r"isolated, neutral, full, base, base\+lr"):
         Engine((tiny_model(), None), shared_a, "shared")
 
 

@@ -71,7 +71,9 @@ def test_no_slot_is_needed_without_cached_terms(tmp_path: Path, model: LlamaForC
     )
     report = compare_adapters({"one": first, "two": second})
     assert "no LR slot is needed" in report.pairs[0].reasons[0]
-    assert report.groups[0].relative_bytes == {"full": 0.5, "base": 0.5, "base+lr": 0.5}
+    assert report.groups[0].relative_bytes == dict.fromkeys(
+        ("neutral", "full", "base", "base+lr"), 0.5
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,10 +116,27 @@ def test_proposed_groups(tmp_path: Path, plan: Adapter, model: LlamaForCausalLM)
         1,
     )
     # K and V of 2 heads of size 8: 32 numbers; each isolated page has 4 more.
-    assert group.relative_bytes == {"full": 32 / 72, "base": 40 / 72, "base+lr": 36 / 72}
+    assert group.relative_bytes == {
+        "neutral": 36 / 72,
+        "full": 32 / 72,
+        "base": 40 / 72,
+        "base+lr": 36 / 72,
+    }
     (group,) = compare_adapters({"plan": plan, "act": act, "wide": wide}).groups
     assert group.slots == 2
     assert group.relative_bytes["base+lr"] == (32 + 2 * 8) / (36 + 36 + 40)
+
+
+def test_alora_shares_under_neutral_only(
+    tmp_path: Path, plan: Adapter, model: LlamaForCausalLM
+) -> None:
+    judge = read_adapter(make_adapter(tmp_path / "judge", model, alora_invocation_tokens=[5]))
+    report = compare_adapters({"plan": plan, "judge": judge})
+    (pair,) = report.pairs
+    assert pair.shares_base
+    assert not pair.shares_slot
+    assert pair.reasons == ("aLoRA (judge): shares under neutral only, needs no LR slot",)
+    assert report.groups[0].relative_bytes == {"neutral": (32 + 4) / (32 + 4 + 32)}
 
 
 def test_json_and_table(tmp_path: Path, plan: Adapter, model: LlamaForCausalLM) -> None:

@@ -15,6 +15,8 @@ from lragent.sharing.group import Group
 class Fake:
     digest: str
     slot_digest: str | None
+    is_alora: bool = False
+    acting_tokens: tuple[int, ...] | None = None
 
 
 PLAN, ACT = Fake("plan", "A"), Fake("act", "A")
@@ -36,7 +38,7 @@ def fills(group: Group[Fake], name: str | None) -> dict[int, Fake]:
     return {fill.slot: fill.adapter for fill in group.bind(name).fills}
 
 
-@pytest.mark.parametrize("policy", ["base", "base+lr", "full"])
+@pytest.mark.parametrize("policy", [p for p in Policy if p.shares_base])
 def test_a_member_that_joins_does_not_end_the_pages(policy: str) -> None:
     group = made(policy, plan=PLAN)
     sharer = group.sharer
@@ -58,6 +60,55 @@ def test_other_weights_under_a_members_name_end_the_pages() -> None:
         group.join({"plan": weights}, 2, HINT)
         assert group.sharer not in seen
         seen.add(group.sharer)
+
+
+def test_under_neutral_other_weights_keep_the_pages_and_a_new_a_takes_a_new_slot() -> None:
+    group = made("neutral", plan=PLAN, act=ACT)
+    sharer = group.sharer
+    group.join({"plan": Fake("another B", "A")}, 2, HINT)
+    assert (group.sharer, group.bind("plan").slot) == (sharer, 0)
+    group.join({"plan": OTHER}, 2, HINT)
+    assert (group.sharer, group.bind("plan").slot, group.bind("act").slot) == (sharer, 1, 0)
+    group.join({"plan": THIRD}, 2, HINT)  # no slot is left, so B's is given away
+    assert group.sharer != sharer
+    assert {group.bind(name).slot for name in ("plan", "act")} == {0, 1}
+
+
+def test_under_neutral_the_base_model_reads_for_members_only() -> None:
+    group = made("neutral", plan=PLAN, other=OTHER)
+    assert fills(group, None) == fills(group, "plan") == {0: PLAN, 1: OTHER}
+    assert group.bind("plan").base_reads
+    assert not group.bind(None).base_reads  # all of its tokens are alike
+
+
+def test_alora_members_share_under_neutral_alone() -> None:
+    adapter = Fake("judge", None, is_alora=True, acting_tokens=(5, 6))
+    binding = made("neutral", plan=PLAN, judge=adapter).bind("judge")
+    assert (binding.slot, binding.folds, binding.base_reads) == (None, True, True)
+    assert [fill.adapter for fill in binding.fills] == [PLAN]
+    assert made("isolated", judge=adapter).bind("judge").base_reads
+    for policy in ("base", "base+lr", "full"):
+        with pytest.raises(AdapterError, match=r"aLoRA adapter 'judge' cannot share under"):
+            made(policy, judge=adapter)
+
+
+@pytest.mark.parametrize(
+    ("acting", "prompt", "context"),
+    [
+        (None, [1, 2, 3], 2),
+        (None, [1], 0),
+        ((2,), [1, 2, 3, 2, 4], 3),
+        ((2, 3), [2, 3, 1, 2, 3], 3),
+        ((2, 3), [2, 3, 1, 2], 0),
+        ((2, 3), [3, 2], None),
+        ((2, 3), [2], None),
+    ],
+)
+def test_where_a_turn_begins(
+    acting: tuple[int, ...] | None, prompt: list[int], context: int | None
+) -> None:
+    binding = made("neutral", plan=Fake("plan", "A", acting_tokens=acting)).bind("plan")
+    assert binding.context_tokens(prompt) == context
 
 
 def test_the_same_weights_come_back_to_their_pages_and_others_do_not() -> None:

@@ -41,6 +41,10 @@ def wide(folder: Path) -> None:
     make_adapter(folder, tiny_model(), rank=12)
 
 
+def activated(folder: Path) -> None:
+    edit_config(folder, alora_invocation_tokens=[5])
+
+
 def on_keys(folder: Path) -> None:
     make_adapter(folder, tiny_model(), targets=("k_proj", "v_proj"))
 
@@ -71,6 +75,7 @@ def served(root: Path) -> Iterator[Served]:
         (gone, "no adapter folder"),
         (wide, "rank 12 .* above the limit of 8"),
         (on_keys, "LoRA on k_proj, which cannot be shared under policy 'base\\+lr'"),
+        (activated, "is an aLoRA adapter"),
         (of_another_model, "has shape"),
         (lambda folder: None, "the group's 4th with an A of its own"),
     ],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lragent.adapters.digests import a_digests
     from lragent.adapters.errors import AdapterError
     from lragent.adapters.model import Adapter, LoraModule
+    from lragent.adapters.model_facts import ModelFacts
     from lragent.adapters.names import near_misses
     from lragent.adapters.peft_folder import read_adapter
 
@@ -21,6 +22,7 @@ _HOMES = {
     "Adapter": "model",
     "AdapterError": "errors",
     "LoraModule": "model",
+    "ModelFacts": "model_facts",
     "a_digests": "digests",
     "check_against_model": "checks",
     "near_misses": "names",
@@ -31,6 +33,7 @@ __all__ = [
     "Adapter",
     "AdapterError",
     "LoraModule",
+    "ModelFacts",
     "a_digests",
     "check_against_model",
     "near_misses",

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from lragent.adapters.errors import AdapterError
+from lragent.adapters.model_facts import ModelFacts
 
 _WEIGHT = ".weight"
 _EMBEDDING = "embed_tokens.weight"
 
 
-@dataclass(frozen=True)
-class BaseFolder:
-    """What :func:`lragent.adapters.check_against_model` needs to know of a base model.
-
-    Attributes:
-        name: the folder's name.
-        linear_shapes: ``(d_in, d_out)`` of each matrix but the embedding, by module name.
-        has_key_norm: whether keys are normalised after k_proj.
-    """
-
-    name: str
-    linear_shapes: dict[str, tuple[int, int]]
-    has_key_norm: bool
-
-
-def read_base_folder(path: str | Path) -> BaseFolder:
-    """Read the shapes without loading a weight.
+def read_base_folder(path: str | Path) -> ModelFacts:
+    """Read the shapes, without that of the embedding, and load no weight.
 
     Raises:
         AdapterError: no folder, no safetensors files in it, or a corrupt one.
@@ -55,4 +40,4 @@ def read_base_folder(path: str | Path) -> BaseFolder:
                 f"{file} is no readable safetensors file ({error}); download the model again"
             ) from error
     has_key_norm = any(name.endswith(".k_norm.weight") for name in names)
-    return BaseFolder(folder.name, shapes, has_key_norm)
+    return ModelFacts(folder.name, shapes, has_key_norm)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
+from lragent.adapters.model_facts import ModelFacts
 from lragent.adapters.names import near_misses
 from lragent.adapters.tensors import tensor_name
 
@@ -46,34 +47,28 @@ def _check_complete(adapter: Adapter, linear_names: Mapping[str, object]) -> Non
 
 
 def check_against_model(
-    adapter: Adapter,
-    linear_shapes: Mapping[str, tuple[int, int]],
-    model_name: str,
-    *,
-    has_key_norm: bool = False,
-    allow_other_base: bool = False,
+    adapter: Adapter, model: ModelFacts, *, allow_other_base: bool = False
 ) -> None:
     """Refuse an adapter that does not fit a base model.
 
     Args:
         adapter: the adapter.
-        linear_shapes: ``(d_in, d_out)`` of the base model's linear layers, by name.
-        model_name: name or path of the base model.
-        has_key_norm: whether the model normalises keys after k_proj (Qwen3).
+        model: the base model.
         allow_other_base: accept an adapter whose config names another base model.
 
     Raises:
         AdapterError: another base model, a module that the model lacks, a tensor of another
-            shape, a targeted module without tensors, or k_proj LoRA under a key norm.
+            shape, a targeted module without tensors, or k_proj LoRA (but not aLoRA, whose term is
+            added before the norm) under a key norm.
     """
     if not allow_other_base:
-        _check_name(adapter, model_name)
+        _check_name(adapter, model.name)
     for module in adapter.modules.values():
-        shape = linear_shapes.get(module.name)
+        shape = model.linear_shapes.get(module.name)
         if shape is None:
             raise AdapterError(
-                f"{adapter.path}: {model_name} has no linear layer {module.name}"
-                f"{near_misses(module.name, linear_shapes)}; "
+                f"{adapter.path}: {model.name} has no linear layer {module.name}"
+                f"{near_misses(module.name, model.linear_shapes)}; "
                 "load the adapter with the base model that it was trained on"
             )
         for side, tensor, wanted in (
@@ -83,13 +78,13 @@ def check_against_model(
             if tuple(tensor.shape) != wanted:
                 raise AdapterError(
                     f"{adapter.path}: tensor {tensor_name(module.name, side)} has shape "
-                    f"{tuple(tensor.shape)}, but {model_name} needs {wanted}; "
+                    f"{tuple(tensor.shape)}, but {model.name} needs {wanted}; "
                     "load the adapter with the base model that it was trained on"
                 )
-        if has_key_norm and module.projection == "k_proj":
+        if model.has_key_norm and module.projection == "k_proj" and not adapter.is_alora:
             raise AdapterError(
-                f"{adapter.path}: LoRA on {module.name} cannot be served: {model_name} normalises "
+                f"{adapter.path}: LoRA on {module.name} cannot be served: {model.name} normalises "
                 "keys after k_proj, so they cannot be split into a base and a low-rank part; "
                 "train the adapter without k_proj"
             )
-    _check_complete(adapter, linear_shapes)
+    _check_complete(adapter, model.linear_shapes)

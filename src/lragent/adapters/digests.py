@@ -6,7 +6,7 @@ metadata.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,16 +28,23 @@ def _ordered(modules: Iterable[LoraModule]) -> list[LoraModule]:
     return sorted(modules, key=lambda module: (module.layer, module.name))
 
 
-def adapter_digest(modules: Mapping[str, LoraModule]) -> str:
+def adapter_digest(
+    modules: Mapping[str, LoraModule], invocation_tokens: Sequence[int] | None = None
+) -> str:
     """Identity of an adapter: names of the adapted layers, scaling, rank, and both tensors.
 
     Alpha, rsLoRA and the patterns enter by the rank and scaling that they give each module, so
-    two configs that mean the same have the same digest.
+    two configs that mean the same have the same digest. An aLoRA adapter's invocation tokens enter
+    too: without them the same tensors compute something else.
     """
     content = ContentHash("adapter").integer(len(modules))
     for module in _ordered(modules.values()):
         content.text(module.name).integer(module.rank).number(module.scaling)
         add_tensor(add_tensor(content, module.a), module.b)
+    if invocation_tokens is not None:
+        content.text("aLoRA")
+        for token in invocation_tokens:
+            content.integer(token)
     return content.hexdigest()
 
 

@@ -49,8 +49,14 @@ class Adapter:
         digest: SHA-256 (hex) of the tensors and of what scales them; identity of the adapter.
         a_digests: SHA-256 (hex) of the down-projections of each projection over all layers.
         slot_digest: the same over the cached projections together: what an LR slot holds. None
-            when the adapter has no cached term.
+            when the adapter has no cached term, as aLoRA adapters have none.
         cached_projections: which of ``k_proj``, ``v_proj`` it adapts.
+        is_alora: an aLoRA adapter (arXiv 2504.12397): it acts from its invocation tokens on, and
+            what lies before them carries no term of it.
+        acting_tokens: token ids at whose last occurrence in a prompt the adapter begins to act;
+            the invocation tokens of an aLoRA adapter. None: at the prompt's last token. Only
+            aLoRA adapters and the policy ``neutral`` look at it.
+        trained_for: the sharing policy that the adapter was trained for; None when not stated.
         notes: remarks for the user, none of which stands in the way of serving.
         config: the parsed config, for checks that need the base model.
     """
@@ -63,6 +69,9 @@ class Adapter:
     a_digests: Mapping[str, str]
     slot_digest: str | None
     cached_projections: tuple[str, ...]
+    is_alora: bool = False
+    acting_tokens: tuple[int, ...] | None = None
+    trained_for: str | None = None
     notes: tuple[str, ...] = ()
     config: AdapterConfig | None = field(default=None, repr=False)
 

@@ -14,7 +14,14 @@ from typing import Any
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
-from pydantic import BaseModel, ConfigDict, FiniteFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from lragent.adapters.errors import AdapterError
 
@@ -36,10 +43,6 @@ _REFUSED: Mapping[str, tuple[str, str]] = {
     "megatron_config": ("Megatron layers are laid out in another way", "export it as plain PEFT"),
     "use_qalora": ("QA-LoRA pools the input before lora_A", _RETRAIN),
     "use_bdlora": ("block-diagonal LoRA stores its matrices in another layout", _RETRAIN),
-    "alora_invocation_tokens": (
-        "activated LoRA switches the adapter on in the middle of the sequence",
-        _RETRAIN,
-    ),
     "arrow_config": ("Arrow routes between several adapters", _RETRAIN),
     "kasa_config": ("KaSA changes the base weights and adds a diagonal between A and B", _RETRAIN),
     "monteclora_config": ("Monte Carlo LoRA perturbs the weights", _RETRAIN),
@@ -59,6 +62,7 @@ _USED = {
     "layers_pattern",
     "bias",
     "init_lora_weights",
+    "alora_invocation_tokens",
 }
 
 # These matter in training only, or (fan_in_fan_out, ensure_weight_tying, runtime_config) only to
@@ -102,6 +106,7 @@ class _Fields(BaseModel):
     exclude_modules: str | list[str] | None = None
     layers_to_transform: int | list[int] | None = None
     layers_pattern: str | list[str] | None = None
+    alora_invocation_tokens: list[NonNegativeInt] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +129,11 @@ class AdapterConfig:
         alpha = patterns.get(get_pattern_key(list(patterns), module), self.lora.lora_alpha)
         rank = self.rank_of(module)
         return alpha / math.sqrt(rank) if self.lora.use_rslora else alpha / rank
+
+    @property
+    def invocation_tokens(self) -> tuple[int, ...] | None:
+        """Token ids that switch an aLoRA adapter on; None for an ordinary adapter."""
+        return tuple(self.lora.alora_invocation_tokens or ()) or None
 
     def targets(self, module: str) -> bool:
         """Whether PEFT would put LoRA on the module of this name."""

@@ -60,11 +60,19 @@ def _notes(
     notes = list(config.notes)
     if sidecar is not None:
         notes.append(f"trained as {sidecar.role} of the shared-A group {sidecar.group}")
+        if sidecar.trained_for is not None:
+            notes.append(f"trained for the sharing policy {sidecar.trained_for}")
+    if config.invocation_tokens is not None:
+        notes.append(
+            "aLoRA: it acts from its invocation tokens on, alone or in a neutral group; it needs "
+            "no LR slot"
+        )
+        return tuple(notes)
     outside = sorted(projections - {"q_proj", *CACHED_PROJECTIONS})
     if outside:
         notes.append(
             f"LoRA on {', '.join(outside)} has no cached term: it is served, but makes sharing "
-            "with other adapters less accurate"
+            "with other adapters less accurate (not under neutral)"
         )
     if "k_proj" in projections:
         notes.append("LoRA on k_proj: keys are expanded and rotated again at each attention step")
@@ -91,15 +99,20 @@ def read_adapter(path: str | Path, *, max_rank: int = 256) -> Adapter:
     modules = pair_modules(weights, read_weights(weights), config)
     digests = a_digests(modules)
     sidecar = read_sidecar(folder, digests)
+    invocation = config.invocation_tokens
+    acting = tuple(sidecar.acting_tokens or ()) or None if sidecar is not None else None
     return Adapter(
         path=folder,
         base_model=config.base_model,
         rank=max(module.rank for module in modules.values()),
         modules=modules,
-        digest=adapter_digest(modules),
+        digest=adapter_digest(modules, invocation),
         a_digests=digests,
-        slot_digest=slot_digest(modules),
+        slot_digest=None if invocation else slot_digest(modules),
         cached_projections=tuple(name for name in CACHED_PROJECTIONS if name in digests),
+        is_alora=invocation is not None,
+        acting_tokens=invocation or acting,
+        trained_for=None if sidecar is None else sidecar.trained_for,
         notes=_notes(config, modules, sidecar),
         config=config,
     )

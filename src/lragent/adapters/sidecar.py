@@ -1,12 +1,12 @@
-"""lragent.json: what shared-A training says about an adapter, checked against its tensors."""
+"""lragent.json: what training for sharing says about an adapter, checked against its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.peft_config import read_json_object
@@ -15,10 +15,17 @@ SIDECAR_FILE = "lragent.json"
 
 
 class Sidecar(BaseModel):
-    """Group and role of an adapter trained with a shared A, and the digest of that A.
+    """Group and role of an adapter trained for sharing, and what it was trained for.
 
-    ``a_digest`` holds, for each shared projection, the digest that
-    :func:`lragent.adapters.a_digests` gives.
+    Attributes:
+        schema_: version of the file.
+        group: name of the adapters trained together.
+        role: the adapter's name among them.
+        a_digest: for each shared projection, the digest that
+            :func:`lragent.adapters.a_digests` gives.
+        trained_for: the sharing policy that training computed as serving does.
+        acting_tokens: ids of the tokens at which the adapter begins to act under ``neutral``; None
+            for the prompt's last token.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -27,6 +34,8 @@ class Sidecar(BaseModel):
     group: str
     role: str
     a_digest: dict[str, str]
+    trained_for: Literal["neutral", "base+lr", "isolated"] | None = None
+    acting_tokens: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
 
 
 def read_sidecar(folder: Path, digests: Mapping[str, str]) -> Sidecar | None:

@@ -13,6 +13,8 @@ class Lease:
 
     Attributes:
         client: whose lease it is.
+        shareable: leading tokens that others may read; pages with any later token in them are
+            never published. None: all tokens.
         pages: page ids; token ``t`` is in ``pages[t // page_size]``.
         base_tokens: leading tokens whose K and V_base are cached.
         lr_tokens: leading tokens whose LR slot is valid for this client; equal to ``base_tokens``
@@ -37,6 +39,7 @@ class Lease:
         "lr_tokens",
         "not_shared",
         "pages",
+        "shareable",
     )
 
     def __init__(
@@ -50,6 +53,7 @@ class Lease:
         computed_tokens: int,
         fill_from: tuple[int, ...],
         not_shared: str | None,
+        shareable: int | None,
     ) -> None:
         self.client = client
         self.pages = pages
@@ -59,6 +63,7 @@ class Lease:
         self.fill_from = fill_from
         self.computed_tokens = computed_tokens
         self.not_shared = not_shared
+        self.shareable = shareable
         self.committed = self.computed_tokens
         self.detached = False  # its sharer was forgotten: publish nothing more
 

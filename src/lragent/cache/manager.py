@@ -91,14 +91,20 @@ class CacheManager:
         """Pages that ``num_tokens`` tokens take."""
         return -(-num_tokens // self.page_size)
 
-    def admit(self, client: CacheClient, tokens: Sequence[int]) -> Lease:
+    def admit(
+        self, client: CacheClient, tokens: Sequence[int], shareable: int | None = None
+    ) -> Lease:
         """Lease the pages that hold the longest cached prefix of ``tokens``; allocate none.
+
+        Only pages of the first ``shareable`` tokens are looked for, and published later on; those
+        behind are the request's own and are free when it ends. None: all tokens.
 
         Raises:
             ValueError: no tokens, or the client uses a slot that pages do not have.
         """
         self._check_admission(client, tokens)
-        pages = self._index.match(client.root, tokens)
+        public = tokens[:shareable]
+        pages = self._index.match(client.root, public)
         size = self.page_size
         # Mostly every slot is valid, which one look at each page tells.
         common = _pages_with(pages, client.needed_mask | client.filled_mask, 0)
@@ -119,7 +125,8 @@ class CacheManager:
                 size * max(first_run_whole, _pages_with(pages, 1 << slot, common))
                 for slot in client.fills
             ),
-            not_shared=None if pages else self._why_not(client, tokens),
+            not_shared=None if pages else self._why_not(client, public),
+            shareable=shareable,
         )
         self._leases.add(lease)
         return lease
@@ -164,7 +171,8 @@ class CacheManager:
                 f"given, and the lease's {len(lease.pages)} pages hold "
                 f"{len(lease.pages) * self.page_size}"
             )
-        first, end = lease.committed // self.page_size, computed // self.page_size
+        public = computed if lease.shareable is None else min(computed, lease.shareable)
+        first, end = lease.committed // self.page_size, public // self.page_size
         lease.committed = computed
         if not lease.detached:
             for i in range(first, end):

@@ -3,7 +3,7 @@
 A label is given only when not a single page was reused. The first rule that holds gives it:
 
 ========================  ==========================================================================
-``shorter_than_page``     the prompt does not fill one page
+``shorter_than_page``     the prompt (under ``neutral`` its context) does not fill one page
 ``evicted``               this scope published the prompt's first page; it was evicted or unloaded
 ``policy``                the same tenant has seen it under another sharer, and this client is
                           ``isolated``, so it shares with nobody

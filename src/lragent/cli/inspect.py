@@ -37,13 +37,7 @@ def _read(
             adapter = read_adapter(folder, max_rank=max_rank)
             if model is not None:
                 # The user named the folder, so its tensors count and its name does not.
-                check_against_model(
-                    adapter,
-                    model.linear_shapes,
-                    model.name,
-                    has_key_norm=model.has_key_norm,
-                    allow_other_base=True,
-                )
+                check_against_model(adapter, model, allow_other_base=True)
         except AdapterError as error:
             refused[name] = str(error)
         else:

@@ -69,8 +69,9 @@ def _proposal(group: ProposedGroup) -> Text:
     sizes = ", ".join(f"{policy} {ratio:.2f}" for policy, ratio in group.relative_bytes.items())
     slots = "1 LR slot" if group.slots == 1 else f"{group.slots} LR slots"
     return Text(
-        f"Possible group: {', '.join(group.members)} on {group.base_model}; {slots} under base+lr; "
-        f"cache bytes against isolated: {sizes}"
+        f"Possible group: {', '.join(group.members)} on {group.base_model}; {slots} under base+lr "
+        "and neutral\n"
+        f"Cache bytes against isolated: {sizes}"
     )
 
 

@@ -45,10 +45,10 @@ class Engine:
     Args:
         model: hub name, local folder, or a `(model, tokenizer)` pair that the engine then owns.
         adapters: PEFT folders by the name that requests use.
-        sharing: a policy (`isolated`, `full`, `base`, `base+lr`) for one group of all adapters,
-            those that are loaded later too; `measured` for the policy that `lragent eval --save`
-            has recommended for exactly these adapters; or the sharing groups themselves. Nothing
-            is shared by default.
+        sharing: a policy (`isolated`, `neutral`, `base+lr`, `base`, `full`) for one group of all
+            adapters, those that are loaded later too; `measured` for the policy that `lragent eval
+            --save` has recommended for exactly these adapters; or the sharing groups themselves.
+            Nothing is shared by default.
         page_size: tokens in a page.
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
             (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
@@ -59,7 +59,8 @@ class Engine:
         max_batch_size: most requests that run at once.
         max_lora_rank: width of an LR slot; default the largest rank among `adapters`.
         lr_slots: slots in a page; default as many as the groups need.
-        include_base_model: whether requests without adapter share too, when `sharing` is a policy.
+        include_base_model: whether requests without adapter share too, when `sharing` is a policy;
+            default only under `neutral`, which changes none of their answers.
         attention: `auto`, `torch`, `triton` or `reference`.
         allow_other_base: accept adapters that name another base model, if their tensors fit.
         debug: prove the cache's books whenever the last request ends, and at close; it looks at
@@ -83,7 +84,7 @@ class Engine:
         max_batch_size: int = 32,
         max_lora_rank: int | None = None,
         lr_slots: int | None = None,
-        include_base_model: bool = False,
+        include_base_model: bool | None = None,
         attention: Implementation = "auto",
         allow_other_base: bool = False,
         debug: bool = False,
@@ -387,13 +388,7 @@ class Engine:
 
     def _read(self, name: str, path: str | Path) -> Adapter:
         adapter = read_adapter(path, max_rank=self._max_rank)
-        check_against_model(
-            adapter,
-            self.shape.linears,
-            self.shape.name,
-            has_key_norm=self.shape.has_key_norm,
-            allow_other_base=self._allow_other_base,
-        )
+        check_against_model(adapter, self.shape, allow_other_base=self._allow_other_base)
         return adapter
 
     def _check_length(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from lragent.adapters.model_facts import ModelFacts
 from lragent.engine.errors import UnsupportedModelError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -17,22 +18,19 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
-class ModelShape:
+class ModelShape(ModelFacts):
     """The sizes of a decoder that the cache and the adapters must fit.
 
-    `linears` maps each linear layer's module path to `(d_in, d_out)`; `digest` is the hex SHA-256
+    `digest` is the hex SHA-256
     of the configuration and of the weight index (names, shapes and dtypes).
     """
 
-    name: str
     layers: int
     query_heads: int
     kv_heads: int
     head_dim: int
     hidden: int
     max_positions: int
-    has_key_norm: bool
-    linears: dict[str, tuple[int, int]]
     digest: str
 
 
@@ -68,7 +66,7 @@ def read_shape(model: PreTrainedModel, name: str) -> ModelShape:
         hidden=config.hidden_size,
         max_positions=config.max_position_embeddings,
         has_key_norm=any(path.endswith(".k_norm") for path, _ in model.named_modules()),
-        linears=linears,
+        linear_shapes=linears,
         digest=_digest(model),
     )
 

@@ -151,7 +151,7 @@ def install(
     AttentionInterface.register(ATTENTION_NAME, paged_attention)
     model.set_attn_implementation(ATTENTION_NAME)
     exchanged: dict[str, LoraLinear] = {}
-    for path in shape.linears:
+    for path in shape.linear_shapes:
         if ".layers." not in path:
             continue
         linear = model.get_submodule(path)

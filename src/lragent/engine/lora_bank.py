@@ -111,7 +111,7 @@ class LoraBank:
         )
         for row, adapter in enumerate(adapters):
             module = adapter.modules.get(path)
-            if module is not None:
+            if module is not None and module.rank <= rank:  # else it is folded and has no slot
                 table[row, : module.rank] = module.a.to(self._dtype)
         return table.to(self._device)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.adapters.names import near_misses
+from lragent.adapters.trained_for import warn_of_other_policy
 from lragent.cache.layout import PageLayout
 from lragent.engine.errors import UnknownAdapterError
 from lragent.sharing import Binding, Groups, SharingGroup
@@ -54,7 +55,7 @@ class AdapterRegistry:
 
     def needs(self) -> tuple[int, int, int]:
         """`(slots, value rank, key rank)` that the pages must offer."""
-        bound = [b for b in self.bindings if b.adapter is not None and b.policy.has_slots]
+        bound = [b for b in self.bindings if b.adapter is not None and not b.folds]
         adapters = [b.adapter for b in bound if b.adapter is not None]
         slots = [group.num_slots for group in self._groups]
         return (
@@ -83,7 +84,7 @@ class AdapterRegistry:
         Raises:
             AdapterError: the pages have too few or too narrow slots; nothing is changed.
         """
-        if group is None or group.policy.has_slots:
+        if not adapter.is_alora and (group is None or group.policy.has_slots):
             _check_fits(adapter, layout)
         self._groups.put(name, adapter, group, layout.slots)
         self._adapters[name] = adapter
@@ -111,7 +112,10 @@ class AdapterRegistry:
 
     def _bind(self) -> dict[str | None, Binding[Adapter]]:
         bindings: dict[str | None, Binding[Adapter]] = {None: self._groups.bind_base_model()}
-        return bindings | {n: self._groups.bind(n, a) for n, a in self._adapters.items()}
+        for name, adapter in self._adapters.items():
+            bindings[name] = self._groups.bind(name, adapter)
+            warn_of_other_policy(name, adapter, bindings[name].policy.value)
+        return bindings
 
 
 def _check_fits(adapter: Adapter, layout: PageLayout) -> None:

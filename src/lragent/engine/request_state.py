@@ -26,6 +26,7 @@ class RequestState:
 
     Attributes:
         tokens: prompt and output so far.
+        context_tokens: leading ones that the base model computes; None for all.
         computed: leading tokens that are in its pages.
         lease: its pages while it is scheduled.
         cached_tokens: prompt tokens that needed no computation; None before it was first admitted.
@@ -54,6 +55,7 @@ class RequestState:
         self.client = client
         self.tokens = list(prompt)
         self.prompt_tokens = len(prompt)
+        self.context_tokens = binding.context_tokens(prompt)
         self.computed = 0
         self.lease: Lease | None = None
         self.sampler = RequestSampler(params, device, forced)
@@ -76,6 +78,11 @@ class RequestState:
     def done(self) -> bool:
         """Whether no more tokens will come."""
         return self.finish_reason is not None
+
+    @property
+    def shareable_tokens(self) -> int | None:
+        """Leading tokens whose pages others may read; None for all."""
+        return self.context_tokens if self.binding.base_reads else None
 
     @property
     def generated(self) -> list[int]:

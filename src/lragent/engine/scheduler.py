@@ -93,7 +93,7 @@ class Scheduler:
 
     def _admit(self, request: RequestState, budget: int) -> Scheduled | None:
         """Lease what is cached of the request and pages for the rest of it, if they fit."""
-        lease = self._cache.admit(request.client, request.tokens)
+        lease = self._cache.admit(request.client, request.tokens, request.shareable_tokens)
         start = lease.computed_tokens
         count = min(len(request.tokens) - start, budget)
         try:

@@ -24,7 +24,7 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
 
 def sharing_groups(
     sharing: Sharing,
-    include_base_model: bool,
+    include_base_model: bool | None,
     folders: Mapping[str, Path],
     adapters: Mapping[str, Adapter],
 ) -> Sequence[SharingGroup]:
@@ -43,5 +43,6 @@ def sharing_groups(
     policy = measured_policy(folders, adapters) if measured else Policy(sharing)
     if policy is Policy.ISOLATED:
         return []
+    joins = policy.base_reads if include_base_model is None else include_base_model
     members = tuple(adapters) if measured else ()
-    return [SharingGroup("default", members, policy, include_base_model, open=not measured)]
+    return [SharingGroup("default", members, policy, joins, open=not measured)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,46 @@ from lragent.engine.lora_bank import LoraBank
 from lragent.engine.request_state import RequestState
 from lragent.engine.scheduler import Scheduled
 from lragent.engine.step_context import Step
+
+
+class Row(NamedTuple):
+    """Consecutive tokens of a request that pass through the model alike: one row of the batch.
+
+    Attributes:
+        request: whose tokens they are.
+        span: their positions.
+        adapter: index of the adapter in the tables, -1 for none.
+        slot: LR slot that their queries read, -1 for none.
+        own_slot_only: they write no other LR slot than that.
+        samples: the last one's logits choose a new token.
+    """
+
+    request: RequestState
+    span: range
+    adapter: int
+    slot: int
+    own_slot_only: bool
+    samples: bool
+
+
+def rows_of(item: Scheduled, bank: LoraBank) -> list[Row]:
+    """The context, without an adapter, and what the adapter computes, as far as scheduled.
+
+    A chunk that crosses from one to the other is two rows over one block table.
+    """
+    request, binding, stop = item.request, item.request.binding, item.start + item.count
+    context = request.context_tokens
+    cut = stop if context is None else min(max(context, item.start), stop)
+    rows = []
+    if item.start < cut:
+        samples = item.samples and cut == stop
+        rows.append(Row(request, range(item.start, cut), -1, -1, False, samples))
+    if cut < stop:
+        adapter = bank.index(binding.adapter)
+        slot = -1 if binding.slot is None else binding.slot
+        span = range(cut, stop)
+        rows.append(Row(request, span, adapter, slot, binding.base_reads, item.samples))
+    return rows
 
 
 def build_step(
@@ -33,29 +75,30 @@ def build_step(
     token_adapter: list[int] = []
     token_fold: list[int] = []
     logit_rows: list[int] = []
-    width = max((len(s.request.binding.fills) for s in plan), default=0)
+    rows = [row for item in plan for row in rows_of(item, bank)]
+    width = max((len(row.request.binding.fills) for row in rows), default=0)
     lr_rows: list[list[int]] = []
     lr_slots: list[list[int]] = []
-    for item in plan:
-        request, binding = item.request, item.request.binding
+    for row in rows:
+        request, span = row.request, row.span
         lease = request.lease
         assert lease is not None
-        span = range(item.start, item.start + item.count)
-        tokens += request.tokens[item.start : item.start + item.count]
+        tokens += request.tokens[span.start : span.stop]
         positions += span
         slots += [lease.pages[p // page_size] * page_size + p % page_size for p in span]
         base += [p >= lease.base_tokens for p in span]
-        adapter = bank.index(binding.adapter)
-        token_adapter += [adapter] * item.count
-        token_fold += [adapter if binding.folds else -1] * item.count
-        rows = [bank.slot_row(fill.adapter) for fill in binding.fills]
-        places = [fill.slot for fill in binding.fills]
-        padding = [-1] * (width - len(rows))
-        for p in span:
-            fresh = [p >= first for first in lease.fill_from]
-            lr_rows.append([r if f else -1 for r, f in zip(rows, fresh, strict=True)] + padding)
-            lr_slots.append([s if f else -1 for s, f in zip(places, fresh, strict=True)] + padding)
-        if item.samples:
+        token_adapter += [row.adapter] * len(span)
+        token_fold += [row.adapter if request.binding.folds else -1] * len(span)
+        fills = list(zip(request.binding.fills, lease.fill_from, strict=True))
+        if row.own_slot_only:
+            fills = [(fill, first) for fill, first in fills if fill.slot == row.slot]
+        begins = [first for _, first in fills if first in span]
+        for start, stop in pairwise(sorted({span.start, *begins, span.stop})):
+            fresh = [fill for fill, first in fills if start >= first]
+            padding = [-1] * (width - len(fresh))
+            lr_rows += [[*(bank.slot_row(f.adapter) for f in fresh), *padding]] * (stop - start)
+            lr_slots += [[*(fill.slot for fill in fresh), *padding]] * (stop - start)
+        if row.samples:
             logit_rows.append(len(tokens) - 1)
 
     if all(place < 0 for row in lr_slots for place in row):
@@ -63,7 +106,7 @@ def build_step(
     return Step(
         input_ids=on_device(tokens)[None],
         positions=on_device(positions)[None],
-        attention=_attention_batch(plan, bank, device),
+        attention=_attention_batch(rows, device),
         slot_mapping=on_device(slots),
         write_base=on_device(base, torch.bool),
         base_rows=None if all(base) else on_device([i for i, w in enumerate(base) if w]),
@@ -75,16 +118,13 @@ def build_step(
     )
 
 
-def _attention_batch(
-    plan: Sequence[Scheduled], bank: LoraBank, device: torch.device
-) -> AttentionBatch:
-    requests = [item.request for item in plan]
+def _attention_batch(rows: Sequence[Row], device: torch.device) -> AttentionBatch:
     return AttentionBatch.build(
-        block_tables=[_pages(request) for request in requests],
-        query_lens=[item.count for item in plan],
-        seq_lens=[item.start + item.count for item in plan],
-        adapter_index=[bank.index(r.binding.adapter) for r in requests],
-        lr_slot=[-1 if r.binding.slot is None else r.binding.slot for r in requests],
+        block_tables=[_pages(row.request) for row in rows],
+        query_lens=[len(row.span) for row in rows],
+        seq_lens=[row.span.stop for row in rows],
+        adapter_index=[row.adapter for row in rows],
+        lr_slot=[row.slot for row in rows],
         device=device,
     )
 

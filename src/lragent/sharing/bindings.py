@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
@@ -9,6 +10,7 @@ from lragent.cache.client import CacheClient
 from lragent.cache.keys import KeyScope
 from lragent.sharing.policies import Policy
 from lragent.sharing.slots import Weights
+from lragent.sharing.turns import context_tokens
 
 W = TypeVar("W", bound=Weights)
 
@@ -23,7 +25,7 @@ class Fill(NamedTuple, Generic[W]):
     adapter: W
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Binding(Generic[W]):
     """The cache behaviour of an adapter, or of the base model, at one moment.
 
@@ -35,7 +37,8 @@ class Binding(Generic[W]):
         policy: policy of the group, `isolated` outside of groups.
         sharer: who shares its pages: content digests, never names.
         slot: LR slot that its attention reads; None when it needs none.
-        fills: slots that its new tokens write, its own first.
+        fills: slots that its new tokens write, its own first. Where the base model reads the
+            context, tokens of a turn write the own slot alone.
     """
 
     name: str | None
@@ -47,8 +50,22 @@ class Binding(Generic[W]):
 
     @property
     def folds(self) -> bool:
-        """Whether the adapter's own term is folded into the cached K and V."""
-        return not self.policy.has_slots and self.adapter is not None
+        """Whether the adapter's own term is folded into the cached K and V.
+
+        An aLoRA adapter's is folded into those of its turn, since it puts no term on the context's.
+        """
+        return self.adapter is not None and (not self.policy.has_slots or self.adapter.is_alora)
+
+    @property
+    def base_reads(self) -> bool:
+        """Whether the base model computes the context; pages of the adapter's turn are private."""
+        return self.adapter is not None and (self.policy.base_reads or self.adapter.is_alora)
+
+    def context_tokens(self, prompt: Sequence[int]) -> int | None:
+        """How many leading tokens of a request the base model computes; None for all of them."""
+        if self.adapter is None or not self.base_reads:
+            return 0
+        return context_tokens(self.adapter, prompt)
 
     @property
     def needs(self) -> tuple[W, ...]:

@@ -12,7 +12,7 @@ import torch
 from lragent.adapters.checks import short_model_name
 from lragent.adapters.model import CACHED_PROJECTIONS, Adapter, LoraModule
 from lragent.sharing.policies import Policy
-from lragent.sharing.slots import plan_slots, slots_needed
+from lragent.sharing.slots import can_share, plan_slots, slots_needed
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class PairSummary:
     Attributes:
         first, second: their names.
         same_content: equal digests: even isolated they read the same pages.
-        shares_base: K and V_base can be shared (``base``, ``base+lr``, ``full``).
-        shares_slot: they read one LR slot, as after shared-A training (``base+lr`` only).
+        shares_base: K and V_base can be shared (every policy but ``isolated``).
+        shares_slot: they read one LR slot, as after shared-A training (``neutral``, ``base+lr``).
         reasons: what stands in the way of the parts that they cannot share.
     """
 
@@ -66,7 +66,7 @@ class ProposedGroup:
     Attributes:
         members: names of adapters.
         base_model: their base model.
-        slots: LR slots on each page under ``base+lr``.
+        slots: LR slots on each page under ``neutral`` and ``base+lr``.
         relative_bytes: for each policy, cache bytes of one token when every member has seen it,
             relative to ``isolated`` (page padding left out).
     """
@@ -131,6 +131,9 @@ def _base_obstacle(names: tuple[str, str], first: Adapter, second: Adapter) -> s
 
 
 def _slot_obstacles(names: tuple[str, str], first: Adapter, second: Adapter) -> list[str]:
+    alora = [n for n, a in zip(names, (first, second), strict=True) if a.is_alora]
+    if alora:
+        return [f"aLoRA ({' and '.join(alora)}): shares under neutral only, needs no LR slot"]
     if first.slot_digest is None and second.slot_digest is None:
         return ["neither has LoRA on k_proj or v_proj, so no LR slot is needed"]
     obstacles = []
@@ -193,21 +196,25 @@ def _kv_width(adapters: Mapping[str, Adapter]) -> int | None:
     return None
 
 
+def _cached_rank(adapter: Adapter, projection: str) -> int:
+    return 0 if adapter.slot_digest is None else adapter.rank_of(projection)
+
+
 def _proposal(members: Mapping[str, Adapter]) -> ProposedGroup:
     slots = {
         policy: slots_needed(plan_slots(policy, members.values()))
         for policy in Policy
-        if policy.shares_base
+        if policy.shares_base and all(can_share(policy, a) for a in members.values())
     }
     slot_width = sum(
-        max(adapter.rank_of(projection) for adapter in members.values())
+        max(_cached_rank(adapter, projection) for adapter in members.values())
         for projection in CACHED_PROJECTIONS
     )
     width = _kv_width(members)
     # Without any cached term the pages hold K and V only, whatever their width.
     kv = width if width is not None else 1
     isolated = sum(
-        kv + sum(adapter.rank_of(projection) for projection in CACHED_PROJECTIONS)
+        kv + sum(_cached_rank(adapter, projection) for projection in CACHED_PROJECTIONS)
         for adapter in members.values()
     )
     relative = {
@@ -215,7 +222,7 @@ def _proposal(members: Mapping[str, Adapter]) -> ProposedGroup:
     }
     base_model = next(iter(members.values())).base_model
     assert base_model is not None, "adapters without a stated base model are not grouped"
-    return ProposedGroup(tuple(members), base_model, slots[Policy.BASE_LR], relative)
+    return ProposedGroup(tuple(members), base_model, slots[Policy.NEUTRAL], relative)
 
 
 def compare_adapters(adapters: Mapping[str, Adapter]) -> AdapterReport:

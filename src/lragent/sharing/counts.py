@@ -35,7 +35,7 @@ class TokenCounts:
         self.prompt_tokens += prompt_tokens
 
     def admitted(self, base: int, lr: int | None, reused: int, not_shared: str | None) -> None:
-        """Count what a request found in the cache when it was first admitted.
+        """Count what a request found in the cache when it was admitted.
 
         Args:
             base: leading tokens whose K and V_base were cached.

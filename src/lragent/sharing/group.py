@@ -10,7 +10,7 @@ from lragent.content_hash import ContentHash
 from lragent.sharing.bindings import Binding, Fill, W, alone
 from lragent.sharing.declared import SharingGroup
 from lragent.sharing.policies import Policy
-from lragent.sharing.slots import plan_slots, slot_key, slots_needed
+from lragent.sharing.slots import can_share, plan_slots, slot_key, slots_needed
 
 
 class Group(Generic[W]):
@@ -20,7 +20,8 @@ class Group(Generic[W]):
     joins later keeps it: it reads what the others wrote, as members do; where its slot of a page
     is empty it computes the tokens once more and fills it. A member whose weights are *replaced*
     ends the group's pages, so that nobody reads what the old weights wrote under a name that means
-    other weights now.
+    other weights now. Where the base model reads the context, pages depend on the A of the slots
+    alone: these are the identity, and other weights on the same A keep the pages.
 
     Args:
         declared: what the user declared.
@@ -43,6 +44,11 @@ class Group(Generic[W]):
         return self.declared.policy
 
     @property
+    def is_deserted(self) -> bool:
+        """Whether nobody can ask for the group's pages now."""
+        return not self.members and not self.declared.include_base_model
+
+    @property
     def num_slots(self) -> int:
         """LR slots that each page of the group carries."""
         return slots_needed(self._slots)
@@ -54,7 +60,11 @@ class Group(Generic[W]):
             content = ContentHash("sharing-group").text(self.policy.value)
             content.integer(int(self.declared.include_base_model))
             content.integer(self._number).integer(self._generation)
-            for digest in sorted({adapter.digest for adapter in self.members.values()}):
+            if self.policy.base_reads:
+                parts = set(self._slots)
+            else:
+                parts = {adapter.digest for adapter in self.members.values()}
+            for digest in sorted(parts):
                 content.text(digest)
             self._sharer = f"group:{content.hexdigest()}"
         return self._sharer
@@ -71,10 +81,18 @@ class Group(Generic[W]):
             more_slots: how to get more; ``{}`` stands for their number.
 
         Raises:
-            AdapterError: the pages have too few slots; nothing is changed.
+            AdapterError: the pages have too few slots, or an aLoRA adapter would read what other
+                adapters wrote; nothing is changed.
         """
+        for name, adapter in adapters.items():
+            if not can_share(self.policy, adapter):
+                raise AdapterError(
+                    f"the aLoRA adapter {name!r} cannot share under {self.policy.value!r}: it was "
+                    "trained on a context that the base model reads; put it in a group of policy "
+                    "'neutral', or leave it out of the groups"
+                )
         members = {**self.members, **adapters}
-        ends = any(
+        ends = not self.policy.base_reads and any(
             self._digest_of.get(name, adapter.digest) != adapter.digest
             for name, adapter in adapters.items()
         )

@@ -77,8 +77,11 @@ class Groups(Generic[W]):
         self._group_of[name] = group
 
     def remove(self, name: str) -> None:
-        """Unload ``name``."""
-        if (group := self._group_of.get(name)) is not None:
+        """Unload ``name``. What was in no group is decided anew when it comes again."""
+        group = self._group_of.get(name)
+        if group is None:
+            self._group_of.pop(name, None)
+        else:
             group.leave(name)
 
     def bind(self, name: str, adapter: W) -> Binding[W]:

@@ -12,7 +12,8 @@ class Weights(Protocol):
     """What sharing has to know of an adapter: its identity, not its tensors.
 
     ``digest`` covers everything that changes its results, ``slot_digest`` the down-projections of
-    the cached projections; it is None when the adapter has no cached term.
+    the cached projections; it is None when the adapter has no cached term. ``is_alora`` and
+    ``acting_tokens`` say where it begins to act, see `lragent.adapters.Adapter`.
     """
 
     @property
@@ -23,6 +24,16 @@ class Weights(Protocol):
     @property
     def slot_digest(self) -> str | None:
         """Identity of what its slot depends on."""
+        ...
+
+    @property
+    def is_alora(self) -> bool:
+        """Whether its context carries no term of it."""
+        ...
+
+    @property
+    def acting_tokens(self) -> tuple[int, ...] | None:
+        """Where it begins to act; None for the prompt's last token."""
         ...
 
 
@@ -36,6 +47,11 @@ def slot_key(policy: Policy, adapter: Weights) -> str | None:
     if not policy.has_slots or adapter.slot_digest is None:
         return None
     return adapter.slot_digest if policy.fills_all_slots else adapter.digest
+
+
+def can_share(policy: Policy, adapter: Weights) -> bool:
+    """Whether an adapter may be in a group: aLoRA ones need a context that the base model reads."""
+    return not adapter.is_alora or policy.base_reads or not policy.shares_base
 
 
 def plan_slots(

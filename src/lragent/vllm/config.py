@@ -70,6 +70,11 @@ class Options(BaseModel):
         for name, times in members.items():
             if times > 1:
                 raise ValueError(f"the adapter {name!r} is named {times} times in groups; once is")
+        if Policy.NEUTRAL in (self.policy, *map(self.policy_of, self.groups)):
+            raise ValueError(
+                "policy neutral is served by the embedded engine (lragent.Engine) alone; choose "
+                "another policy for vLLM"
+            )
         if sum(group.include_base_model for group in self.groups) > 1:
             raise ValueError("the base model can be in one group only")
         for name in self.adapters:

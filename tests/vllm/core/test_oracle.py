@@ -12,7 +12,7 @@ import pytest
 from tests.vllm.core.world import World
 from tests.vllm.serving import AGENTS, folders, sharing
 
-from lragent.vllm.core.bindings import Binding
+from lragent.vllm.core.bindings import ServedBinding
 
 READS = 100_000
 
@@ -96,7 +96,7 @@ def one_page_more(here: World, patch: pytest.MonkeyPatch) -> None:
 
 def names_as_keys(here: World, patch: pytest.MonkeyPatch) -> None:
     """Page keys say nothing of the contents."""
-    patch.setattr(Binding, "keys", ["lragent:same"])
+    patch.setattr(ServedBinding, "keys", ["lragent:same"])
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_unload_frees_pages_and_says_how_much(root: Path):
     pool = here.scheduler.kv_cache_manager.block_pool
     assert len(pool.cached_block_hash_to_block) == 3
     content, freed = here.plugin.unload(here.ids["plan"])
-    assert content is here.bindings[request].content
+    assert content is here.bindings[request].adapter
     assert freed == 3 * here.plugin.page_bytes
     assert len(pool.cached_block_hash_to_block) == 0
     assert here.submit("plan", CONTEXT)
@@ -200,7 +200,7 @@ def test_an_unload_in_use_lets_the_request_end(root: Path):
     request = here.submit("plan", CONTEXT, new=6)
     here.step()
     here.plugin.unload(here.ids["plan"])
-    folder = here.bindings[request].content
+    folder = here.bindings[request].adapter
     assert folder is not None
     assert Path(folder.folder).is_dir(), "workers may still need the copy"
     here.finish()

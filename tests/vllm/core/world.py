@@ -16,7 +16,7 @@ import torch
 from tests.vllm.core.memory import Tag, TaggedMemory
 
 from lragent.vllm.config import options_of
-from lragent.vllm.core.bindings import Binding
+from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.worker.state import WorkerSizes, WorkerState
 
 PAGE = 16
@@ -93,7 +93,7 @@ class World:
         self.memory = TaggedMemory(PAGE)
         self.adapters = dict(adapters)
         self.ids = {name: i for i, name in enumerate(adapters, start=1)}
-        self.bindings: dict[str, Binding] = {}
+        self.bindings: dict[str, ServedBinding] = {}
         self.preempted = 0
         self.queried = self.hit = 0  # tokens, in vLLM's own statistics
         self._requests: dict[str, Any] = {}
@@ -208,7 +208,7 @@ class World:
         counts = [output.num_scheduled_tokens[r] for r in ids]
         firsts = [self._running[r].computed for r in ids]
         self.state.fill(ids, firsts, counts)
-        places = [3 if self.bindings[r].content else -1 for r in ids]
+        places = [3 if self.bindings[r].adapter else -1 for r in ids]
         flat = [p for p, count in zip(places, counts, strict=True) for _ in range(count)]
         self.punica._token_lora_indices[: len(flat)] = torch.tensor(flat)
         self.state.resolve()
@@ -235,8 +235,8 @@ class World:
                 continue
             assert row >= 0, "a slot is written without an A"
             if row == 3:
-                assert binding.content is not None
-                digest = binding.content.slot_digest
+                assert binding.adapter is not None
+                digest = binding.adapter.slot_digest
             else:
                 digest = self._rows[row - 4]
             self.memory.write_lr(blocks, position, slot, (*base, digest, self._writer(binding)))
@@ -246,15 +246,16 @@ class World:
         binding, request = self.bindings[request_id], self._requests[request_id]
         prefix = _digest(tuple(self._running[request_id].tokens[: position + 1]))
         base = (binding.sharer, request.cache_salt, prefix)
-        digest = binding.content.slot_digest if binding.content else None
+        digest = binding.adapter.slot_digest if binding.adapter else None
         return base, (*base, digest, self._writer(binding))
 
     @staticmethod
-    def _writer(binding: Binding) -> str | None:
+    def _writer(binding: ServedBinding) -> str | None:
         """Whose forward pass must have written a slot, where that matters."""
-        if not binding.policy.needs_own_lr or binding.content is None:
+        policy = binding.policy
+        if policy.fills_all_slots or not policy.has_slots or binding.adapter is None:
             return None
-        return binding.content.digest
+        return binding.adapter.digest
 
 
 def _digest(value: Any) -> bytes:

@@ -17,7 +17,9 @@ from lragent.vllm.errors import PluginError
     ("option", "message"),
     [
         ({"polcy": "base"}, r"lragent.polcy: .*did you mean 'policy'"),
-        ({"policy": "shared"}, r"lragent.policy: Input should be 'isolated', 'full', 'base'"),
+        ({"policy": "shared"}, r"lragent.policy: Input should be 'isolated', 'neutral', 'full'"),
+        ({"policy": "neutral"}, r"policy neutral is served by the embedded engine"),
+        ({"groups": [{"members": ["a"], "policy": "neutral"}]}, r"choose another policy"),
         ({"groups": [[]]}, r"lragent.groups.0.members: .*at least 1"),
         ({"groups": "plan"}, r"lragent.groups: "),
         ({"groups": [["a", "b"], ["b"]]}, r"'b' is named 2 times"),

@@ -29,6 +29,7 @@ class Content:
     Attributes:
         digest: identity, see `lragent.adapters.digests`.
         slot_digest: what its LR slot depends on; None when it needs no slot.
+        is_alora, acting_tokens: where it begins to act, see `lragent.adapters.Adapter`.
         projections: names of the projections that it adapts.
         int_id: vLLM's number for it in this engine.
         folder: where workers load it from.
@@ -37,6 +38,8 @@ class Content:
 
     digest: str
     slot_digest: str | None
+    is_alora: bool
+    acting_tokens: tuple[int, ...] | None
     projections: frozenset[str]
     int_id: int
     folder: str
@@ -114,10 +117,17 @@ class AdapterStore:
             if copy is not None:
                 shutil.rmtree(copy, ignore_errors=True)
             return known
+        if adapter.is_alora:
+            raise AdapterError(
+                f"{adapter.path} is an aLoRA adapter (alora_invocation_tokens), which is served by "
+                "the embedded engine (lragent.Engine) alone"
+            )
         self._check(adapter)
         content = Content(
             digest=adapter.digest,
             slot_digest=adapter.slot_digest,
+            is_alora=adapter.is_alora,
+            acting_tokens=adapter.acting_tokens,
             projections=frozenset(m.projection for m in adapter.modules.values()),
             int_id=self._next_id,
             folder=str(copy or folder),

@@ -1,84 +1,61 @@
-"""How the requests of one adapter, or of the bare base model, use the cache."""
+"""A request's binding in vLLM's terms: hashes of its blocks, and rows that workers hold."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from lragent.cache.client import CacheClient
 from lragent.cache.keys import KeyScope
-from lragent.sharing.policies import Policy
+from lragent.sharing.bindings import BASE_MODEL, Binding
 from lragent.vllm.core.adapters import Content
+from lragent.vllm.core.rows import RowTable
 from lragent.vllm.messages import OWN_ROW
-
-BASE_MODEL = "base-model"
-
-
-@dataclass(frozen=True)
-class Fill:
-    """One slot that new tokens write, and whose A they are multiplied with (see `messages`)."""
-
-    slot: int
-    row: int
 
 
 @dataclass(frozen=True, eq=False)
-class Binding:
-    """A request keeps the binding it came with, whatever is loaded or unloaded meanwhile.
+class ServedBinding(Binding[Content]):
+    """A binding whose requests vLLM serves.
 
     Attributes:
-        name: the adapter's name, None for the base model.
-        content: its weights, None for the base model.
-        policy: what it shares.
-        sharer: who shares its pages: content digests, never names.
-        slot: LR slot that it reads; None when it needs none.
-        fills: slots that its new tokens write.
         scope: what all page keys of this engine have in common.
-        digests: slot digests of the rows that ``fills`` names.
+        rows: for each of ``fills``, the workers' row of its A, or ``OWN_ROW``.
     """
 
-    name: str | None
-    content: Content | None
-    policy: Policy
-    sharer: str
-    slot: int | None
-    fills: tuple[Fill, ...]
     scope: KeyScope
-    digests: frozenset[str] = frozenset()
+    rows: tuple[int, ...]
 
     @cached_property
-    def client(self) -> CacheClient:
+    def cache_client(self) -> CacheClient:
         """The binding in the terms of `lragent.cache`."""
-        scope = self.scope
-        return CacheClient(
-            replace(scope, sharer=self.sharer, policy=self.policy.value),
-            self.slot,
-            tuple(fill.slot for fill in self.fills),
-            self.policy.shares_base,
-        )
+        return self.client(self.scope)
 
     @cached_property
     def keys(self) -> list[str]:
         """What enters vLLM's block hashes; nothing (stock hashes) for the base model on its own."""
-        return [] if self.sharer == BASE_MODEL else [f"lragent:{self.client.root.hex()}"]
+        return [] if self.sharer == BASE_MODEL else [f"lragent:{self.cache_client.root.hex()}"]
 
     @property
-    def folds(self) -> bool:
-        """Whether the adapter's own term goes into V."""
-        return self.policy is Policy.FULL and self.content is not None
+    def row_digests(self) -> set[str | None]:
+        """Slot digests of the rows that it needs."""
+        written = zip(self.fills, self.rows, strict=True)
+        return {fill.adapter.slot_digest for fill, row in written if row != OWN_ROW}
 
 
-def alone(name: str | None, content: Content | None, scope: KeyScope) -> Binding:
-    """The binding outside of any group: exact, nothing shared with other weights."""
-    if content is None:
-        return Binding(None, None, Policy.ISOLATED, BASE_MODEL, None, (), scope)
-    needs = content.slot_digest is not None
-    return Binding(
-        name,
-        content,
-        Policy.ISOLATED,
-        f"adapter:{content.digest}",
-        0 if needs else None,
-        (Fill(0, OWN_ROW),) if needs else (),
-        scope,
+def serve(binding: Binding[Content], scope: KeyScope, table: RowTable) -> ServedBinding:
+    """Give each filled slot its row; slots of others for which there is none stay empty."""
+    rows = [
+        OWN_ROW if fill.adapter is binding.adapter else table.row(fill.adapter)
+        for fill in binding.fills
+    ]
+    served = [(fill, row) for fill, row in zip(binding.fills, rows, strict=True) if row is not None]
+    return ServedBinding(
+        name=binding.name,
+        adapter=binding.adapter,
+        policy=binding.policy,
+        sharer=binding.sharer,
+        slot=binding.slot,
+        fills=tuple(fill for fill, _ in served),
+        scope=scope,
+        rows=tuple(row for _, row in served),
     )

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lragent.vllm.core.bindings import BASE_MODEL, Binding
+from lragent.sharing.bindings import BASE_MODEL
+from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.counters import Counters
 from lragent.vllm.messages import Admission, SlotWrite
 
@@ -78,7 +79,7 @@ class BlockValidity:
         The last token is always computed, since its output is wanted; its page is found all the
         same, and not written again.
         """
-        binding: Binding = request.lragent_binding
+        binding: ServedBinding = request.lragent_binding
         if not self._manager.enable_caching or request.skip_reading_prefix_cache:
             self._found[request.request_id] = (0, *self._leading(binding, ()))
             return self._stock_lookup(request)
@@ -152,12 +153,12 @@ class BlockValidity:
         self._found.pop(request.request_id, None)
 
     def _admit(self, request: Any, computed: int) -> None:
-        binding: Binding = request.lragent_binding
+        binding: ServedBinding = request.lragent_binding
         base, fills, lr = self._found.pop(request.request_id, (0, *self._leading(binding, ())))
-        slot = -1 if binding.client.needed_mask == 0 or binding.slot is None else binding.slot
+        slot = -1 if binding.slot is None else binding.slot
         self._admissions[request.request_id] = Admission(base, slot, fills, binding.folds)
         self._progress[request.request_id] = _Progress(fills, computed // self._size)
-        self.counters.admitted(request, base, lr, computed)
+        self.counters.count(request, base, lr, computed)
 
     def _set_bits(self, request: Any, tokens: int) -> None:
         progress = self._progress.get(request.request_id)
@@ -166,7 +167,7 @@ class BlockValidity:
         end = tokens // self._size
         if end <= progress.pages_done:
             return
-        binding: Binding = request.lragent_binding
+        binding: ServedBinding = request.lragent_binding
         pages = self._manager.get_blocks(request.request_id).blocks[0]
         for index in range(progress.pages_done, end):
             page = pages[index].block_id
@@ -179,20 +180,18 @@ class BlockValidity:
                 self.counters.published(request)
         progress.pages_done = end
 
-    def _leading(self, binding: Binding, pages: Sequence[Any]) -> tuple[tuple[SlotWrite, ...], int]:
+    def _leading(
+        self, binding: ServedBinding, pages: Sequence[Any]
+    ) -> tuple[tuple[SlotWrite, ...], int]:
         """What a request fills, from its first page without it on, and the leading tokens that it
         can read as they are."""
-        needed = binding.client.needed_mask
-        everything = needed
-        for fill in binding.fills:
-            everything |= 1 << fill.slot
+        client = binding.cache_client
+        needed = client.needed_mask
         # Mostly all is there, which one look at each page tells.
-        common = self._pages_with(pages, everything, 0)
+        common = self._pages_with(pages, needed | client.filled_mask, 0)
         fills = tuple(
-            SlotWrite(
-                fill.slot, fill.row, self._pages_with(pages, 1 << fill.slot, common) * self._size
-            )
-            for fill in binding.fills
+            SlotWrite(slot, row, self._pages_with(pages, 1 << slot, common) * self._size)
+            for slot, row in zip(client.fills, binding.rows, strict=True)
         )
         return fills, self._pages_with(pages, needed, common) * self._size
 

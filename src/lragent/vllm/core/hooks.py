@@ -113,7 +113,7 @@ def _take_away(core: Any, plugin: CorePlugin, lora_id: int, remove: Any) -> int:
     """Unload an id. Workers keep the weights while a request uses them, and drop them later."""
     content, freed = plugin.unload(lora_id)
     if content is not None and not any(
-        request.lragent_binding.content is content for request in core.scheduler.requests.values()
+        request.lragent_binding.adapter is content for request in core.scheduler.requests.values()
     ):
         remove(content.int_id)
     return freed

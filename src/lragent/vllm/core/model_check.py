@@ -5,49 +5,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from lragent.adapters.checks import check_against_model
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
+from lragent.adapters.model_facts import ModelFacts
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the checks need to know of a model.
-
-    Attributes:
-        name: name or path of the model.
-        linear_shapes: ``(d_in, d_out)`` of its linear layers by name.
-        has_key_norm: whether it normalises keys after k_proj.
-    """
-
-    name: str
-    linear_shapes: Mapping[str, tuple[int, int]]
-    has_key_norm: bool
-
-    @classmethod
-    def of(cls, vllm_config: Any) -> ModelFacts:
-        """The facts of the model that vLLM serves, from its config."""
-        model = vllm_config.model_config
-        config = model.hf_config
-        hidden, inner = config.hidden_size, config.intermediate_size
-        heads = config.num_attention_heads
-        head = getattr(config, "head_dim", None) or hidden // heads
-        q, kv = heads * head, (getattr(config, "num_key_value_heads", None) or heads) * head
-        shapes: dict[str, tuple[int, int]] = {}
-        for index in range(config.num_hidden_layers):
-            layer = f"model.layers.{index}"
-            for name, shape in (("q", (hidden, q)), ("k", (hidden, kv)), ("v", (hidden, kv)),
-                                ("o", (q, hidden))):  # fmt: skip
-                shapes[f"{layer}.self_attn.{name}_proj"] = shape
-            for name, shape in (("gate", (hidden, inner)), ("up", (hidden, inner)),
-                                ("down", (inner, hidden))):  # fmt: skip
-                shapes[f"{layer}.mlp.{name}_proj"] = shape
-        has_key_norm = "Qwen3ForCausalLM" in (config.architectures or ())
-        return cls(model.model, shapes, has_key_norm)
+def facts_of(vllm_config: Any) -> ModelFacts:
+    """What checks need to know of the model that vLLM serves, from its config."""
+    model = vllm_config.model_config
+    config = model.hf_config
+    hidden, inner = config.hidden_size, config.intermediate_size
+    heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or hidden // heads
+    q, kv = heads * head, (getattr(config, "num_key_value_heads", None) or heads) * head
+    shapes: dict[str, tuple[int, int]] = {}
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        for name, shape in (("q", (hidden, q)), ("k", (hidden, kv)), ("v", (hidden, kv)),
+                            ("o", (q, hidden))):  # fmt: skip
+            shapes[f"{layer}.self_attn.{name}_proj"] = shape
+        for name, shape in (("gate", (hidden, inner)), ("up", (hidden, inner)),
+                            ("down", (inner, hidden))):  # fmt: skip
+            shapes[f"{layer}.mlp.{name}_proj"] = shape
+    has_key_norm = "Qwen3ForCausalLM" in (config.architectures or ())
+    return ModelFacts(model.model, shapes, has_key_norm)
 
 
 def check_adapter(
@@ -58,13 +42,7 @@ def check_adapter(
     Raises:
         AdapterError: says what and why.
     """
-    check_against_model(
-        adapter,
-        facts.linear_shapes,
-        facts.name,
-        has_key_norm=facts.has_key_norm,
-        allow_other_base=allow_other_base,
-    )
+    check_against_model(adapter, facts, allow_other_base=allow_other_base)
     targets = {module.projection: module for module in adapter.modules.values()}
     wanted = lora_config.target_modules
     outside = sorted(set(targets) - set(wanted)) if wanted is not None else []

@@ -15,10 +15,10 @@ from lragent.adapters.model import Adapter
 from lragent.cache.keys import KeyScope
 from lragent.vllm.config import Options
 from lragent.vllm.core.adapters import AdapterStore, Content
-from lragent.vllm.core.bindings import Binding
+from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.block_validity import BlockValidity
 from lragent.vllm.core.bound_request import request_for
-from lragent.vllm.core.model_check import ModelFacts, check_adapter
+from lragent.vllm.core.model_check import check_adapter, facts_of
 from lragent.vllm.core.registry import AdapterRegistry
 from lragent.vllm.core.report import make_report
 from lragent.vllm.errors import PluginError
@@ -42,7 +42,7 @@ class CorePlugin:
         manager = scheduler.kv_cache_manager
         spec = _only_spec(manager.kv_cache_config)
         rank = vllm_config.lora_config.max_lora_rank
-        facts = ModelFacts.of(vllm_config)
+        facts = facts_of(vllm_config)
 
         def check(adapter: Adapter) -> None:
             check_adapter(adapter, facts, vllm_config.lora_config, options.allow_other_base)
@@ -66,7 +66,7 @@ class CorePlugin:
         self.unloaded_bytes = 0
         self._leaving: list[Content] = []
 
-    def bind(self, request: Any) -> tuple[Any, Binding]:
+    def bind(self, request: Any) -> tuple[Any, ServedBinding]:
         """An ``EngineCoreRequest`` (a copy with an adapter) and what it is bound to.
 
         Raises:
@@ -83,9 +83,9 @@ class CorePlugin:
         binding = self.registry.bind(
             lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
         )
-        assert binding.content is not None
+        assert binding.adapter is not None
         bound = copy.copy(request)
-        bound.lora_request = request_for(binding.content, lora)
+        bound.lora_request = request_for(binding.adapter, lora)
         return bound, binding
 
     def load(self, lora: Any) -> Any:

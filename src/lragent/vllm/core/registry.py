@@ -6,12 +6,13 @@ import threading
 import weakref
 from dataclasses import dataclass
 
+from lragent.adapters.errors import AdapterError
 from lragent.cache.keys import KeyScope
-from lragent.sharing.policies import Policy
+from lragent.sharing import Binding, Groups, SharingGroup, alone
+from lragent.sharing.group import Group
 from lragent.vllm.config import Options
 from lragent.vllm.core.adapters import AdapterStore, Content
-from lragent.vllm.core.bindings import Binding, alone
-from lragent.vllm.core.groups import GroupState
+from lragent.vllm.core.bindings import ServedBinding, serve
 from lragent.vllm.core.rows import RowTable
 
 
@@ -50,21 +51,21 @@ class AdapterRegistry:
         self._loaded: dict[int, _Loaded] = {}
         self._newest: dict[str, int] = {}
         self._lock = threading.RLock()
-        self._live: weakref.WeakSet[Binding] = weakref.WeakSet()
+        self._live: weakref.WeakSet[ServedBinding] = weakref.WeakSet()
         self.rows = RowTable(options.extra_rows, self._digests_in_use)
-        self._groups = [
-            GroupState(options.policy_of(g), g.include_base_model, options.num_slots)
-            for g in options.groups
-        ]
-        self._group_of = {
-            name: state
-            for group, state in zip(options.groups, self._groups, strict=True)
-            if state.policy is not Policy.ISOLATED
-            for name in group.members
-        }
-        for name, path in options.adapters.items():
-            if name in self._group_of:
-                self._group_of[name].join(name, store.read(path))
+        self._page_slots = options.num_slots
+        self._groups: Groups[Content] = Groups(
+            [
+                SharingGroup(str(i), g.members, options.policy_of(g), g.include_base_model)
+                for i, g in enumerate(options.groups)
+            ],
+            {name: store.read(path) for name, path in options.adapters.items()},
+            options.num_slots,
+            'start vLLM with the option "slots": {} or more',
+        )
+        for group in self._groups:
+            for name, content in group.members.items():
+                _check_keys(name, content, group)
 
     def load(self, name: str, int_id: int, path: str, *, again: bool = False) -> Content:
         """The content that an id stands for, read when the id is new or ``again`` is set.
@@ -77,14 +78,14 @@ class AdapterRegistry:
             if known is not None and (known.name, known.path) == (name, path) and not again:
                 return known.content
             content = self._store.read(path)
-            group = self._group_of.get(name)
-            if group is not None:
-                group.join(name, content)
+            group = self._groups.of(name)
+            _check_keys(name, content, group)
+            self._groups.put(name, content, group, self._page_slots)
             self._loaded[int_id] = _Loaded(name, path, content)
             self._newest[name] = int_id
             return content
 
-    def bind(self, name: str, int_id: int, path: str, *, again: bool = False) -> Binding:
+    def bind(self, name: str, int_id: int, path: str, *, again: bool = False) -> ServedBinding:
         """The binding for a new request.
 
         An id that is not the newest of its name has weights that were replaced: its requests run
@@ -95,24 +96,12 @@ class AdapterRegistry:
         """
         with self._lock:
             content = self.load(name, int_id, path, again=again)
-            group = self._group_of.get(name)
-            member = None if group is None else group.members.get(name)
-            if group is None or member is None or member.digest != content.digest:
-                binding = alone(name, content, self._scope)
-            else:
-                binding = group.bind(name, self._scope, self.rows)
-            self._live.add(binding)
-            return binding
+            return self._serve(self._groups.bind(name, content))
 
-    def bind_base_model(self) -> Binding:
+    def bind_base_model(self) -> ServedBinding:
         """The binding of a request without an adapter."""
         with self._lock:
-            for group in self._groups:
-                if group.include_base_model and group.policy is not Policy.ISOLATED:
-                    binding = group.bind(None, self._scope, self.rows)
-                    self._live.add(binding)
-                    return binding
-            return alone(None, None, self._scope)
+            return self._serve(self._groups.bind_base_model())
 
     def content_of(self, int_id: int) -> Content | None:
         """The content under a client's id, None when nothing is loaded under it."""
@@ -130,29 +119,30 @@ class AdapterRegistry:
             loaded = self._loaded.pop(int_id, None)
             if loaded is None:
                 return Removed(None, ())
+            deserted: tuple[str, ...] = ()
             if self._newest.get(loaded.name) == int_id:
                 del self._newest[loaded.name]
-                if (group := self._group_of.get(loaded.name)) is not None:
-                    group.leave(loaded.name)
-                    if not group.members and not group.include_base_model:
-                        gone = self._gone(loaded.content)
-                        return Removed(gone, (*self._own_sharer(gone), group.sharer))
+                group = self._groups.of(loaded.name)
+                self._groups.remove(loaded.name)
+                if group is not None and group.is_deserted:
+                    deserted = (group.sharer,)
             gone = self._gone(loaded.content)
-            return Removed(gone, self._own_sharer(gone))
+            own = () if gone is None else (alone(loaded.name, gone).sharer,)
+            return Removed(gone, (*own, *deserted))
 
     def summary(self) -> list[dict[str, object]]:
         """The groups for people: policy, members with their digests and slots."""
         with self._lock:
             return [
                 {
-                    "policy": state.policy.value,
-                    "include_base_model": state.include_base_model,
+                    "policy": group.policy.value,
+                    "include_base_model": group.declared.include_base_model,
                     "members": {
                         name: {"digest": c.digest, "a_digest": c.slot_digest}
-                        for name, c in state.members.items()
+                        for name, c in group.members.items()
                     },
                 }
-                for state in self._groups
+                for group in self._groups
             ]
 
     def collect(self, content: Content) -> bool:
@@ -160,24 +150,37 @@ class AdapterRegistry:
         with self._lock:
             if self._gone(content) is None:
                 return False
-            if any(binding.content is content for binding in self._live):
+            if any(binding.adapter is content for binding in self._live):
                 return False
             self._store.drop(content)
             return True
 
+    def _serve(self, binding: Binding[Content]) -> ServedBinding:
+        served = serve(binding, self._scope, self.rows)
+        self._live.add(served)
+        return served
+
     def _gone(self, content: Content) -> Content | None:
         used = {loaded.content.digest for loaded in self._loaded.values()}
-        used |= {c.digest for state in self._groups for c in state.members.values()}
+        used |= {c.digest for group in self._groups for c in group.members.values()}
         return None if content.digest in used else content
 
-    @staticmethod
-    def _own_sharer(content: Content | None) -> tuple[str, ...]:
-        return () if content is None else (f"adapter:{content.digest}",)
+    def _digests_in_use(self) -> set[str | None]:
+        used = {c.slot_digest for group in self._groups for c in group.members.values()}
+        return used.union(*(binding.row_digests for binding in self._live))
 
-    def _digests_in_use(self) -> set[str]:
-        used: set[str] = set()
-        for state in self._groups:
-            used |= state.slot_digests
-        for binding in self._live:
-            used |= binding.digests
-        return used
+
+def _check_keys(name: str, content: Content, group: Group[Content] | None) -> None:
+    """Refuse what the plugin's attention cannot expand: shared keys with a LoRA term.
+
+    Raises:
+        AdapterError: says what to do.
+    """
+    if group is None or not group.policy.shares_base or not group.policy.has_slots:
+        return
+    if "k_proj" in content.projections:
+        raise AdapterError(
+            f"the adapter {name!r} has LoRA on k_proj, which cannot be shared under policy "
+            f"{group.policy.value!r} in vLLM; train it without k_proj, or leave it out of the "
+            "groups"
+        )

@@ -16,7 +16,7 @@ class RowTable:
         in_use: digests that must stay.
     """
 
-    def __init__(self, capacity: int, in_use: Callable[[], Collection[str]]):
+    def __init__(self, capacity: int, in_use: Callable[[], Collection[str | None]]):
         self._capacity = capacity
         self._in_use = in_use
         self._row_of: dict[str, int] = {}

@@ -1,0 +1,30 @@
+"""Tells once when an adapter is used under another policy than it was trained for."""
+
+from __future__ import annotations
+
+import logging
+
+from lragent.adapters.model import Adapter
+
+logger = logging.getLogger(__name__)
+
+_told: set[tuple[str, str, str]] = set()
+
+
+def warn_of_other_policy(name: str, adapter: Adapter, policy: str) -> None:
+    """Log a warning, once for each name, content and policy, if training was for another one.
+
+    Args:
+        name: the name that requests use.
+        adapter: the adapter; one that does not say what it was trained for is left alone.
+        policy: the sharing policy that it is used under.
+    """
+    told = (name, adapter.digest, policy)
+    if adapter.trained_for in (None, policy) or told in _told:
+        return
+    _told.add(told)
+    logger.warning(
+        "adapter %r was trained for the sharing policy %r and is used under %r, where its answers "
+        "may be worse; use it under %r, or train it for %r",
+        name, adapter.trained_for, policy, adapter.trained_for, policy,
+    )  # fmt: skip
