@@ -9,9 +9,11 @@ import torch
 from peft import PeftModel
 from tests.adapters.factory import tiny_llama
 from tests.engine.models import prompt_of
+from tests.engine.neutral_reference import neutral_logprobs
 from tests.engine.shared_reference import Seen, SharedReference
 from torch import Tensor
 
+from lragent.adapters import read_adapter
 from lragent.evaluation.cases import Case, Reading, Series
 from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.meter import BASE_MODEL, Measurement, Meter
@@ -47,6 +49,9 @@ def alone(adapter: Path | None) -> Tensor:
 
 def shared(group: dict[str, Path], policy: Policy, reading: Reading) -> Tensor:
     """The same after `reading`; whole pages of each part are the readers' work."""
+    if policy is Policy.NEUTRAL:
+        adapter, turn = read_adapter(group["reflect"]), len(CONTEXT) - 1
+        return neutral_logprobs(tiny_llama(), adapter, [*CONTEXT, *OUTPUT], turn)[turn:-1]
     reference, seen = SharedReference(tiny_llama(), group), Seen()
     done = 0
     for i, reader in enumerate(reading.readers, start=1):
@@ -85,7 +90,7 @@ def test_isolated_and_base_model(
 
 
 @pytest.mark.parametrize("reading", READINGS, ids=lambda r: f"{len(r.readers)}-hand-overs")
-@pytest.mark.parametrize("policy", [Policy.BASE_LR, Policy.BASE])
+@pytest.mark.parametrize("policy", [Policy.BASE_LR, Policy.BASE, Policy.NEUTRAL])
 def test_shared_contexts(
     group: dict[str, Path],
     measured: dict[tuple[str, tuple[str, ...]], Measurement],

@@ -84,7 +84,7 @@ def test_three_groups_get_three_verdicts(
     found = evaluate(config, inputs, tmp_path)
     assert found.complete
     assert found.verdict is not None
-    expected = {"weak": "full", "late": "base+lr", "hostile": "isolated"}
+    expected = {"weak": "full", "late": "neutral", "hostile": "isolated"}
     assert found.verdict.policy == expected[kind]
     outcomes = {(f.policy, f.role): f.outcome for f in found.verdict.findings}
     assert len(outcomes) == 2 * (len(Policy) - 1)

@@ -97,7 +97,10 @@ def judge(cells: Sequence[Cell], limit: Limit, adapters: Mapping[str, Adapter]) 
 
 
 def cost(policy: Policy) -> tuple[bool, bool, bool]:
-    """Orders policies by the work and the bytes that they take, the cheapest first."""
+    """Orders policies by the work and the bytes that they take, the cheapest first.
+
+    `neutral` and `base+lr` cost the same; `neutral` is measured first, and so preferred.
+    """
     own_pass = policy.has_slots and not policy.fills_all_slots
     return not policy.shares_base, own_pass, policy.has_slots
 
