@@ -24,6 +24,9 @@ def config(**settings: Any) -> TrainConfig:
         ({"role_learning_rates": {"plam": 1e-4}}, "no role"),
         ({"role_learning_rates": {"plan": 0}}, "above 0"),
         ({"targets": ("q_proj",)}, "add v_proj"),
+        ({"readers": "random", "mode": "joint"}, "only when training for base\\+lr"),
+        ({"readers": "random", "trained_for": "base+lr"}, "in mode joint"),
+        ({"trained_for": "full"}, "'neutral', 'base\\+lr' or 'isolated'"),
         ({"rank": 0}, "greater than or equal to 1"),
         ({"data": []}, "at least 1"),
         ({"epoch": 3}, "not permitted"),
@@ -55,10 +58,12 @@ def test_command_names_what_differs_from_the_defaults() -> None:
         role_learning_rates={"act": 2e-3},
         gradient_checkpointing=True,
         mode="joint",
+        trained_for="base+lr",
+        readers="random",
     )
 
     assert settings.command() == (
         "lragent train --data 'a b.jsonl' --data c.jsonl --model some/model --out out "
-        "--mode joint --roles plan,act --rank 16 --learning-rate 0.001 "
-        "--role-learning-rate act=0.002 --gradient-checkpointing"
+        "--for base+lr --readers random --mode joint --roles plan,act --rank 16 "
+        "--learning-rate 0.001 --role-learning-rate act=0.002 --gradient-checkpointing"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,18 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tests.training.conftest import ROLES, make_samples
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from lragent.adapters import read_adapter
-from lragent.training import TrainConfig, TrainingError, train
+from lragent.training import Mode, TrainConfig, TrainingError, train
+from lragent.training.progress import ProgressBar
+from lragent.training.served import ServedForward
 from lragent.training.trainer import RoleTrainer
 
 Make = Callable[..., TrainConfig]
@@ -52,11 +61,14 @@ def test_shared_a(make_config: Make, tiny_model: Path, save_dtype: str) -> None:
         sidecar = json.loads((folder / "lragent.json").read_text())
         assert sidecar["role"] == folder.name
         assert {sidecar["a_digest"]["v_proj"]} == digests
+        assert (sidecar["trained_for"], sidecar["acting_tokens"]) == ("neutral", None)
+        assert len(trained.result.losses) == 20
         settings = json.loads((folder / "adapter_config.json").read_text())
         assert settings["base_model_name_or_path"] == str(tiny_model)
         assert settings["target_modules"] == ["q_proj", "v_proj"]
         card = (folder / "README.md").read_text()
-        for fact in ("lragent train --data", "samples.jsonl", "20 steps", "cc-by-sa-4.0"):
+        facts = ("lragent train --data", "samples.jsonl", "20 steps", "cc-by-sa-4.0", "`neutral`")
+        for fact in facts:
             assert fact in card
     assert not (config.out / ".checkpoints").exists()
 
@@ -88,6 +100,73 @@ def test_joint_roles_change_one_a(make_config: Make) -> None:
     assert report.roles[0].result.last_loss < 0.9 * report.roles[0].result.first_loss
     for role in ROLES:
         assert all(t.abs().max() > 0 for n, t in tensors(config.out / role).items() if "B" in n)
+
+
+@pytest.mark.parametrize(
+    ("settings", "read_by"),
+    [
+        ({"trained_for": "isolated"}, {"plan": [], "act": [], "reflect": []}),
+        ({}, {"plan": [None], "act": [None], "reflect": [None]}),
+        ({"mode": "joint"}, {"plan": [None], "act": [None], "reflect": [None]}),
+        ({"trained_for": "base+lr"}, {"plan": [], "act": ["plan"], "reflect": ["plan"]}),
+        (
+            {"trained_for": "base+lr", "mode": "separate"},
+            {"plan": [], "act": ["plan"], "reflect": ["plan"]},
+        ),
+        (
+            {"trained_for": "base+lr", "mode": "joint"},
+            {"plan": [], "act": ["plan"], "reflect": ["plan"]},
+        ),
+        (
+            {"trained_for": "base+lr", "mode": "joint", "readers": "random"},
+            {"plan": ["act", "reflect"], "act": ["plan", "reflect"], "reflect": ["act", "plan"]},
+        ),
+    ],
+    ids=["isolated", "neutral", "joint", "first", "first-separate", "first-joint", "random"],
+)
+def test_who_reads_the_contexts(
+    monkeypatch: pytest.MonkeyPatch,
+    make_config: Make,
+    settings: dict[str, Any],
+    read_by: dict[str, list[str | None]],
+) -> None:
+    seen: dict[str, set[str | None]] = {role: set() for role in ROLES}
+    reading = ServedForward._reading
+
+    def noted(self: ServedForward) -> Any:
+        seen[self._model.active_adapters[0]].add(self.reader)
+        return reading(self)
+
+    monkeypatch.setattr(ServedForward, "_reading", noted)
+    steps = 30 if settings.get("mode") == "joint" else 3
+    config = make_config(max_steps=steps, accumulation=1, **settings)
+    train(config, show_progress=False)
+
+    assert {role: sorted(by, key=str) for role, by in seen.items()} == read_by
+    sidecar = json.loads((config.out / "act" / "lragent.json").read_text())
+    assert sidecar["trained_for"] == config.trained_for.value
+    if config.mode is not Mode.SEPARATE:
+        assert same(config.out / "plan", config.out / "act", "v_proj.lora_A")
+
+
+def test_a_reader_is_left_as_it_was(make_config: Make) -> None:
+    settings = {"trained_for": "base+lr", "max_steps": 3}
+    config = make_config(**settings)
+    train(config, show_progress=False)
+    before = (config.out / "plan" / "adapter_model.safetensors").read_bytes()
+    shutil.rmtree(config.out / "reflect")
+    train(config, show_progress=False)
+    assert (config.out / "plan" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_gradient_checkpointing_trains_the_same(make_config: Make, tmp_path: Path) -> None:
+    outs = []
+    for name, checkpointing in (("whole", False), ("again", True)):
+        config = make_config(max_steps=3, out=tmp_path / name, gradient_checkpointing=checkpointing)
+        train(config, show_progress=False)
+        outs.append(tensors(config.out / "act"))
+    for name, value in outs[0].items():
+        torch.testing.assert_close(outs[1][name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_separate_roles_share_nothing(make_config: Make) -> None:
@@ -124,11 +203,24 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, role: str, s
             train(config, show_progress=False)
 
 
-@pytest.mark.parametrize("mode", ["shared-a", "joint"])
+@pytest.mark.parametrize(
+    ("mode", "purpose"),
+    [
+        ("shared-a", {}),
+        ("joint", {}),
+        ("shared-a", {"trained_for": "isolated"}),
+        ("joint", {"trained_for": "base+lr", "readers": "random"}),
+    ],
+    ids=["shared-a", "joint", "isolated", "random-readers"],
+)
 def test_interrupted_run_continues_to_the_same_adapters(
-    monkeypatch: pytest.MonkeyPatch, make_config: Make, tmp_path: Path, mode: str
+    monkeypatch: pytest.MonkeyPatch,
+    make_config: Make,
+    tmp_path: Path,
+    mode: str,
+    purpose: dict[str, str],
 ) -> None:
-    settings = {"mode": mode, "max_steps": 8, "checkpoint_every": 3}
+    settings = {"mode": mode, "max_steps": 8, "checkpoint_every": 3, **purpose}
     whole = make_config(out=tmp_path / "whole", **settings)
     train(whole, show_progress=False)
 
@@ -147,6 +239,7 @@ def test_interrupted_run_continues_to_the_same_adapters(
     report = train(config, show_progress=False)
 
     assert [trained.kept for trained in report.roles] == [mode != "joint", False, False]
+    assert all(len(trained.result.losses) == 8 for trained in report.roles)
     assert all(same(whole.out / role, config.out / role) for role in ROLES)
 
 
@@ -210,6 +303,49 @@ def test_diverging_run_stops(make_config: Make) -> None:
     with pytest.raises(TrainingError, match=r"training plan diverged at step \d.*learning rate"):
         train(config, show_progress=False)
     assert not (config.out / "plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ([(2.0, 1.0), (math.nan, 1.0)], "the loss is nan"),
+        ([(2.0, 1.0), (2.0, math.inf)], "the gradient's norm is inf"),
+        ([(2.0, 1.0), (9.0, 0.0)], "gradient is exactly zero"),
+        (
+            [(2.0, 1.0), *[(2.1 + math.log(45), 1.0)] * 3],
+            r"above 5\.807 for 3 steps.* 2\.000 at first",
+        ),
+    ],
+    ids=["loss", "gradient", "saturated", "unlearnt"],
+)
+def test_divergence_is_named(
+    tiny_model: Path, steps: list[tuple[float, float]], reason: str
+) -> None:
+    bar, log = started_bar(tiny_model)
+    for loss, gradient in steps[:-1]:
+        log(loss, gradient)
+    with pytest.raises(TrainingError, match=f"{reason}.*Nothing was saved.*lower learning rate"):
+        log(*steps[-1])
+    assert len(bar.losses) == len(steps)
+
+
+def test_learnt_and_noisy_runs_have_not_diverged(tiny_model: Path) -> None:
+    _, log = started_bar(tiny_model)
+    far = 2.1 + math.log(45)
+    for loss, gradient in [(2.0, 1.0), (far, 1.0), (far, 1.0), (1.0, 1.0), (far, 1.0), (0.0, 0.0)]:
+        log(loss, gradient)
+
+
+def started_bar(model: Path) -> tuple[ProgressBar, Callable[[float, float], None]]:
+    """The bar of a run that begins, and a function that reports a step to it."""
+    bar = ProgressBar("training plan", shown=False)
+    state, arguments, control = TrainerState(), TrainingArguments(), TrainerControl()
+    bar.on_train_begin(arguments, state, control, model=AutoModelForCausalLM.from_pretrained(model))
+
+    def log(loss: float, gradient: float) -> None:
+        bar.on_log(arguments, state, control, logs={"loss": loss, "grad_norm": gradient})
+
+    return bar, log
 
 
 def test_unknown_target(make_config: Make) -> None:

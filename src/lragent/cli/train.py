@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lragent.training.config import Mode, TrainConfig
+from lragent.training.config import Mode, TrainConfig, TrainedFor
 
 if TYPE_CHECKING:
     from lragent.training import TrainReport
@@ -64,6 +64,15 @@ def train(
     ],
     model: Annotated[str, typer.Option(help="Base model: hub name, folder, or smollm2.")],
     out: Annotated[Path, typer.Option(help="Folder that gets one adapter folder a role.")],
+    trained_for: Annotated[
+        TrainedFor,
+        typer.Option(
+            "--for", help="Policy to train for: who reads each context, base model, member or role."
+        ),
+    ] = TrainedFor.NEUTRAL,
+    readers: Annotated[
+        str, typer.Option(help="For base+lr, the member that reads: first or random.")
+    ] = "first",
     mode: Annotated[
         Mode,
         typer.Option(help="shared-a: the first role's A, frozen; joint: one A; separate: own A."),

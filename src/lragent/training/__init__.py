@@ -9,8 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lragent.training.config import Mode, TrainConfig
+    from lragent.training.config import Mode, TrainConfig, TrainedFor
     from lragent.training.errors import TrainingError
+    from lragent.training.output import write_sidecar
+    from lragent.training.prepare import prepare_for_neutral
     from lragent.training.report import RoleResult, TrainedRole, TrainReport
     from lragent.training.run import train
 
@@ -19,9 +21,12 @@ _HOMES = {
     "RoleResult": "report",
     "TrainConfig": "config",
     "TrainReport": "report",
+    "TrainedFor": "config",
     "TrainedRole": "report",
     "TrainingError": "errors",
+    "prepare_for_neutral": "prepare",
     "train": "run",
+    "write_sidecar": "output",
 }
 
 __all__ = [
@@ -29,9 +34,12 @@ __all__ = [
     "RoleResult",
     "TrainConfig",
     "TrainReport",
+    "TrainedFor",
     "TrainedRole",
     "TrainingError",
+    "prepare_for_neutral",
     "train",
+    "write_sidecar",
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from lragent.training.config import Mode, TrainConfig
+from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.report import RoleResult
 from lragent.training.samples import DataFile
 
@@ -15,6 +15,14 @@ _HOW = {
     Mode.JOINT: "The adapters were trained together and have one A of {shared}, so all of them "
     "can use one low-rank cache.",
     Mode.SEPARATE: "An ordinary adapter with an A of its own.",
+}
+
+_FOR = {
+    TrainedFor.NEUTRAL: "It is made for sharing under `neutral`: in training the base model read "
+    "each context, and the adapter acted from the prompt's last token on.",
+    TrainedFor.BASE_LR: "It is made for sharing under `base+lr`: in training {reader} read each "
+    "context, and the adapter acted from the prompt's last token on.",
+    TrainedFor.ISOLATED: "It was trained to read its contexts itself (`isolated`).",
 }
 
 
@@ -27,6 +35,8 @@ def model_card(config: TrainConfig, result: RoleResult, files: Sequence[DataFile
     how = _HOW[config.mode].format(
         first=config.roles[0], shared=" and ".join(config.shared_projections)
     )
+    reader = "any role" if config.readers == "random" else config.roles[0]
+    how += " " + _FOR[config.trained_for].format(reader=reader)
     data = "\n".join(
         f"- `{file.name}`: {file.samples} samples, SHA-256 `{file.sha256}`" for file in files
     )

@@ -23,12 +23,25 @@ class Mode(StrEnum):
     """Ordinary adapters, each with its own A."""
 
 
+class TrainedFor(StrEnum):
+    """The sharing policy that training computes as serving will."""
+
+    NEUTRAL = "neutral"
+    """The base model reads each context; the role acts from the prompt's last token on."""
+    BASE_LR = "base+lr"
+    """A member of the group reads each context; the role acts likewise."""
+    ISOLATED = "isolated"
+    """The role computes everything itself."""
+
+
 class TrainConfig(BaseModel):
     """Settings of a training run; rank, alpha, dropout and schedule are the paper's by default.
 
-    `shared_projections` are the targets whose A the roles share: those whose output is cached.
-    `max_steps`, where given, replaces `epochs`; it counts the optimiser steps of one role, and of
-    all roles together in mode `joint`. Samples longer than `max_length` tokens are left out.
+    `readers` says, under `base+lr`, who reads the contexts: the first role, or a member drawn anew
+    for each batch. `shared_projections` are the targets whose A the roles share: those whose output
+    is cached. `max_steps`, where given, replaces `epochs`; it counts the optimiser steps of one
+    role, and of all roles together in mode `joint`. Samples longer than `max_length` tokens are
+    left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,6 +49,8 @@ class TrainConfig(BaseModel):
     data: tuple[Path, ...] = Field(min_length=1)
     model: str
     out: Path
+    trained_for: TrainedFor = TrainedFor.NEUTRAL
+    readers: Literal["first", "random"] = "first"
     mode: Mode = Mode.SHARED_A
     roles: tuple[Role, ...] = Field(default=("plan", "act", "reflect"), min_length=1)
     group: str = ""
@@ -70,6 +85,13 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a learning rate is given for {sorted(unknown)}, which is no role")
         if any(rate <= 0 for rate in self.role_learning_rates.values()):
             raise ValueError("learning rates must be above 0")
+        if self.readers == "random" and (
+            self.trained_for is not TrainedFor.BASE_LR or self.mode is not Mode.JOINT
+        ):
+            raise ValueError(
+                "readers are drawn at random only when training for base+lr in mode joint, in "
+                "which all members are there"
+            )
         if self.mode is not Mode.SEPARATE and not self.shared_projections:
             raise ValueError(
                 f"mode {self.mode} shares the A of k_proj or v_proj, but the targets are "
@@ -120,4 +142,4 @@ class TrainConfig(BaseModel):
         return shlex.join(words)
 
 
-_FLAGS = {"role_learning_rates": "role-learning-rate"}
+_FLAGS = {"role_learning_rates": "role-learning-rate", "trained_for": "for"}

@@ -51,6 +51,13 @@ def add_adapters(model: PreTrainedModel, roles: Iterable[str], config: TrainConf
     return wrapped
 
 
+def checkpoint_activations(model: PreTrainedModel, *, use_reentrant: bool = False) -> None:
+    """Keep no activations of the layers for the backward pass, but compute them again there."""
+    # transformers renamed it in 5.24.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": use_reentrant})
+
+
 def use_role(model: PeftModel, role: str) -> None:
     """Run the next forward passes with this role's adapter, without freezing the others."""
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lragent.adapters import read_adapter
+from lragent.adapters.sidecar import SIDECAR_FILE, read_sidecar
 from lragent.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -40,22 +42,48 @@ def save_adapter(model: PeftModel, role: str, config: TrainConfig, card: str) ->
     settings.inference_mode = True
     settings.target_modules = sorted(config.targets)
     settings.save_pretrained(str(part))
-    sidecar = {
-        "schema": 1,
-        "group": config.group_name,
-        "role": role,
-        "a_digest": {
-            projection: digest
-            for projection, digest in read_adapter(part).a_digests.items()
-            if projection in config.shared_projections
-        },
-    }
-    (part / "lragent.json").write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    write_sidecar(
+        part, config.group_name, role, config.trained_for.value, config.shared_projections
+    )
     (part / "README.md").write_text(card, encoding="utf-8")
     target = config.out / role
     if target.exists():
         shutil.rmtree(target)
     part.replace(target)
+
+
+def write_sidecar(
+    folder: Path | str,
+    group: str,
+    role: str,
+    trained_for: str,
+    shared_projections: Iterable[str] = (),
+) -> None:
+    """Note in an adapter's folder what it was trained for: `lragent.json`, which loading reads.
+
+    Args:
+        folder: of a saved PEFT adapter.
+        group: name of the adapters that are to share.
+        role: the adapter's name among them.
+        trained_for: the policy; `neutral` after `prepare_for_neutral`.
+        shared_projections: those whose A is equal in the whole group, such as `v_proj`.
+
+    Raises:
+        AdapterError: the folder holds no adapter that can be served, or the policy is unknown.
+    """
+    path = Path(folder) / SIDECAR_FILE
+    path.unlink(missing_ok=True)
+    digests = read_adapter(folder).a_digests
+    sidecar = {
+        "schema": 1,
+        "group": group,
+        "role": role,
+        "a_digest": {name: digests[name] for name in shared_projections},
+        "trained_for": trained_for,
+        "acting_tokens": None,
+    }
+    path.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    read_sidecar(path.parent, digests)
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:

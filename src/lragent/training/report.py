@@ -13,7 +13,8 @@ class RoleResult(BaseModel):
 
     `first_loss` and `last_loss` are means over the first and last tenth of the steps; in mode
     `joint` they, `steps` and `seconds` are those of all roles together. `seconds` counts from the
-    last start, when the run was interrupted. `dropped` samples were longer than the limit.
+    last start, when the run was interrupted. `losses` holds the loss of each step. `dropped`
+    samples were longer than the limit.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,6 +27,7 @@ class RoleResult(BaseModel):
     first_loss: float
     last_loss: float
     eval_loss: float | None = None
+    losses: tuple[float, ...] = ()
     device: str
     finished: str
 

@@ -15,10 +15,16 @@ from transformers import set_seed
 
 from lragent.engine.loader import load_model
 from lragent.training.card import model_card
-from lragent.training.config import Mode, TrainConfig
+from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all
 from lragent.training.errors import TrainingError
-from lragent.training.lora import add_adapters, freeze_shared, tie_shared, use_role
+from lragent.training.lora import (
+    add_adapters,
+    checkpoint_activations,
+    freeze_shared,
+    tie_shared,
+    use_role,
+)
 from lragent.training.output import save_adapter, saved_weights
 from lragent.training.progress import ProgressBar
 from lragent.training.record import CHECKPOINTS, Record
@@ -89,6 +95,7 @@ class Session:
                 first_loss=fmean(bar.losses[:few]),
                 last_loss=fmean(bar.losses[-few:]),
                 eval_loss=loss,
+                losses=tuple(bar.losses),
                 device=_device_name(self._device),
                 finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
@@ -104,15 +111,18 @@ class Session:
         dtype = torch.bfloat16 if on_bf16 else torch.float32
         base, tokenizer = load_model(config.model, dtype=dtype, device=self._device)
         if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(base)
         set_seed(config.seed + config.roles.index(self._roles[0]))
         model = add_adapters(base, self._roles, config)
+        first = config.roles[0]
         if config.mode is Mode.JOINT:
             tie_shared(model, self._roles, config.shared_projections)
-        elif config.mode is Mode.SHARED_A and self._roles[0] != config.roles[0]:
+        elif config.mode is Mode.SHARED_A and self._roles[0] != first:
             # From the saved file, so that A is equal to the bit in whatever dtype it was saved.
-            first = saved_weights(config.out / config.roles[0])
-            freeze_shared(model, self._roles[0], first, config.shared_projections)
+            weights = saved_weights(config.out / first)
+            freeze_shared(model, self._roles[0], weights, config.shared_projections)
+        if config.trained_for is TrainedFor.BASE_LR and first not in self._roles:
+            model.load_adapter(str(config.out / first), adapter_name=first)
         return model, tokenizer
 
     def _encode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,9 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from lragent.training.batches import PlannedBatches
-from lragent.training.config import TrainConfig
+from lragent.training.config import TrainConfig, TrainedFor
 from lragent.training.encoding import IGNORED, Example, collate
 from lragent.training.lora import parameters_by_rate, trainable_state, use_role
+from lragent.training.prepare import check_trainable
+from lragent.training.served import ServedForward
+from lragent.training.turns import Turns
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -64,7 +68,18 @@ class RoleTrainer(Trainer):
         folder: Path,
         callbacks: list[TrainerCallback],
     ) -> None:
-        """Prepare a run whose checkpoints go to `folder`."""
+        """Prepare a run whose checkpoints go to `folder`.
+
+        Raises:
+            TrainingError: a model or targets that cannot be served as the run trains for.
+        """
+        self._served = None
+        if config.trained_for is not TrainedFor.ISOLATED:
+            check_trainable(model)
+            self._served = ServedForward(model)
+        self._readers = ()
+        if config.trained_for is TrainedFor.BASE_LR:
+            self._readers = config.roles if config.readers == "random" else config.roles[:1]
         limit = config.max_steps and config.max_steps * config.accumulation
         self._plan = PlannedBatches(examples, config.batch_size, config.epochs, config.seed, limit)
         self._alternates = len(roles) > 1
@@ -123,6 +138,12 @@ class RoleTrainer(Trainer):
         role = inputs.pop("role")
         if self._alternates:
             use_role(cast("PeftModel", self.model), role)
+        if self._served is not None:
+            # Python's generator, whose state the Trainer keeps in each checkpoint.
+            reader = random.choice(self._readers) if self._readers else None
+            self._served.isolated = reader == role
+            self._served.reader = reader
+            self._served.turns = Turns.of(inputs["labels"])
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def held_out_loss(self, examples: Sequence[Example]) -> float:

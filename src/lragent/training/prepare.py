@@ -1,0 +1,93 @@
+"""Training for `neutral` in somebody else's loop."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer, LoraModel
+from torch import nn
+
+from lragent.adapters import AdapterError
+from lragent.adapters.peft_config import CONFIG_FILE, parse_config
+from lragent.engine.families import FAMILIES
+from lragent.training.errors import TrainingError
+from lragent.training.served import ServedForward
+from lragent.training.turns import Turns
+
+
+def prepare_for_neutral(model: PeftModel) -> PeftModel:
+    """Have a PEFT model train as it will be served under `neutral`.
+
+    The base model computes each sample's context, and the active adapter its turn: the prompt's
+    last token and the output. The labels that a trainer passes anyway say where that is, so
+    transformers' Trainer and TRL's SFTTrainer need no other change; gradient accumulation, gradient
+    checkpointing, mixed precision and any attention implementation work as usual. Without labels
+    the model refuses to run. What is saved is an ordinary adapter; `write_sidecar` notes next to it
+    what it was trained for.
+
+    Args:
+        model: Llama, Mistral, Qwen2 or Qwen3 with a LoRA adapter, in place before the trainer is
+            made; changed in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TrainingError: another kind of model, or an adapter that cannot be served on a shared
+            cache (DoRA, biases, embeddings, k_proj under a key norm …).
+    """
+    check_trainable(model)
+    served = ServedForward(model)
+
+    def find_turns(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        labels = kwargs.get("labels")
+        served.turns = labels if labels is None else Turns.of(labels, kwargs.get("attention_mask"))
+
+    model.register_forward_pre_hook(find_turns, with_kwargs=True)
+    return model
+
+
+def check_trainable(model: PeftModel) -> None:
+    """Refuse a model that `ServedForward` would not compute as it is served.
+
+    Raises:
+        TrainingError: see `prepare_for_neutral`.
+    """
+    if not isinstance(model, PeftModel) or not isinstance(model.base_model, LoraModel):
+        raise TrainingError(
+            f"{type(model).__name__} is no PEFT model with LoRA adapters: make one with "
+            "peft.get_peft_model and a LoraConfig"
+        )
+    family = cast(Any, model.get_base_model()).config.model_type
+    if family not in FAMILIES:
+        raise TrainingError(
+            f"models of type {family!r} cannot be trained for a shared cache; supported types "
+            f"are {', '.join(FAMILIES)}"
+        )
+    for name, config in model.peft_config.items():
+        if getattr(config, "alora_invocation_tokens", None):
+            raise TrainingError(
+                f"adapter {name!r} is an aLoRA, which PEFT already trains as it is served under "
+                "neutral: train it without this function"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+            path = Path(folder) / CONFIG_FILE
+            try:
+                parse_config(path)
+            except AdapterError as error:
+                raise TrainingError(str(error).replace(str(path), f"adapter {name!r}")) from error
+    for name, module in model.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        if not isinstance(module.get_base_layer(), nn.Linear):
+            raise TrainingError(f"LoRA on {name}, which is no linear layer, cannot be served")
+        parent = model.get_submodule(name.rsplit(".", 1)[0])
+        if name.endswith("k_proj") and hasattr(parent, "k_norm"):
+            raise TrainingError(
+                f"LoRA on {name} cannot be served: {family} normalises keys after k_proj; target "
+                "other modules"
+            )
