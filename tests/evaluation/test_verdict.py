@@ -24,8 +24,6 @@ from lragent.sharing import Policy
 
 KINDS: dict[str, dict[str, Any]] = {
     "weak": {"std": 0.01},
-    # what the last layer's adapter changes reaches no cached key, value or low-rank product
-    "late": {"std": 0.5, "layers_to_transform": [2]},
     "hostile": {"std": 0.5},
 }
 
@@ -72,7 +70,7 @@ def data(model_folder: Path, adapters: Mapping[str, Path], tmp_path_factory: Any
     return [samples, text_file]
 
 
-def test_three_groups_get_three_verdicts(
+def test_adapters_that_sharing_harms_little_and_much(
     kind: str, model_folder: Path, adapters: dict[str, Path], data: list[Path], tmp_path: Path
 ) -> None:
     config = EvalConfig(
@@ -84,7 +82,7 @@ def test_three_groups_get_three_verdicts(
     found = evaluate(config, inputs, tmp_path)
     assert found.complete
     assert found.verdict is not None
-    expected = {"weak": "full", "late": "neutral", "hostile": "isolated"}
+    expected = {"weak": "full", "hostile": "isolated"}
     assert found.verdict.policy == expected[kind]
     outcomes = {(f.policy, f.role): f.outcome for f in found.verdict.findings}
     assert len(outcomes) == 2 * (len(Policy) - 1)
@@ -147,4 +145,6 @@ def test_adapters_on_other_layers_are_named(model_folder: Path, tmp_path: Path) 
     cells = [cell("full", "wide", (2.0, 1.9, 2.1), NONE_LOST)]
     verdict = judge(cells, Limit(), {"wide": read_adapter(path)})
     assert verdict is not None
-    assert "LoRA on o_proj, up_proj" in verdict.advice[0]
+    train, targets = verdict.advice
+    assert "Train wide for neutral" in train
+    assert "LoRA on o_proj, up_proj" in targets

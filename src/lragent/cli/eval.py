@@ -87,20 +87,26 @@ def eval_(
     from lragent.agents.demo import demo_adapters
     from lragent.cli.backends import base_model_name
     from lragent.cli.errors import INTERRUPTED, show_error
-    from lragent.cli.eval_summary import summary
     from lragent.cli.interrupt import cancel_on_interrupt
     from lragent.cli.output import Stages, print_json, talk_console
     from lragent.cli.role_adapters import parse_pairs
-    from lragent.evaluation.report import require_report_packages, write_report
 
-    require_report_packages()
     console = talk_console(as_json)
     with Stages(console) as stages:
         stages("starting")
-        from lragent.evaluation.config import QUICK, EvalConfig, Limit
-        from lragent.evaluation.inputs import bundled_inputs, read_inputs
-        from lragent.evaluation.run import evaluate
+        from lragent.cli.eval_summary import summary
+        from lragent.evaluation import (
+            EvalConfig,
+            Limit,
+            bundled_inputs,
+            evaluate,
+            read_inputs,
+            write_report,
+        )
+        from lragent.evaluation.config import QUICK
+        from lragent.evaluation.report import require_report_packages
 
+        require_report_packages()
         folders = {
             role: Path(path).expanduser()
             for role, path in parse_pairs(adapter or [], known=None).items()

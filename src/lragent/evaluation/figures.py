@@ -29,7 +29,9 @@ def role_figure(cells: Sequence[Cell], limit: float) -> str:
             _points(axis, places, [value(c) for c in own], policy, joined=False)
         axis.set_xticks(range(len(roles)), roles)
         axis.set_ylabel(label)
-    left.set_yscale("log")
+    left.set_yscale("log", subs=[1.5, 2, 3, 5])
+    for which in (left.yaxis.set_major_formatter, left.yaxis.set_minor_formatter):
+        which("{x:g}")
     left.axhline(limit, color="black", linewidth=0.8, linestyle="--")
     return _svg(figure, left)
 

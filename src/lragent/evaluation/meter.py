@@ -7,7 +7,9 @@ context, its readers run ordinary requests, and then the role's request finds th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from lragent.adapters import trained_for
 from lragent.engine import Completion, Engine, SamplingParams
 from lragent.evaluation.cases import Case, Reading
 from lragent.evaluation.errors import EvaluationError
@@ -84,7 +87,9 @@ class Meter:
             SharingGroup(p.value, tuple(_name(p, role) for role in adapters), p)
             for p in self.policies
         ]
-        self.engine = Engine(model, folders, groups, **options)
+        # an adapter is measured on purpose under policies that it was not trained for
+        with _errors_only(trained_for.logger):
+            self.engine = Engine(model, folders, groups, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -186,6 +191,16 @@ class Meter:
                 "raise the KV budget"
             )
         return done
+
+
+@contextmanager
+def _errors_only(logger: logging.Logger) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _name(policy: Policy, role: str) -> str:

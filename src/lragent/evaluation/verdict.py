@@ -135,6 +135,12 @@ def _advice(
 
 def _changes(adapters: Mapping[str, Adapter]) -> Iterable[str]:
     """What to train otherwise."""
+    others = [name for name, a in adapters.items() if a.trained_for != Policy.NEUTRAL]
+    if others:
+        yield (
+            f"Train {', '.join(others)} for neutral (lragent train --for neutral): outputs are "
+            "then learnt on contexts that the base model has read, as they are served."
+        )
     targets = {module.projection for a in adapters.values() for module in a.modules.values()}
     if further := sorted(targets - {"q_proj", "k_proj", "v_proj"}):
         yield (
