@@ -77,7 +77,7 @@ def served(root: Path) -> Iterator[Served]:
         (on_keys, "LoRA on k_proj, which cannot be shared under policy 'base\\+lr'"),
         (activated, "is an aLoRA adapter"),
         (of_another_model, "has shape"),
-        (lambda folder: None, "the group's 4th with an A of its own"),
+        (lambda folder: None, "needs 4 LR slots, and pages have 3"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
