@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lragent.adapters import AdapterError, read_adapter
 from lragent.engine import Engine, SamplingParams
 
-PARAMS = SamplingParams(max_tokens=16, logprobs=0, ignore_eos=True)
+PARAMS = SamplingParams(max_tokens=8, logprobs=0, ignore_eos=True)
 TOKENS = {"check": [5, 6], "judge": [9]}
 CONTEXT = prompt_of(70, 1)
 
@@ -49,7 +49,7 @@ def test_equals_peft(family: str, sharing: str, tmp_path: Path):
                 [*tokens, *tail],  # no context at all
                 [t for t in CONTEXT if t not in tokens],  # does not act
             ):
-                expected = generate(reference, prompt, 16, folders[name])
+                expected = generate(reference, prompt, 8, folders[name])
                 got = engine.generate(prompt, adapter=name, params=PARAMS)
                 assert list(got.token_ids) == expected.tokens, (name, prompt)
                 logprobs = [entry.logprob for entry in got.logprobs]

@@ -25,7 +25,7 @@ more = st.lists(token, max_size=4)
 chunks = st.integers(1, 8)
 # Mostly one tenant, or hits would be rare.
 tenants = st.sampled_from(["", "", "", "red", "blue"])
-groups = st.sampled_from(["iso", "bare", "full", "base", "lr"])
+groups = st.sampled_from(["iso", "bare", "full", "base", "lr", "neutral"])
 pick = st.integers(0, 1 << 16)
 
 
@@ -244,7 +244,7 @@ class CacheMachine(RuleBasedStateMachine):
         if len(self.leases) == MAX_LIVE:
             self.finish(0)
         spec = self.world.spec(name, tenant)
-        lease = self.manager.admit(spec.client, tokens)
+        lease = self.manager.admit(spec.client, tokens, spec.context(tokens))
         self.memory.check_hits(spec, lease, tokens)
         held = self.reference.admit(spec, tokens)
         found = (lease.pages, lease.base_tokens, lease.lr_tokens, lease.computed_tokens)
@@ -294,7 +294,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def _write(self, held: Held, upto: int) -> None:
         lease = self.leases[held]
-        self.memory.write(held.spec, held.pages, lease, held.tokens, held.done, upto)
+        self.memory.write(held, lease, upto)
 
     def _release(self, held: Held) -> None:
         self.manager.release(self.leases.pop(held))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tests.model_based.reference import Held
 from tests.model_based.world import Spec
 
 from lragent.cache import Lease
@@ -39,24 +40,23 @@ class Memory:
         self.base: dict[tuple[int, int], Base] = {}
         self.lr: dict[tuple[int, int, int], Lr] = {}
 
-    def write(
-        self, spec: Spec, pages: list[int], lease: Lease, tokens: list[int], start: int, stop: int
-    ) -> None:
-        """Run ``tokens[start:stop]`` and store what the lease allows to store."""
-        for t in range(start, stop):
-            page, offset = pages[t // self.page_size], t % self.page_size
-            prefix = tuple(tokens[: t + 1])
+    def write(self, held: Held, lease: Lease, stop: int) -> None:
+        """Run the tokens up to ``stop`` and store what the lease allows to store."""
+        spec = held.spec
+        for t in range(held.done, stop):
+            page, offset = held.pages[t // self.page_size], t % self.page_size
+            prefix = tuple(held.tokens[: t + 1])
+            in_context = held.context is not None and t < held.context
+            writer = "base-model" if in_context else spec.weights
             if t >= lease.base_tokens:
                 term = None
                 if spec.policy is Policy.FULL and spec.weights != "base-model":
                     term = spec.weights
-                self.base[page, offset] = Base(
-                    spec.tenant, spec.policy.value, spec.weights, prefix, term
-                )
+                self.base[page, offset] = Base(spec.tenant, spec.policy.value, writer, prefix, term)
             if t >= lease.lr_tokens:
                 for slot in spec.fills:
                     self.lr[page, offset, slot] = Lr(
-                        spec.tenant, spec.weights, prefix, spec.a_of[slot], slot == spec.slot
+                        spec.tenant, writer, prefix, spec.a_of[slot], slot == spec.slot
                     )
 
     def check_hits(self, spec: Spec, lease: Lease, tokens: Sequence[int]) -> None:
@@ -77,6 +77,8 @@ class Memory:
             base = self.base[page, offset]
             assert (base.policy, base.tenant) == (policy, tenant), f"page {page}: {base}"
             assert base.term is None or policy == "full", f"page {page} holds a term: {base}"
+            if policy == "neutral":
+                assert base.writer == "base-model", f"page {page} holds a turn: {base}"
             for slot in slots:
                 lr = self.lr[page, offset, slot]
                 assert lr.prefix == base.prefix, f"page {page}, slot {slot}: {lr} over {base}"

@@ -19,6 +19,7 @@ class Held:
     base: int
     lr: int
     done: int
+    context: int | None
     detached: bool = False
 
 
@@ -43,7 +44,8 @@ class Reference:
     def admit(self, spec: Spec, tokens: list[int]) -> Held:
         size = self.page_size
         pages: list[int] = []
-        while (end := (len(pages) + 1) * size) <= len(tokens):
+        context = spec.context(tokens)
+        while (end := (len(pages) + 1) * size) <= (len(tokens) if context is None else context):
             page = self.page_of.get((spec.scope, tuple(tokens[:end])))
             if page is None:
                 break
@@ -52,7 +54,7 @@ class Reference:
         while lr < len(pages) and (spec.slot is None or spec.slot in self.valid[pages[lr]]):
             lr += 1
         done = min(len(pages) * size, lr * size, len(tokens) - 1)
-        held = Held(spec, list(tokens), pages, len(pages) * size, lr * size, done)
+        held = Held(spec, list(tokens), pages, len(pages) * size, lr * size, done, context)
         self.idle = [page for page in self.idle if page not in pages]
         self.live.append(held)
         return held
@@ -76,7 +78,9 @@ class Reference:
         size, events = self.page_size, []
         for i in range(held.done // size, done // size):
             page, prefix = held.pages[i], (held.spec.scope, tuple(held.tokens[: (i + 1) * size]))
-            if held.detached:
+            private = held.context is not None and (i + 1) * size > held.context
+            if held.detached or private:
+                events.append("private page filled" if private else "detached page filled")
                 continue
             if i * size < held.base:
                 if i * size >= held.lr:

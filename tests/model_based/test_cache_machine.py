@@ -34,6 +34,8 @@ EVENTS = (
     "full hit",
     "base hit",
     "base+lr hit",
+    "neutral hit",
+    "private page filled",
     "miss",
     "lr behind base",
     "slot of a shared page filled",
@@ -119,6 +121,18 @@ def _disturbed_order(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PagePool, "hand_out", leaky)
 
 
+def _turn_pages_are_published(patch: pytest.MonkeyPatch) -> None:
+    commit = CacheManager.commit
+
+    def all_public(
+        manager: CacheManager, lease: Lease, tokens: Sequence[int], computed: int
+    ) -> None:
+        lease.shareable = None
+        commit(manager, lease, tokens, computed)
+
+    patch.setattr(CacheManager, "commit", all_public)
+
+
 def _blind_integrity(patch: pytest.MonkeyPatch) -> None:
     """Leave it to the contents: the books alone must not be what catches the mutant."""
     patch.setattr(CacheManager, "check_integrity", lambda manager: None)
@@ -132,6 +146,7 @@ MUTANTS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
     "key-without-tenant": (lambda patch: _key_without(patch, "tenant"), "of .* reads"),
     "leased-pages-are-evicted": (_leased_pages_are_evicted, "stats.pages|handed out|left traces"),
     "bits-before-the-page-is-written": (_bits_of_a_skipped_page, "validity bits of page"),
+    "turn-pages-are-published": (_turn_pages_are_published, "published or not"),
     "failed-allocation-disturbs-the-order": (_disturbed_order, "left traces"),
 }
 

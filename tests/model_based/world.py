@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lragent.cache import CacheClient, KeyScope
@@ -23,6 +24,9 @@ ADAPTERS: dict[str, tuple[str | None, Policy, int | None]] = {
     "lr1": ("L", Policy.BASE_LR, 1),
     "lr2": ("L", Policy.BASE_LR, 1),
     "lr-bare": ("L", Policy.BASE_LR, None),
+    "neutral0": ("N", Policy.NEUTRAL, 0),
+    "neutral1": ("N", Policy.NEUTRAL, 1),
+    "neutral-bare": ("N", Policy.NEUTRAL, None),
 }
 NAMES = tuple(ADAPTERS)
 RELOADABLE = tuple(name for name in NAMES if not name.endswith("bare"))
@@ -46,6 +50,11 @@ class Spec:
     a_of: tuple[str, ...]
     fills: tuple[int, ...]
     client: CacheClient
+
+    def context(self, prompt: Sequence[int]) -> int | None:
+        """Leading tokens that the base model reads under ``neutral``; None when all are alike."""
+        acts = self.policy is Policy.NEUTRAL and self.weights != "base-model"
+        return len(prompt) - 1 if acts else None
 
     @property
     def scope(self) -> tuple[str, str, str]:
@@ -76,13 +85,14 @@ class World:
         slots = tuple(s for s in range(SLOTS) if s in owners)
         own = () if slot is None else (slot,)
         scope = KeyScope("model", "float32", "layout", tenant, self.sharer(name), policy.value)
-        fills = slots if policy is Policy.BASE_LR else own
+        fills = slots if policy in (Policy.BASE_LR, Policy.NEUTRAL) else own
+        readers = ["bare"] if policy is Policy.NEUTRAL else members
         return Spec(
             policy=policy,
             tenant=tenant,
             sharer=scope.sharer,
             weights=self.weights(name),
-            members=frozenset(map(self.weights, members)),
+            members=frozenset(map(self.weights, readers)),
             slot=slot,
             a_of=tuple(a_of[slots.index(s)] if s in slots else "" for s in range(SLOTS)),
             fills=fills,
