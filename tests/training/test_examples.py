@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from lragent.adapters import read_adapter
 from lragent.adapters.sidecar import read_sidecar
+from lragent.training import TrainingError, write_sidecar
 from lragent.training.served import ServedForward
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -40,5 +41,9 @@ def test_example_trains_an_adapter_for_neutral(
     sidecar = read_sidecar(out, adapter.a_digests)
     assert sidecar is not None
     assert sidecar.trained_for == "neutral"
+    with pytest.raises(TrainingError, match="'full' is no policy to train for; there are neutral"):
+        write_sidecar(out, "examples", "last", "full")
+    with pytest.raises(TrainingError, match="has no LoRA on k_proj"):
+        write_sidecar(out, "examples", "last", "neutral", ["k_proj"])
     assert all(module.b.abs().max() > 0 for module in adapter.modules.values())
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(out))

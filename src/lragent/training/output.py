@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lragent.adapters import read_adapter
-from lragent.adapters.sidecar import SIDECAR_FILE, read_sidecar
-from lragent.training.config import TrainConfig
+from lragent.adapters.sidecar import SIDECAR_FILE
+from lragent.training.config import TrainConfig, TrainedFor
+from lragent.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -69,11 +70,18 @@ def write_sidecar(
         shared_projections: those whose A is equal in the whole group, such as `v_proj`.
 
     Raises:
-        AdapterError: the folder holds no adapter that can be served, or the policy is unknown.
+        AdapterError: the folder holds no adapter that can be served.
+        TrainingError: another policy, or a projection that the adapter does not change.
     """
+    if trained_for not in list(TrainedFor):
+        raise TrainingError(
+            f"{trained_for!r} is no policy to train for; there are {', '.join(TrainedFor)}"
+        )
     path = Path(folder) / SIDECAR_FILE
     path.unlink(missing_ok=True)
     digests = read_adapter(folder).a_digests
+    if missing := set(shared_projections) - set(digests):
+        raise TrainingError(f"the adapter in {folder} has no LoRA on {', '.join(sorted(missing))}")
     sidecar = {
         "schema": 1,
         "group": group,
@@ -83,7 +91,6 @@ def write_sidecar(
         "acting_tokens": None,
     }
     path.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
-    read_sidecar(path.parent, digests)
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:
