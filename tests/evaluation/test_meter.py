@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tests.adapters.factory import tiny_llama
+from tests.adapters.factory import make_adapter, tiny_llama
 from tests.engine.models import prompt_of
 from tests.engine.neutral_reference import neutral_logprobs
 from tests.engine.shared_reference import Seen, SharedReference
@@ -142,3 +142,20 @@ def test_few_pages_change_no_result(model_folder: Path, group: dict[str, Path]) 
 def test_one_adapter_is_no_group(model_folder: Path, group: dict[str, Path]) -> None:
     with pytest.raises(EvaluationError, match="at least two adapters"):
         Meter(str(model_folder), {"plan": group["plan"]}, tuple(Policy))
+
+
+def test_alora_adapters_lose_nothing_under_neutral(model_folder: Path, tmp_path: Path) -> None:
+    """They act from their invocation tokens on, whoever reads the context before them."""
+    adapters = {
+        role: make_adapter(
+            tmp_path / role, tiny_llama(), seed=seed, alora_invocation_tokens=CONTEXT[40:42]
+        )
+        for seed, role in enumerate(("plan", "act"))
+    }
+    sample = EvalSample("s", "act", tuple(CONTEXT), tuple(OUTPUT))
+    case = Case(Series.READER, sample, (Reading(("plan",)),))
+    options = {"device": "cpu", "kv_bytes": 8 << 20}
+    with Meter(str(model_folder), adapters, [Policy.NEUTRAL], **options) as meter:
+        arms = {arm.policy: arm for arm in meter.measure(case)}
+    assert arms["neutral"].kl == pytest.approx(0, abs=1e-5)
+    assert arms[BASE_MODEL].kl > 1e-3
