@@ -13,10 +13,10 @@ from lragent.evaluation.summary import Cell
 
 def summary(evaluation: Evaluation) -> Group:
     """A row for each policy and role, and the verdict."""
-    table = Table(title="Scores of each role, 95 % intervals", title_justify="left")
+    table = Table(title="Scores of each role, 95 % intervals", title_justify="left", box=None)
     for column in ("policy", "role"):
         table.add_column(column)
-    for column in ("NLL / isolated's", "KL (nats)", "exact (%)", "recovery"):
+    for column in ("NLL / isolated's", "KL (nats)", "exact (%)"):
         table.add_column(column, justify="right")
     for cell in evaluation.readers:
         table.add_row(*_row(cell))
@@ -32,14 +32,11 @@ def _row(cell: Cell) -> tuple[str, ...]:
         cell.policy,
         str(cell.role),
         _shown(cell.nll_ratio, 2),
-        _shown(cell.kl, 3),
+        _shown(cell.kl, 2),
         _shown(cell.exact, 0),
-        _shown(cell.recovery, 2),
     )
 
 
-def _shown(estimate: Estimate | None, digits: int) -> str:
-    if estimate is None:
-        return "-"
+def _shown(estimate: Estimate, digits: int) -> str:
     value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"

@@ -65,11 +65,11 @@ class EvalConfig(BaseModel):
 
 
 QUICK: dict[str, Any] = {
-    "per_role": 8,
+    "per_role": 6,
     "readers": 1,
     "lengths": (128, 512),
     "per_length": 1,
-    "hand_overs": (1, 4, 16),
+    "hand_overs": (1, 8),
     "per_hand_over": 1,
 }
 """Less of everything: a first answer within minutes on a CPU."""
