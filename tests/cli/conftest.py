@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.adapters.factory import make_adapter, tiny_llama
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
-
-TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+from tests.engine.tokenizer import word_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +24,7 @@ def one_thread() -> Iterator[None]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "Llama-Test"
     tiny_llama().save_pretrained(folder)
-    words = {"<unk>": 0} | {f"w{i}": i for i in range(1, 64)}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", chat_template=TEMPLATE
-    ).save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
     return folder
 
 

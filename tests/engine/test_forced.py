@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tests.engine.models import generate, prompt_of, tiny_model
 from transformers import PreTrainedModel
 
@@ -73,3 +74,25 @@ def test_a_handle_is_to_read():
         for name in ("token_ids", "prompt_ids", "adapter", "params", "finish_reason"):
             with pytest.raises(AttributeError):
                 setattr(request, name, ())
+
+
+def test_distributions_are_those_that_log_probabilities_come_from(shared_a: dict[str, Path]):
+    """Only a request that asks for them gets them, whatever else is in its batch."""
+    forced = prompt_of(4, 1)
+    asking = SamplingParams(distributions=True)
+    listing = SamplingParams(logprobs=96)
+    with Engine((tiny_model(), None), shared_a) as engine:
+        requests = [
+            engine.submit(PROMPT, adapter="plan", params=params, forced=forced)
+            for params in (asking, listing, asking)
+        ]
+        first, listed, second = (request.result() for request in requests)
+    assert listed.distributions is None
+    assert first.logprobs == ()
+    assert first.distributions is not None
+    assert second.distributions is not None
+    expected = torch.tensor(
+        [[entry.top[token] for token in range(96)] for entry in listed.logprobs]
+    )
+    torch.testing.assert_close(first.distributions, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(second.distributions, expected, atol=1e-5, rtol=0)

@@ -23,3 +23,14 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
     fast.chat_template = TEMPLATE
     return fast
+
+
+def word_tokenizer(size: int = 64) -> PreTrainedTokenizerFast:
+    """Id 1 is the word w1 and so on, 0 any other word; messages are joined by spaces."""
+    words = {"<unk>": 0} | {f"w{i}": i for i in range(1, size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", chat_template=template
+    )

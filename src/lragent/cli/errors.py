@@ -21,6 +21,7 @@ _EXPECTED = {
     "lragent.agents.tools.documents": ("DocumentError",),
     "lragent.agents.trace": ("TraceWriteError", "TraceReadError"),
     "lragent.agents.trajectories.records": ("RecordError",),
+    "lragent.evaluation.errors": ("EvaluationError",),
     "lragent.training.errors": ("TrainingError",),
     "pydantic": ("ValidationError",),
     "builtins": ("OSError",),

@@ -9,6 +9,7 @@ import typer
 import lragent
 from lragent.cli.demo import demo
 from lragent.cli.errors import ErrorGroup
+from lragent.cli.eval import eval_
 from lragent.cli.inspect import inspect
 from lragent.cli.run import run
 from lragent.cli.train import train
@@ -44,4 +45,5 @@ app.command()(demo)
 app.command()(run)
 app.command()(train)
 app.command()(train_data)
+app.command("eval")(eval_)
 app.command()(inspect)

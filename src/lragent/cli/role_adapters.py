@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import typer
@@ -12,8 +13,10 @@ from lragent.agents.prompts import Role
 ROLES = tuple(role.value for role in Role)
 
 
-def parse_pairs(pairs: list[str], hint: str = "--adapter") -> dict[str, str]:
-    """`["plan=folder", …]` as a dict; the names must be roles.
+def parse_pairs(
+    pairs: list[str], hint: str = "--adapter", known: Collection[str] | None = ROLES
+) -> dict[str, str]:
+    """`["plan=folder", …]` as a dict; the names must be `known`, unless any will do (None).
 
     Raises typer.BadParameter, a usage error, otherwise.
     """
@@ -22,9 +25,9 @@ def parse_pairs(pairs: list[str], hint: str = "--adapter") -> dict[str, str]:
         name, equals, value = pair.partition("=")
         if not (equals and name and value):
             raise typer.BadParameter(f"{pair!r} is not NAME=PATH", param_hint=hint)
-        if name not in ROLES:
+        if known is not None and name not in known:
             raise typer.BadParameter(
-                f"{name!r} is no role{near_misses(name, ROLES)}", param_hint=hint
+                f"{name!r} is no role{near_misses(name, known)}", param_hint=hint
             )
         if name in named:
             raise typer.BadParameter(f"{name!r} is given twice", param_hint=hint)

@@ -55,8 +55,9 @@ class Engine:
             that the engine then owns.
         adapters: PEFT folders by the name that requests use.
         sharing: a policy (`isolated`, `neutral`, `base+lr`, `base`, `full`) for one group of all
-            adapters, those that are loaded later too, or the sharing groups themselves. Nothing is
-            shared by default.
+            adapters, those that are loaded later too; `measured` for the policy that `lragent eval
+            --save` has recommended for exactly these adapters; or the sharing groups themselves.
+            Nothing is shared by default.
         page_size: tokens in a page.
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
             (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
@@ -124,7 +125,9 @@ class Engine:
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256
         checked = {n: self._read(n, path) for n, path in (adapters or {}).items()}
-        self._registry = AdapterRegistry(checked, sharing_groups(sharing, include_base_model))
+        folders = {name: Path(path) for name, path in (adapters or {}).items()}
+        groups = sharing_groups(sharing, include_base_model, folders, checked)
+        self._registry = AdapterRegistry(checked, groups)
         slots, v_rank, k_rank = self._registry.needs()
         if not checked:
             slots, v_rank = 1, DEFAULT_RANK
@@ -191,8 +194,8 @@ class Engine:
             params: how to decode; default greedy, 256 tokens.
             cache_salt: requests with different salts never share a page.
             forced: token ids that the output consists of, whatever the model would choose; the
-                log-probabilities that `params.logprobs` asks for are the model's. Of `params`
-                nothing else counts. For replaying and for teacher-forced scores.
+                log-probabilities that `params` asks for are the model's. Of `params` nothing else
+                counts. For replaying and for teacher-forced scores.
 
         Raises:
             UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, TypeError,
@@ -207,7 +210,10 @@ class Engine:
         if forced is not None:
             forced = self._prompts.check_ids(forced, "forced")
             params = SamplingParams(
-                max_tokens=len(forced), logprobs=params.logprobs, ignore_eos=True
+                max_tokens=len(forced),
+                logprobs=params.logprobs,
+                distributions=params.distributions,
+                ignore_eos=True,
             )
         with self._core.lock:
             self._core.check_open()

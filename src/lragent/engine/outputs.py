@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -44,6 +46,8 @@ class Completion:
         not_shared: why no page of the prompt came from the cache; None when some did. It tells
             nothing about other tenants.
         error: what went wrong, when the reason is `error`.
+        distributions: log-probabilities `[generated, vocab]` in float32, on the engine's device,
+            when asked for.
     """
 
     text: str
@@ -57,3 +61,4 @@ class Completion:
     adapter: str | None
     not_shared: str | None
     error: str | None = None
+    distributions: Tensor | None = field(default=None, compare=False, repr=False)

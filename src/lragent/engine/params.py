@@ -29,6 +29,8 @@ class SamplingParams(BaseModel):
         logprobs: None for none; n returns the log-probability (natural logarithm, of the
             distribution before temperature and filters) of each chosen token and of the n
             likeliest.
+        distributions: keep the log-probabilities of the whole vocabulary at each generated
+            position (`Completion.distributions`); for evaluations, since it takes much memory.
         ignore_eos: go on after the end-of-sequence token, for measurements.
 
     Raises:
@@ -49,6 +51,7 @@ class SamplingParams(BaseModel):
         BeforeValidator(_as_tuple),
     ] = ()
     logprobs: int | None = Field(default=None, ge=0, le=100)
+    distributions: bool = False
     ignore_eos: bool = False
 
     @field_validator("temperature")

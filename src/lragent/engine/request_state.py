@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lragent.adapters.model import Adapter
@@ -68,6 +69,7 @@ class RequestState:
         self._finished: float | None = None
         self._text_parts: list[str] = []
         self._logprobs: list[TokenLogprob] = []
+        self._distributions: list[Tensor] = []
         self._eos = frozenset() if params.ignore_eos else eos
         self._room = max_positions
         self._text = TextStream(tokenizer, params.stop)
@@ -92,6 +94,8 @@ class RequestState:
         self.tokens.append(chosen.token_id)
         if chosen.logprob is not None:
             self._logprobs.append(chosen.logprob)
+        if chosen.distribution is not None:
+            self._distributions.append(chosen.distribution)
         if chosen.token_id in self._eos:
             self._emit("", chosen)
             return "stop"
@@ -128,6 +132,7 @@ class RequestState:
             adapter=self.binding.name,
             not_shared=self.not_shared and public_reason(self.not_shared),
             error=self.error,
+            distributions=torch.stack(self._distributions) if self._distributions else None,
         )
 
     def _emit(self, text: str, chosen: Chosen) -> None:

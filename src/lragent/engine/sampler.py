@@ -21,10 +21,11 @@ from lragent.engine.params import SamplingParams
 
 @dataclass(frozen=True)
 class Chosen:
-    """A sampled token and, when asked for, its log-probability; or why there is none."""
+    """A sampled token, the log-probabilities that were asked for, or why there is none."""
 
     token_id: int
     logprob: TokenLogprob | None = None
+    distribution: Tensor | None = None
     error: str | None = None
 
 
@@ -110,18 +111,25 @@ def sample(
     for row, token in enumerate(ids):
         if token < 0:
             errors[row] = "the model's logits hold NaN or Inf; check the adapter's weights"
-    wanted = [
-        row for row, s in enumerate(samplers) if s.params.logprobs is not None and row not in errors
-    ]
+    asking = [s.params.logprobs is not None or s.params.distributions for s in samplers]
+    wanted = [row for row, asks in enumerate(asking) if asks and row not in errors]
     logprobs: dict[int, TokenLogprob] = {}
+    distributions: dict[int, Tensor] = {}
     if wanted:
         table = logits[wanted].log_softmax(-1)
         for place, row in enumerate(wanted):
-            count = samplers[row].params.logprobs or 0
-            values, top = table[place].topk(min(count, table.shape[1]))
+            params = samplers[row].params
+            if params.distributions:
+                distributions[row] = table[place]
+            if params.logprobs is None:
+                continue
+            values, top = table[place].topk(min(params.logprobs, table.shape[1]))
             logprobs[row] = TokenLogprob(
                 ids[row],
                 table[place, ids[row]].item(),
                 dict(zip(top.tolist(), values.tolist(), strict=True)),
             )
-    return [Chosen(t, logprobs.get(row), errors.get(row)) for row, t in enumerate(ids)]
+    return [
+        Chosen(token, logprobs.get(row), distributions.get(row), errors.get(row))
+        for row, token in enumerate(ids)
+    ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from lragent.adapters.model import Adapter
 from lragent.sharing import Policy, SharingGroup
+from lragent.sharing.measured import MEASURED, measured_policy
 
 Sharing = str | Policy | Sequence[SharingGroup]
 
@@ -19,16 +21,27 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
     return str(model)
 
 
-def sharing_groups(sharing: Sharing, include_base_model: bool | None) -> Sequence[SharingGroup]:
-    """The groups that the engine's `sharing` argument declares: for a policy, one that is open.
+def sharing_groups(
+    sharing: Sharing,
+    include_base_model: bool | None,
+    folders: Mapping[str, Path],
+    adapters: Mapping[str, Adapter],
+) -> Sequence[SharingGroup]:
+    """The groups that the engine's `sharing` argument declares.
+
+    For a policy, one that is open; for `measured`, one of exactly the `adapters` that were read
+    from `folders`, since it was measured for no others.
 
     Raises:
         ValueError: a policy of unknown name.
+        MeasuredSharingError: nothing was measured for these adapters.
     """
     if not isinstance(sharing, str):
         return list(sharing)
-    policy = Policy(sharing)
+    measured = sharing == MEASURED
+    policy = measured_policy(folders, adapters) if measured else Policy(sharing)
     if policy is Policy.ISOLATED:
         return []
     joins = policy.base_reads if include_base_model is None else include_base_model
-    return [SharingGroup("default", (), policy, joins, open=True)]
+    members = tuple(adapters) if measured else ()
+    return [SharingGroup("default", members, policy, joins, open=not measured)]

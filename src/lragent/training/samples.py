@@ -69,7 +69,8 @@ def read_samples(
             if sample.role not in by_role:
                 raise TrainingError(
                     f"{path}, line {number}: unknown role {sample.role!r}"
-                    f"{near_misses(sample.role, roles)} Name all roles with --roles."
+                    f"{near_misses(sample.role, roles)} Name all roles: --roles of lragent train, "
+                    "--adapter of lragent eval."
                 )
             by_role[sample.role].append(sample)
             count += 1

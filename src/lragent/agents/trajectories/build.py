@@ -56,7 +56,7 @@ def build_samples(
     rng = random.Random(seed)
     kinds: Counter[str] = Counter()
     samples: list[Sample] = []
-    for kind, script in _trajectories(records, arithmetic, wrong_share, rng):
+    for kind, script in play_trajectories(records, arithmetic, wrong_share, rng):
         kinds[kind] += 1
         samples += script.samples
     kept = _cut(samples, max_tokens_per_role, rng)
@@ -73,10 +73,10 @@ def build_samples(
     )
 
 
-def _trajectories(
+def play_trajectories(
     records: Sequence[Record], arithmetic: int, wrong_share: float, rng: random.Random
 ) -> Iterator[tuple[str, Script]]:
-    """Complete scripts with their kind."""
+    """Complete scripts with their kind; arguments as those of `build_samples`."""
     for record in records:
         names = (short_title(record.gold[0]), short_title(record.gold[1]))
         if record.comparison:

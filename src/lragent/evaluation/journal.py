@@ -1,0 +1,82 @@
+"""What was measured so far, in a file that a later run goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lragent.evaluation.cases import Series
+from lragent.evaluation.errors import EvaluationError
+from lragent.evaluation.meter import Measurement
+
+
+class CaseResult(BaseModel):
+    """A measured case; `context` and `output` are counts of tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    series: Series
+    role: str
+    context: int
+    output: int
+    arms: tuple[Measurement, ...]
+
+
+class _Header(BaseModel):
+    """First line of the file: what its measurements depend on."""
+
+    identity: dict[str, Any]
+
+
+class Journal:
+    """Results by case, one line of JSON each, written as they come.
+
+    Args:
+        path: the file; made with its folder when it is not there.
+        identity: what the measurements depend on, in plain JSON types.
+
+    Raises:
+        EvaluationError: the file is damaged, or holds measurements of something else.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]):
+        self._path = path
+        self.results: dict[str, CaseResult] = {}
+        if path.exists():
+            self._read(identity)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._append(_Header(identity=identity))
+
+    def add(self, result: CaseResult) -> None:
+        """Keep a result."""
+        self._append(result)
+        self.results[result.key] = result
+
+    def _append(self, line: BaseModel) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+
+    def _read(self, identity: dict[str, Any]) -> None:
+        text = self._path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
+        if whole != text:
+            self._path.write_text(whole, encoding="utf-8")
+        try:
+            first, *rest = whole.splitlines()
+            found = _Header.model_validate_json(first).identity
+            results = [CaseResult.model_validate_json(line) for line in rest]
+        except (ValueError, ValidationError) as error:
+            raise EvaluationError(
+                f"{self._path} is no file of measurements; remove it, or choose another --out"
+            ) from error
+        if found != identity:
+            other = [name for name in identity if found.get(name) != identity[name]]
+            raise EvaluationError(
+                f"{self._path} holds measurements of another evaluation ({', '.join(other)} "
+                "differ); choose another --out, or remove the folder"
+            )
+        self.results = {result.key: result for result in results}
