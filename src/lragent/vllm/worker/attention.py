@@ -219,9 +219,10 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         return lora
 
     def _lora_tables(self, layer: Any) -> LoraTables:
-        if self._tables is None:
-            self._tables = self.lora_of(layer).tables
-        return self._tables
+        tables = self._tables
+        if tables is None:
+            tables = self._tables = self.lora_of(layer).tables
+        return tables
 
 
 def _rows(tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:
