@@ -25,8 +25,8 @@ from lragent.attention import (
     flash_lora_attention,
     write_pages,
 )
-from lragent.vllm.config import options_of
 from lragent.vllm.errors import PluginError
+from lragent.vllm.options import options_of
 from lragent.vllm.worker.pages import page_spec, views_of
 from lragent.vllm.worker.rotation import key_rotation
 from lragent.vllm.worker.state import WorkerState, make_state, state_of
