@@ -32,7 +32,7 @@ from benchmarks.serving.sizes import (
 from benchmarks.serving.workload import trace_length
 from safetensors.numpy import load_file
 
-from lragent.vllm.config import parse_options
+from lragent.vllm.options import parse_options
 
 
 def test_who_shares_an_engine():

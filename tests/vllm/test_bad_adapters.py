@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_ranks_and_scales_by_module(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """In a group and outside of it, token for token the embedded engine's output."""
-    patterns = {
+    patterns: Any = {
         "rank_pattern": {"layers.0.self_attn.v_proj": 7, "q_proj": 2},
         "alpha_pattern": {"layers.1.self_attn.v_proj": 32},
     }

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from tests.vllm.core.memory import Tag, TaggedMemory
 
-from lragent.vllm.config import options_of
 from lragent.vllm.core.bindings import ServedBinding
+from lragent.vllm.options import options_of
 from lragent.vllm.worker.state import WorkerSizes, WorkerState
 
 PAGE = 16

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from lragent.vllm.config import parse_options
 from lragent.vllm.errors import PluginError
 from lragent.vllm.frontend import engine_check
 from lragent.vllm.frontend.engine_check import at, check_engine
+from lragent.vllm.options import parse_options
 
 
 @pytest.mark.parametrize(

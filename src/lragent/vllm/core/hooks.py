@@ -8,10 +8,10 @@ import functools
 import threading
 from typing import Any
 
-from lragent.vllm.config import options_of
 from lragent.vllm.core.plugin import CorePlugin
 from lragent.vllm.core.request_keys import ATTRIBUTE, binding_hasher, lora_keys, stored_events
 from lragent.vllm.messages import Report
+from lragent.vllm.options import options_of
 from lragent.vllm.patching import Hook
 
 _current = threading.local()  # binding of the request that is being made in this thread

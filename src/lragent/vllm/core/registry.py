@@ -10,10 +10,10 @@ from lragent.adapters.errors import AdapterError
 from lragent.cache.keys import KeyScope
 from lragent.sharing import Binding, Groups, SharingGroup, alone
 from lragent.sharing.group import Group
-from lragent.vllm.config import Options
 from lragent.vllm.core.adapters import AdapterStore, Content
 from lragent.vllm.core.bindings import ServedBinding, serve
 from lragent.vllm.core.rows import RowTable
+from lragent.vllm.options import Options
 
 
 @dataclass(frozen=True)

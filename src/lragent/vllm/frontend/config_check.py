@@ -7,9 +7,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from lragent.vllm.config import KEY, options_of
 from lragent.vllm.errors import PluginError
 from lragent.vllm.frontend.engine_check import LINEAR, check_engine
+from lragent.vllm.options import KEY, options_of
 from lragent.vllm.patching import Hook
 
 

@@ -9,6 +9,7 @@ server's API key, if it has one.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -54,7 +55,7 @@ class StatsEndpoint:
         self._client = engine_client
         REGISTRY.register(self._collector)
 
-    async def _read(self) -> dict[int, Report]:
+    async def _read(self) -> Mapping[int, Report]:
         if self._client is not None and time.monotonic() - self._read_at > _MAX_AGE_S:
             reports = await call_engines(self._client.engine_core, "lragent_report")
             self._collector.reports = {i: r for i, r in reports.items() if r is not None}

@@ -10,9 +10,9 @@ from typing import Any
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.names import near_misses
-from lragent.vllm.config import Options, options_of
 from lragent.vllm.errors import PluginError
 from lragent.vllm.frontend.engines import call_engines
+from lragent.vllm.options import Options, options_of
 from lragent.vllm.patching import Hook
 
 logger = logging.getLogger("vllm.lragent")
@@ -37,7 +37,7 @@ def _options(models: Any) -> Options | None:
 
 
 def _init_static_loras(stock: Any) -> Any:
-    from vllm import envs
+    import vllm.envs as envs
 
     @functools.wraps(stock)
     async def init_static_loras(self: Any) -> None:

@@ -11,9 +11,9 @@ import torch
 from vllm.config import get_current_vllm_config
 from vllm.lora.layers import MergedColumnParallelLinearWithLoRA, RowParallelLinearWithLoRA
 
-from lragent.vllm.config import options_of
 from lragent.vllm.lora_speed.metadata import prepare_on_host
 from lragent.vllm.lora_speed.touched import TouchedModules
+from lragent.vllm.options import options_of
 
 
 def is_on() -> bool:

@@ -25,8 +25,8 @@ from lragent.attention import (
     flash_lora_attention,
     write_pages,
 )
-from lragent.vllm.config import options_of
 from lragent.vllm.errors import PluginError
+from lragent.vllm.options import options_of
 from lragent.vllm.worker.pages import page_spec, views_of
 from lragent.vllm.worker.rotation import key_rotation
 from lragent.vllm.worker.state import WorkerState, make_state, state_of
@@ -219,9 +219,10 @@ class LRAttentionImpl(AttentionImpl[LRMetadata]):
         return lora
 
     def _lora_tables(self, layer: Any) -> LoraTables:
-        if self._tables is None:
-            self._tables = self.lora_of(layer).tables
-        return self._tables
+        tables = self._tables
+        if tables is None:
+            tables = self._tables = self.lora_of(layer).tables
+        return tables
 
 
 def _rows(tensor: Tensor, shape: tuple[int, int, int]) -> Tensor:

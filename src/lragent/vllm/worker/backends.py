@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-from lragent.vllm.config import Options
+from lragent.vllm.options import Options
 from lragent.vllm.worker.attention import LRAttentionBackend
 
 NAME = "LRAGENT"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from lragent.vllm.config import options_of
+from lragent.vllm.options import options_of
 from lragent.vllm.patching import Hook
 from lragent.vllm.worker.state import state_of
 

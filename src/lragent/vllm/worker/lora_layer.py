@@ -14,8 +14,8 @@ from vllm.lora.layers import MergedQKVParallelLinearWithLoRA
 
 from lragent.adapters.model import LoraModule
 from lragent.attention import LoraTables
-from lragent.vllm.config import options_of
 from lragent.vllm.lora_speed.layers import SkipsUntouched
+from lragent.vllm.options import options_of
 from lragent.vllm.worker.ops import define_ops
 from lragent.vllm.worker.state import WorkerState, make_state
 

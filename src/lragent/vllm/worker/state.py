@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from lragent.attention import KeyRotation
-from lragent.vllm.config import Options
 from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
+from lragent.vllm.options import Options
 from lragent.vllm.transfer import send
 from lragent.vllm.worker.row_loading import load_rows
 
