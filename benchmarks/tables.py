@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.answers.table import compared, scores
 from benchmarks.common.files import RESULTS, load
 from benchmarks.common.sources import ROOT
 
@@ -276,6 +277,8 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "layer": layer,
     "projection": projection,
     "embedded": embedded,
+    "answers": scores,
+    "answers-compared": compared,
 }
 
 

@@ -2,3 +2,5 @@
 
 TRAIN, HELD_OUT = "train.jsonl.gz", "held_out.jsonl.gz"
 """The sample files, which `samples` writes and `run` reads (without the agents' tools)."""
+
+ROLES = ("plan", "act", "reflect")

@@ -1,7 +1,8 @@
 """Train roles for each policy and score them under each; results go to one JSON file.
 
     python -m benchmarks.answers.samples --data FOLDER --out build/answers
-    python -m benchmarks.answers.run --samples build/answers --out results/answers.json \
+    python -m benchmarks.answers.run --samples build/answers \
+        --out benchmarks/results/answers.json \
         --arms isolated,neutral --seeds 0,1,2
 
 An arm is a way to train. Each arm and seed is one entry in the result file, written as soon as it
@@ -12,7 +13,6 @@ at the same time. Every arm sees the same samples in the same order for the same
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import random
 import shutil
@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.answers import HELD_OUT, TRAIN
+from benchmarks.answers import HELD_OUT, ROLES, TRAIN
 from benchmarks.answers.score import Scorer, conditions
+from benchmarks.common.files import load, save
 from filelock import FileLock
 
 from lragent.engine.loader import load_model
@@ -33,7 +34,6 @@ from lragent.training import TrainConfig, train
 from lragent.training.encoding import Example, encode_all
 from lragent.training.samples import read_samples
 
-ROLES = ("plan", "act", "reflect")
 ARMS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
     "neutral": {"trained_for": "neutral"},
@@ -156,17 +156,14 @@ def find(results: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> boo
 
 def read(out: Path) -> list[dict[str, Any]]:
     """The entries of a result file; none where there is no file."""
-    return json.loads(out.read_text())["entries"] if out.is_file() else []
+    return load(out)["entries"] if out.is_file() else []
 
 
 def add(out: Path, entry: Mapping[str, Any]) -> None:
     """Put an entry into the result file, which other processes may write too."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(out.with_suffix(".lock")):
-        entries = [*read(out), entry]
-        part = out.with_suffix(".part")
-        part.write_text(json.dumps({"entries": entries}, indent=1) + "\n")
-        part.replace(out)
+        save(out, {"entries": [*read(out), entry]})
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -1,21 +1,13 @@
-"""Tables from a result file of `benchmarks.answers.run`, in Markdown.
-
-    python -m benchmarks.answers.table results/answers.json
-
-The first table has a row for each way to train, role, and condition it is served under; the second
-compares roles trained and served under a policy with roles trained and served alone.
-"""
+"""Tables of a result file of `benchmarks.answers.run`; see `benchmarks.tables`."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from benchmarks.answers.run import ROLES, read
+from benchmarks.answers import ROLES
 
 Entry = Mapping[str, Any]
 Key = tuple[str, ...]
@@ -41,18 +33,16 @@ def mean(entries: Sequence[Entry], role: str, condition: str, what: str) -> floa
     return fmean(entry["scores"][role][condition][what] for entry in entries)
 
 
-def score_rows(entries: Sequence[Entry]) -> Iterator[str]:
-    """Every condition of every role."""
-    yield "| adapters | trained | seeds | role | served | exact, % | NLL |"
-    yield "|---|---|---|---|---|---|---|"
-    for (held, arm), own in grouped(entries).items():
+def scores(result: Mapping[str, Any]) -> list[list[str]]:
+    """Every condition of every role, for each way to train."""
+    table = [["adapters", "trained for", "seeds", "role", "served", "exact, %", "NLL"]]
+    for (held, arm), own in grouped(result["entries"]).items():
         for role in ROLES:
             for condition in own[0]["scores"][role]:
                 exact, nll = (mean(own, role, condition, what) for what in ("exact", "nll"))
-                yield (
-                    f"| {'; '.join(held)} | {arm} | {len(own)} | {role} | {condition} "
-                    f"| {exact:.1f} | {nll:.3f} |"
-                )
+                which = ["; ".join(held), arm, str(len(own)), role, condition]
+                table.append([*which, f"{exact:.1f}", f"{nll:.3f}"])
+    return table
 
 
 def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[str]:
@@ -66,17 +56,11 @@ def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[st
     return found
 
 
-def comparison_rows(entries: Sequence[Entry]) -> Iterator[str]:
-    """Each arm as it was trained, against `isolated` of the same setting."""
-    yield (
-        "| adapters | trained | exact, points: mean | "
-        + " | ".join(ROLES)
-        + " | NLL, times: geometric mean | "
-        + " | ".join(ROLES)
-        + " |"
-    )
-    yield "|" + "---|" * (4 + 2 * len(ROLES))
-    groups = grouped(entries)
+def compared(result: Mapping[str, Any]) -> list[list[str]]:
+    """Roles as they were trained, against those trained and served alone, same setting."""
+    heads = ["exact, points", *ROLES, "NLL, times", *ROLES]
+    table = [["adapters", "trained for", *heads]]
+    groups = grouped(result["entries"])
     for (held, arm), own in groups.items():
         alone = groups.get((held, "isolated"))
         if alone is None or arm == "isolated":
@@ -89,22 +73,7 @@ def comparison_rows(entries: Sequence[Entry]) -> Iterator[str]:
             points.append(exact - mean(alone, role, "isolated", "exact"))
             times.append(nll / mean(alone, role, "isolated", "nll"))
         together = math.exp(fmean(map(math.log, times)))
-        yield (
-            f"| {'; '.join(held)} | {arm} | {fmean(points):+.1f} | "
-            + " | ".join(f"{value:+.1f}" for value in points)
-            + f" | {together:.2f} | "
-            + " | ".join(f"{value:.2f}" for value in times)
-            + " |"
-        )
-
-
-def main(words: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Print the tables of a result file.")
-    parser.add_argument("results", type=Path)
-    entries = read(parser.parse_args(words).results)
-    print("\n".join([*comparison_rows(entries), "", *score_rows(entries)]))
-
-
-if __name__ == "__main__":
-    main()
+        cells = [f"{value:+.1f}" for value in (fmean(points), *points)]
+        cells += [f"{value:.2f}" for value in (together, *times)]
+        table.append(["; ".join(held), arm, *cells])
+    return table

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import pytest
-from benchmarks.answers.table import main
+from benchmarks.answers.table import compared, scores
+from benchmarks.tables import markdown
 
 POLICIES = ("base+lr", "full")
 ROLES = ("plan", "act", "reflect")
@@ -27,9 +25,7 @@ def entry(arm: str, seed: int, scores: dict[str, tuple[float, float]]) -> dict[s
     return {"settings": settings, "scores": rows}
 
 
-def test_each_arm_is_compared_as_it_was_trained(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_arm_is_compared_as_it_was_trained() -> None:
     entries = [
         entry("isolated", 0, {"isolated": (60.0, 0.1)}),
         entry("isolated", 1, {"isolated": (62.0, 0.1)}),
@@ -52,10 +48,8 @@ def test_each_arm_is_compared_as_it_was_trained(
             },
         ),
     ]
-    path = tmp_path / "answers.json"
-    path.write_text(json.dumps({"entries": entries}))
-    main([str(path)])
-    printed = capsys.readouterr().out
+    result = {"entries": entries}
+    printed = "\n".join([markdown(compared(result)), markdown(scores(result))])
 
     held = "| rank 8, q_proj, v_proj; 300 steps |"
     assert f"{held} neutral | +0.0 | -1.0 | +2.0 | -1.0 | 2.00 | 1.00 | 8.00 | 1.00 |" in printed
