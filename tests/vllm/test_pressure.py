@@ -46,16 +46,16 @@ class World:
         return Embedded(self.adapters, self.policy, self.embedded)
 
 
-@pytest.fixture(scope="module", params=["tiny", "smollm"])
-def model(request: pytest.FixtureRequest) -> str:
-    return request.param
+WORLDS = [("tiny", policy) for policy in ("isolated", "full", "base", "base+lr")]
+WORLDS += [("smollm", "base"), ("smollm", "base+lr")]  # under which pages are filled twice
 
 
-@pytest.fixture(scope="module", params=["isolated", "full", "base", "base+lr"])
-def world(request: pytest.FixtureRequest, model: str, root: Path) -> World:
+@pytest.fixture(scope="module", params=WORLDS, ids="-".join)
+def world(request: pytest.FixtureRequest, root: Path) -> World:
+    model, policy = request.param
     if model == "tiny":
-        return World(root / "llama", folders(root, "own"), None, request.param, prompt_of)
-    return World(convert(), demo_adapters(), NAME, request.param, text_of)
+        return World(root / "llama", folders(root, "own"), None, policy, prompt_of)
+    return World(convert(), demo_adapters(), NAME, policy, text_of)
 
 
 @pytest.fixture(scope="module")
