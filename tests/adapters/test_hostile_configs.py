@@ -103,7 +103,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_adapter(tmp_path_factory.mktemp("pristine") / "plan", tiny_llama())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(fields=st.dictionaries(FIELDS, JSON, max_size=3), sidecar=st.none() | JSON)
 def test_any_json(pristine: Path, fields: dict[str, Any], sidecar: Any) -> None:
     original = (pristine / CONFIG).read_text()
@@ -134,7 +134,7 @@ PATTERN = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map("".join)
 RULE = st.one_of(PATTERN, st.lists(st.one_of(PATTERN, st.sampled_from(NAMES)), max_size=3))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     targets=RULE,
     excluded=st.none() | RULE,

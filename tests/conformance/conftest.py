@@ -10,7 +10,7 @@ from lragent.agents.demo import demo_adapters, demo_text
 from lragent.engine import Engine
 from lragent.engine.loader import load_model
 
-MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MODEL = "smollm2"
 
 
 @pytest.fixture(scope="session")

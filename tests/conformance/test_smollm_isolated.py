@@ -29,7 +29,7 @@ def ours(
     adapters: dict[str, Path], text_ids: Callable[[int], list[int]]
 ) -> dict[tuple[str | None, int], Completion]:
     params = SamplingParams(max_tokens=NEW, logprobs=0, ignore_eos=True)
-    with Engine("HuggingFaceTB/SmolLM2-135M-Instruct", adapters) as engine:
+    with Engine("smollm2", adapters) as engine:
         requests = {
             (name, length): engine.submit(text_ids(length), adapter=name, params=params)
             for name in NAMES

@@ -251,7 +251,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(fields=st.dictionaries(st.sampled_from(list(SamplingParams.model_fields)), VALUES))
 def test_any_sampling_values(engine: Engine, alone: Any, fields: dict[str, Any]):
     def call() -> None:
@@ -264,7 +264,7 @@ def test_any_sampling_values(engine: Engine, alone: Any, fields: dict[str, Any])
         beside(engine, alone, call)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompt=st.one_of(
         st.text(max_size=20),
