@@ -318,7 +318,7 @@ def test_sidecar_that_agrees_is_noted(folder: Path) -> None:
     plain = read_adapter(folder)
     sidecar(folder, a_digest={"v_proj": plain.a_digests["v_proj"]})
     noted = read_adapter(folder)
-    assert "trained as act of the shared-A group qa" in noted.notes
+    assert "trained as act of the group qa" in noted.notes
     assert noted.digest == plain.digest
 
 

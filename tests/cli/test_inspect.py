@@ -4,21 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from tests.adapters.factory import edit_config, make_adapter, tiny_llama
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
-from lragent.cli.inspect import inspect
+from lragent.cli.main import app
 
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def app() -> typer.Typer:
-    made = typer.Typer()
-    made.command()(inspect)
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +25,15 @@ def folders(tmp_path: Path, model: LlamaForCausalLM) -> list[str]:
     return [str(plan), str(act)]
 
 
-def test_tables(app: typer.Typer, folders: list[str]) -> None:
-    result = runner.invoke(app, folders, env={"COLUMNS": "160"})
+def test_tables(folders: list[str]) -> None:
+    result = runner.invoke(app, ["inspect", *folders], env={"COLUMNS": "160"})
     assert result.exit_code == 0
     for part in ("plan", "act", "tiny/Llama-Test", "1 LR slot under base+lr", "base+lr 0.50"):
         assert part in result.output
 
 
-def test_json(app: typer.Typer, folders: list[str]) -> None:
-    result = runner.invoke(app, [*folders, "--json"])
+def test_json(folders: list[str]) -> None:
+    result = runner.invoke(app, ["inspect", *folders, "--json"])
     assert result.exit_code == 0
     data = json.loads(result.stdout)
     assert [adapter["name"] for adapter in data["adapters"]] == ["plan", "act"]
@@ -49,51 +41,49 @@ def test_json(app: typer.Typer, folders: list[str]) -> None:
     assert data["refused"] == {}
 
 
-def test_a_refused_adapter_does_not_hide_the_others(app: typer.Typer, folders: list[str]) -> None:
+def test_a_refused_adapter_does_not_hide_the_others(folders: list[str]) -> None:
     edit_config(Path(folders[1]), use_dora=True)
-    result = runner.invoke(app, [*folders, "--json"])
+    result = runner.invoke(app, ["inspect", *folders, "--json"])
     assert result.exit_code == 1
     data = json.loads(result.stdout)
     assert [adapter["name"] for adapter in data["adapters"]] == ["plan"]
     assert "use_dora=True" in data["refused"]["act"]
-    shown = runner.invoke(app, folders)
+    shown = runner.invoke(app, ["inspect", *folders])
     assert shown.exit_code == 1
     assert "act is refused" in shown.stderr
 
 
-def test_every_adapter_refused(app: typer.Typer, folders: list[str]) -> None:
-    result = runner.invoke(app, [*folders, "--max-rank", "2"])
+def test_every_adapter_refused(folders: list[str]) -> None:
+    result = runner.invoke(app, ["inspect", *folders, "--max-rank", "2"])
     assert result.exit_code == 1
     assert "limit of 2" in " ".join(result.stderr.split())
     assert result.stdout == ""
 
 
-def test_folders_of_one_name(app: typer.Typer, tmp_path: Path, model: LlamaForCausalLM) -> None:
+def test_folders_of_one_name(tmp_path: Path, model: LlamaForCausalLM) -> None:
     paths = [make_adapter(tmp_path / run / "plan", model, seed=1) for run in ("a", "b")]
-    result = runner.invoke(app, [*map(str, paths), str(paths[0]), "--json"])
+    result = runner.invoke(app, ["inspect", *map(str, paths), str(paths[0]), "--json"])
     data = json.loads(result.stdout)
     assert [adapter["name"] for adapter in data["adapters"]] == [str(path) for path in paths]
     assert data["pairs"][0]["same_content"] is True
 
 
-def test_base_folder(
-    app: typer.Typer, tmp_path: Path, model: LlamaForCausalLM, folders: list[str]
-) -> None:
+def test_base_folder(tmp_path: Path, model: LlamaForCausalLM, folders: list[str]) -> None:
     model.save_pretrained(tmp_path / "base")
     tiny_llama(layers=1).save_pretrained(tmp_path / "small")
-    fits = runner.invoke(app, [*folders, "--base", str(tmp_path / "base")])
+    fits = runner.invoke(app, ["inspect", *folders, "--base", str(tmp_path / "base")])
     assert fits.exit_code == 0
-    small = runner.invoke(app, [*folders, "--json", "--base", str(tmp_path / "small")])
+    small = runner.invoke(app, ["inspect", *folders, "--json", "--base", str(tmp_path / "small")])
     assert small.exit_code == 1
     assert "has no linear layer model.layers.1" in json.loads(small.stdout)["refused"]["plan"]
 
 
-def test_base_folder_without_weights(app: typer.Typer, tmp_path: Path, folders: list[str]) -> None:
+def test_base_folder_without_weights(tmp_path: Path, folders: list[str]) -> None:
     (tmp_path / "empty").mkdir()
-    result = runner.invoke(app, [*folders, "--base", str(tmp_path / "empty")])
+    result = runner.invoke(app, ["inspect", *folders, "--base", str(tmp_path / "empty")])
     assert result.exit_code == 1
     assert "no safetensors files" in " ".join(result.stderr.split())
     (tmp_path / "empty" / "model.safetensors").write_bytes(b"\xff" * 20)
-    result = runner.invoke(app, [*folders, "--base", str(tmp_path / "empty")])
+    result = runner.invoke(app, ["inspect", *folders, "--base", str(tmp_path / "empty")])
     assert result.exit_code == 1
     assert "no readable safetensors file" in " ".join(result.stderr.split())

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import typer
 from tests.engine.test_loader import save_tiny_model
 from typer.testing import CliRunner
 
-from lragent.cli.train import train
+from lragent.cli.main import app
 
-app = typer.Typer()
-app.command()(train)
 runner = CliRunner()
 
 
@@ -29,7 +26,7 @@ def samples(folder: Path) -> Path:
 
 def test_json_report(tmp_path: Path) -> None:
     save_tiny_model(tmp_path / "tiny")
-    command = ["--data", str(samples(tmp_path)), "--eval-data", str(samples(tmp_path))]
+    command = ["train", "--data", str(samples(tmp_path)), "--eval-data", str(samples(tmp_path))]
     command += ["--model", str(tmp_path / "tiny"), "--out", str(tmp_path / "out")]
     command += ["--roles", "plan,act", "--rank", "2", "--max-steps", "2", "--device", "cpu"]
 
@@ -47,7 +44,8 @@ def test_json_report(tmp_path: Path) -> None:
 
 
 def test_bad_settings_and_samples_end_with_a_message(tmp_path: Path) -> None:
-    command = ["--data", str(tmp_path / "none.jsonl"), "--model", "m", "--out", str(tmp_path)]
+    command = ["train", "--data", str(tmp_path / "none.jsonl")]
+    command += ["--model", "m", "--out", str(tmp_path)]
 
     missing = runner.invoke(app, command)
     bad_rate = runner.invoke(app, [*command, "--role-learning-rate", "act"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from tests.engine.models import generate, prompt_of, tiny_model
 from tests.engine.shared_reference import Seen, SharedReference
 from transformers import PreTrainedModel
 
-from lragent.adapters import AdapterError
+from lragent.adapters import Adapter, AdapterError
 from lragent.engine import Engine, SamplingParams
 from lragent.engine.errors import UnknownAdapterError
+from lragent.engine.lora_bank import LoraBank
 from lragent.sharing import SharingGroup
 
 PROMPT = prompt_of(64)
@@ -176,3 +178,34 @@ def test_a_taken_name_is_refused(shared_a: dict[str, Path]):
         pytest.raises(ValueError, match="reload_adapter"),
     ):
         engine.load_adapter("plan", shared_a["act"])
+
+
+def test_an_adapter_that_memory_does_not_hold_leaves_the_engine_as_it_was(
+    shared_a: dict[str, Path],
+    ordinary: dict[str, Path],
+    tiny: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    expected = generate(tiny, PROMPT, 12, shared_a["plan"]).tokens
+    stack = LoraBank._stack
+
+    def full(self: LoraBank, path: str, adapters: Sequence[Adapter]):
+        if len(adapters) > 2:
+            raise torch.OutOfMemoryError("no memory for a third adapter")
+        return stack(self, path, adapters)
+
+    two = {name: shared_a[name] for name in ("plan", "act")}
+    with Engine((tiny_model(), None), two, max_lora_rank=8, debug=True) as engine:
+        running = engine.submit(PROMPT, adapter="plan", params=PARAMS)
+        engine.step()
+        with monkeypatch.context() as patch:
+            patch.setattr(LoraBank, "_stack", full)
+            with pytest.raises(torch.OutOfMemoryError):
+                engine.load_adapter("late", ordinary["plan"])
+            with pytest.raises(torch.OutOfMemoryError):
+                engine.reload_adapter("act", ordinary["act"])
+            assert engine.adapters == ("plan", "act")
+            assert list(running.result().token_ids) == expected
+        engine.load_adapter("late", ordinary["plan"])
+        got = engine.generate(PROMPT, adapter="late", params=PARAMS)
+        assert list(got.token_ids) == generate(tiny, PROMPT, 12, ordinary["plan"]).tokens

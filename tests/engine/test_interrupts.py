@@ -26,10 +26,14 @@ WORK = [
 BOOKS = ("lragent/cache/", "lragent/engine/", "lragent/sharing/")
 
 
+def small_engine(adapters: dict[str, Path], sharing: str = "isolated") -> Engine:
+    """So few pages that requests are preempted and pages evicted."""
+    return Engine((tiny_model(), None), adapters, sharing, kv_bytes=8 * PAGE_BYTES)
+
+
 @pytest.fixture(scope="module")
 def engine(shared_a: dict[str, Path]) -> Iterator[Engine]:
-    """So few pages that requests are preempted and pages evicted."""
-    with Engine((tiny_model(), None), shared_a, kv_bytes=8 * PAGE_BYTES) as engine:
+    with small_engine(shared_a) as engine:
         yield engine
 
 
@@ -81,7 +85,11 @@ def run(engine: Engine, at_line: int) -> tuple[list[tuple[int, ...] | str], int]
     return answers, seen[0]
 
 
-def test_an_interrupt_at_any_line_of_a_step_leaves_the_books_right(engine: Engine):
+@pytest.mark.parametrize("sharing", ["isolated", "neutral"])
+def test_an_interrupt_at_any_line_of_a_step_leaves_the_books_right(
+    shared_a: dict[str, Path], sharing: str
+):
+    engine = small_engine(shared_a, sharing)
     expected, lines = run(engine, at_line=-1)
     assert all(isinstance(answer, tuple) for answer in expected)
     hurt = 0

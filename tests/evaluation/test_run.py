@@ -155,7 +155,11 @@ def test_ctrl_c_keeps_what_was_measured(
 
 
 def test_a_saved_verdict_is_what_measured_means(
-    command: list[str], config: EvalConfig, model_folder: Path, tmp_path: Path
+    command: list[str],
+    config: EvalConfig,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     adapters = {role: tmp_path / role for role in config.adapters}
     for role, path in config.adapters.items():
@@ -164,6 +168,8 @@ def test_a_saved_verdict_is_what_measured_means(
     arguments += [f"--adapter={role}={path}" for role, path in adapters.items()]
     with pytest.raises(MeasuredSharingError, match="lragent eval --save --adapter plan="):
         Engine(str(model_folder), adapters, "measured", device="cpu")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    adapters = {role: Path("~") / role for role in adapters}
     done = runner.invoke(app, [*arguments, "--save", "--limit-nll=9", "--limit-exact=100"])
     assert done.exit_code == 0, done.output
     options = {"device": "cpu", "kv_bytes": 1 << 20, "lr_slots": 1, "max_lora_rank": 4}

@@ -140,6 +140,14 @@ def test_one_role_beyond_the_limit_is_enough(group: dict[str, Path]) -> None:
     assert judge(cells[1:], Limit(), adapters) is None, "a role was not measured"
 
 
+def test_neutral_goes_before_what_costs_the_same(group: dict[str, Path]) -> None:
+    good = (1.0, 1.0, 1.0)
+    cells = [cell(policy, "plan", good, NONE_LOST) for policy in ("base", "base+lr", "neutral")]
+    verdict = judge(cells, Limit(), {"plan": read_adapter(group["plan"])})
+    assert verdict is not None
+    assert (verdict.policy, verdict.advice) == (Policy.NEUTRAL, ())
+
+
 def test_adapters_on_other_layers_are_named(model_folder: Path, tmp_path: Path) -> None:
     path = make_adapter(tmp_path / "wide", tiny_model(), targets=("v_proj", "o_proj", "up_proj"))
     cells = [cell("full", "wide", (2.0, 1.9, 2.1), NONE_LOST)]

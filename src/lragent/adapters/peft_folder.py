@@ -59,7 +59,7 @@ def _notes(
     projections = {module.projection for module in modules.values()}
     notes = list(config.notes)
     if sidecar is not None:
-        notes.append(f"trained as {sidecar.role} of the shared-A group {sidecar.group}")
+        notes.append(f"trained as {sidecar.role} of the group {sidecar.group}")
         if sidecar.trained_for is not None:
             notes.append(f"trained for the sharing policy {sidecar.trained_for}")
     if config.invocation_tokens is not None:

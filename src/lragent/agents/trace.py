@@ -9,10 +9,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import lragent
-from lragent.agents.files import write_atomically
 from lragent.agents.prompts import Role, Turn
 from lragent.agents.results import AgentResult, Status, Verdict
 from lragent.agents.scores import exact_match, f1_score
+from lragent.files import write_atomically
 
 
 class TraceWriteError(RuntimeError):

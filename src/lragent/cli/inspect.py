@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,24 +58,20 @@ def inspect(
     Exits with 1 when an adapter is refused; the others are shown all the same.
     """
     from rich.console import Console
-    from rich.text import Text
 
-    from lragent.adapters import AdapterError
+    from lragent.cli.errors import show_error
     from lragent.cli.inspect_report import render_report
+    from lragent.cli.output import print_json
     from lragent.sharing.compare import compare_adapters
 
-    try:
-        readable, refused = _read(_names(adapters), max_rank, base)
-    except AdapterError as error:
-        Console(stderr=True).print(Text(str(error), style="red"))
-        raise typer.Exit(1) from error
+    readable, refused = _read(_names(adapters), max_rank, base)
     report = compare_adapters(readable)
     if as_json:
-        typer.echo(json.dumps(report.to_json() | {"refused": refused}, indent=2))
+        print_json(report.to_json() | {"refused": refused})
     else:
         if readable:
             Console().print(render_report(report))
         for name, reason in refused.items():
-            Console(stderr=True).print(Text(f"{name} is refused: {reason}", style="red"))
+            show_error(f"{name} is refused: {reason}")
     if refused:
         raise typer.Exit(1)

@@ -1,8 +1,7 @@
-"""``lragent train``: adapters for several roles, with a shared down-projection A."""
+"""``lragent train``: an adapter for each of several roles, trained for a sharing policy."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,7 +129,8 @@ def train(
     """Train one LoRA adapter a role. The same command, run again, continues an interrupted run."""
     from pydantic import ValidationError
     from rich.console import Console
-    from rich.text import Text
+
+    from lragent.cli.errors import message_of, show_error
 
     settings = {
         name: value
@@ -144,25 +144,17 @@ def train(
         "targets": _split(targets),
         "role_learning_rates": _rates(role_learning_rate or []),
     }
-    errors = Console(stderr=True)
     try:
         config = TrainConfig.model_validate(settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        errors.print(Text(f"{where + ': ' if where else ''}{first['msg']}", style="red"))
+        show_error(message_of(error) or "")
         raise typer.Exit(2) from error
 
-    from lragent.engine.loader import ModelUnavailableError
-    from lragent.training import TrainingError
+    from lragent.cli.output import print_json
     from lragent.training import train as run
 
-    try:
-        report = run(config, show_progress=not as_json)
-    except (TrainingError, ModelUnavailableError) as error:
-        errors.print(Text(str(error), style="red"))
-        raise typer.Exit(1) from error
+    report = run(config, show_progress=not as_json)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        print_json(report.to_json())
     else:
         Console().print(_table(report))

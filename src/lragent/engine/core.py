@@ -16,7 +16,7 @@ from lragent.engine.registry import AdapterRegistry
 from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
 from lragent.engine.scheduler import Scheduler
-from lragent.sharing import Binding
+from lragent.sharing import Binding, alone
 from lragent.sharing.group import Group
 
 
@@ -125,8 +125,12 @@ class EngineCore:
         with self.lock, self._change():
             self.check_open()
             before = self._registry.sharers
-            self._registry.load(name, adapter, group, self._layout)
-            self._hold_weights()
+            # First the weights: when the device has no memory for them, nothing has changed yet.
+            self._hold_weights(alone(name, adapter))
+            try:
+                self._registry.load(name, adapter, group, self._layout)
+            finally:
+                self._hold_weights()
             self._forget(before)
 
     def unload(self, name: str) -> Freed:
@@ -166,10 +170,10 @@ class EngineCore:
             self._hold_weights()
             self._forget({binding.sharer for binding in old})
 
-    def _hold_weights(self) -> None:
-        """Keep the weights of current bindings and of those that running requests came with."""
+    def _hold_weights(self, *more: Binding[Adapter]) -> None:
+        """Keep the weights of current bindings, of `more`, and of those that requests came with."""
         running: list[Binding[Adapter]] = [state.binding for state in self.loop.running]
-        self._runner.serve([*self._registry.bindings, *running])
+        self._runner.serve([*self._registry.bindings, *running, *more])
 
     def _forget(self, sharers: set[str]) -> Freed:
         """Drop the pages of those sharers that no binding has now."""

@@ -125,8 +125,7 @@ class Engine:
         self._allow_other_base = allow_other_base
         self._max_rank = max_lora_rank or 256
         checked = {n: self._read(n, path) for n, path in (adapters or {}).items()}
-        folders = {name: Path(path) for name, path in (adapters or {}).items()}
-        groups = sharing_groups(sharing, include_base_model, folders, checked)
+        groups = sharing_groups(sharing, include_base_model, checked)
         self._registry = AdapterRegistry(checked, groups)
         slots, v_rank, k_rank = self._registry.needs()
         if not checked:

@@ -21,8 +21,8 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 class ModelShape(ModelFacts):
     """The sizes of a decoder that the cache and the adapters must fit.
 
-    `digest` is the hex SHA-256
-    of the configuration and of the weight index (names, shapes and dtypes).
+    `digest` is the hex SHA-256 of the configuration and of the weight index (names, shapes and
+    dtypes).
     """
 
     layers: int

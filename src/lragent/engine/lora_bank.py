@@ -58,10 +58,6 @@ class LoraBank:
         assert adapter.slot_digest is not None, "only adapters with a cached term fill slots"
         return self._slot_rows[adapter.slot_digest]
 
-    def clear(self) -> None:
-        """Count no adapter as placed."""
-        self._index, self._slot_rows = {}, {}
-
     def rebuild(self, adapters: Iterable[Adapter]) -> None:
         """Stack the weights of `adapters` anew and drop all others."""
         unique = list({adapter.digest: adapter for adapter in adapters}.values())

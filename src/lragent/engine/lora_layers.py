@@ -46,8 +46,8 @@ class CachedLinear(LoraLinear):
     `z`: `[T, F, rank]` of the last forward pass, until the cache write takes it; None when no
     token's is written. `slot_a`: `[n, rank, d_in]`, the distinct A of the loaded adapters.
 
-    Tokens whose base part is cached already skip the projection (LRAgent, BaseShared). Under the
-    policy `full` the adapter's term is folded in, since that policy caches full values.
+    Tokens whose base part is cached already skip the projection (LRAgent, BaseShared). The
+    adapter's term is folded in where the cache holds full values (see `Step.fold_mask`).
     """
 
     def __init__(

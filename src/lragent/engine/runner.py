@@ -68,7 +68,7 @@ class ModelRunner:
 
     def drop_adapters(self) -> None:
         """Hold no adapter's weights, so that the next `serve` places all that are needed."""
-        self.bank.clear()
+        self.bank.rebuild(())
         if self._graphs is not None:
             self._graphs.clear()
 

@@ -22,15 +22,12 @@ def model_name(model: str | Path | tuple[PreTrainedModel, object]) -> str:
 
 
 def sharing_groups(
-    sharing: Sharing,
-    include_base_model: bool | None,
-    folders: Mapping[str, Path],
-    adapters: Mapping[str, Adapter],
+    sharing: Sharing, include_base_model: bool | None, adapters: Mapping[str, Adapter]
 ) -> Sequence[SharingGroup]:
     """The groups that the engine's `sharing` argument declares.
 
-    For a policy, one that is open; for `measured`, one of exactly the `adapters` that were read
-    from `folders`, since it was measured for no others.
+    For a policy, one that is open; for `measured`, one of exactly these `adapters`, since it was
+    measured for no others.
 
     Raises:
         ValueError: a policy of unknown name.
@@ -39,7 +36,7 @@ def sharing_groups(
     if not isinstance(sharing, str):
         return list(sharing)
     measured = sharing == MEASURED
-    policy = measured_policy(folders, adapters) if measured else Policy(sharing)
+    policy = measured_policy(adapters) if measured else Policy(sharing)
     if policy is Policy.ISOLATED:
         return []
     joins = policy.base_reads if include_base_model is None else include_base_model

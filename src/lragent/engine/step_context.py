@@ -25,7 +25,8 @@ class Step:
         lr_slots: `[T, F]` int32, the slot that each of these products goes to, -1 for none.
         lora_mask: `[T, R]` with 1 in the columns of the token's adapter among the ranks of all
             adapters; None when no token has an adapter.
-        fold_mask: the same for tokens whose adapter term is folded into K and V (policy `full`).
+        fold_mask: the same for tokens whose adapter term is folded into K and V: under policy
+            `full`, and in the turn of an aLoRA adapter.
         logit_rows: `[L]` int64, rows whose logits are wanted.
     """
 

@@ -49,7 +49,7 @@ class EvalConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    adapters: dict[str, Path] = Field(min_length=2)
+    adapters: dict[str, Path]
     policies: tuple[Policy, ...] = tuple(Policy)
     per_role: Annotated[int, Field(ge=2)] = 50
     readers: _Count | None = None

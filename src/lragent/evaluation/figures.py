@@ -76,7 +76,8 @@ def _points(
 
 
 def _svg(figure: Figure, legend: Axes) -> str:
-    legend.legend(fontsize=8)
+    if legend.containers:  # after an early Ctrl-C there is nothing to show
+        legend.legend(fontsize=8)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from lragent.adapters import read_adapter
+from lragent.engine.validation import as_device
 from lragent.evaluation.cases import Case, Series, hand_over_cases, length_cases, reader_cases
 from lragent.evaluation.config import EvalConfig
 from lragent.evaluation.errors import EvaluationError
@@ -23,6 +24,7 @@ from lragent.evaluation.meter import Meter
 from lragent.evaluation.samples import choose, encode_samples, windows
 from lragent.evaluation.summary import Cell, summarise
 from lragent.evaluation.verdict import Verdict, judge
+from lragent.files import write_atomically
 
 MEASUREMENTS = "measurements.jsonl"
 RESULT = "result.json"
@@ -96,7 +98,7 @@ def evaluate(
         on_progress(len(journal.results), len(cases))
     results = [journal.results[case.key] for case in cases if case.key in journal.results]
     evaluation = _sum_up(config, environment, results, complete=len(results) == len(cases))
-    (out / RESULT).write_text(evaluation.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_atomically(out / RESULT, evaluation.model_dump_json(indent=1) + "\n")
     return evaluation
 
 
@@ -147,7 +149,7 @@ def _cases(config: EvalConfig, inputs: Inputs, meter: Meter) -> list[Case]:
 
 
 def _environment(config: EvalConfig, meter: Meter) -> dict[str, str]:
-    device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = as_device(config.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         **{package: version(package) for package in ("lragent", "torch", "transformers", "peft")},

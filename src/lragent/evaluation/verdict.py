@@ -62,7 +62,7 @@ class Verdict(BaseModel):
             nll_ratio=config.limit.nll_ratio,
             exact_points=config.limit.exact_points,
             lragent=lragent.__version__,
-        ).save(config.adapters)
+        ).save(adapters)
 
     def __str__(self) -> str:
         if self.policy is Policy.ISOLATED:
@@ -89,7 +89,8 @@ def judge(cells: Sequence[Cell], limit: Limit, adapters: Mapping[str, Adapter]) 
         for cell in found
     )
     holding = [p for p in by_policy if _all_hold(p, findings)]
-    best = min(holding, key=cost, default=Policy.ISOLATED)
+    # `neutral` costs what `base+lr` does, and its answers depend on nobody's order.
+    best = min(holding, key=lambda p: (cost(p), not p.base_reads), default=Policy.ISOLATED)
     faster = [p for p in by_policy if cost(p) < cost(best)]
     return Verdict(
         policy=best, findings=findings, advice=tuple(_advice(faster, findings, adapters))
@@ -97,10 +98,7 @@ def judge(cells: Sequence[Cell], limit: Limit, adapters: Mapping[str, Adapter]) 
 
 
 def cost(policy: Policy) -> tuple[bool, bool, bool]:
-    """Orders policies by the work and the bytes that they take, the cheapest first.
-
-    `neutral` and `base+lr` cost the same; `neutral` is measured first, and so preferred.
-    """
+    """Orders policies by the work and the bytes that they take, the cheapest first."""
     own_pass = policy.has_slots and not policy.fills_all_slots
     return not policy.shares_base, own_pass, policy.has_slots
 

@@ -106,11 +106,12 @@ class Group(Generic[W]):
                     f"{more_slots.format(slots_needed(slots))}, train the adapters on a shared A, "
                     "or leave it out of the group"
                 )
-        self.members, self._slots = members, slots
-        self._digest_of.update((name, adapter.digest) for name, adapter in adapters.items())
+        # First the identity: where an interrupt comes in between, no pages outlive their weights.
         if ends:
             self._generation += 1
             self._sharer = None
+        self.members, self._slots = members, slots
+        self._digest_of.update((name, adapter.digest) for name, adapter in adapters.items())
 
     def leave(self, name: str) -> None:
         """Take a member away; pages of the group stay right for the others."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
+from lragent.files import write_atomically
 from lragent.sharing.policies import Policy
 
 MEASURED_FILE = "lragent-measured.json"
@@ -46,15 +47,15 @@ class MeasuredSharing(BaseModel):
     exact_points: float
     lragent: str
 
-    def save(self, folders: Mapping[str, Path]) -> None:
-        """Write the file into each folder.
+    def save(self, adapters: Mapping[str, Adapter]) -> None:
+        """Write the file into each adapter's folder.
 
         Raises:
             OSError: a folder cannot be written to.
         """
         text = self.model_dump_json(indent=2, by_alias=True) + "\n"
-        for folder in folders.values():
-            (folder / MEASURED_FILE).write_text(text, encoding="utf-8")
+        for adapter in adapters.values():
+            write_atomically(adapter.path / MEASURED_FILE, text)
 
 
 def members_of(adapters: Mapping[str, Adapter]) -> list[str]:
@@ -62,17 +63,16 @@ def members_of(adapters: Mapping[str, Adapter]) -> list[str]:
     return sorted(adapter.digest for adapter in adapters.values())
 
 
-def measured_policy(folders: Mapping[str, Path], adapters: Mapping[str, Adapter]) -> Policy:
-    """The policy measured for the group of `adapters`, which were read from `folders`.
+def measured_policy(adapters: Mapping[str, Adapter]) -> Policy:
+    """The policy measured for the group of `adapters`.
 
     Raises:
         MeasuredSharingError: a file is missing or damaged, is about other weights or another
             group, or two of them differ.
     """
-    again = "measure again with: lragent eval --save " + " ".join(
-        f"--adapter {name}={folder}" for name, folder in folders.items()
-    )
-    found = {name: _read(folder / MEASURED_FILE, again) for name, folder in folders.items()}
+    named = " ".join(f"--adapter {name}={a.path}" for name, a in adapters.items())
+    again = f"measure again with: lragent eval --save {named} --model MODEL"
+    found = {name: _read(a.path / MEASURED_FILE, again) for name, a in adapters.items()}
     for name, measured in found.items():
         if adapters[name].digest not in measured.members:
             raise MeasuredSharingError(

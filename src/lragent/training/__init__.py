@@ -1,4 +1,4 @@
-"""Shared-A multi-LoRA fine-tuning.
+"""Fine-tuning of LoRA adapters that are to share one KV cache.
 
 The public names are imported when they are first used, since they need torch and PEFT.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lragent.adapters import read_adapter
-from lragent.adapters.sidecar import SIDECAR_FILE
+from lragent.adapters.sidecar import SIDECAR_FILE, Sidecar
+from lragent.files import write_atomically
 from lragent.training.config import TrainConfig, TrainedFor
 from lragent.training.errors import TrainingError
 
@@ -82,15 +82,14 @@ def write_sidecar(
     digests = read_adapter(folder).a_digests
     if missing := set(shared_projections) - set(digests):
         raise TrainingError(f"the adapter in {folder} has no LoRA on {', '.join(sorted(missing))}")
-    sidecar = {
-        "schema": 1,
-        "group": group,
-        "role": role,
-        "a_digest": {name: digests[name] for name in shared_projections},
-        "trained_for": trained_for,
-        "acting_tokens": None,
-    }
-    path.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+    sidecar = Sidecar(
+        schema=1,
+        group=group,
+        role=role,
+        a_digest={name: digests[name] for name in shared_projections},
+        trained_for=TrainedFor(trained_for).value,
+    )
+    write_atomically(path, sidecar.model_dump_json(by_alias=True, indent=2) + "\n")
 
 
 def saved_weights(folder: Path) -> dict[str, Tensor]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lragent.files import write_atomically
 from lragent.training.config import TrainConfig
 from lragent.training.errors import TrainingError
 from lragent.training.report import RoleResult
@@ -28,10 +28,8 @@ class Record(BaseModel):
     finished: dict[str, RoleResult] = {}
 
     def save(self, out: Path) -> None:
-        """Replace the record in `out` by this one, in one step."""
-        part = out / f".{_RECORD}.part"
-        part.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        part.replace(out / _RECORD)
+        """Replace the record in `out` by this one."""
+        write_atomically(out / _RECORD, self.model_dump_json(indent=2) + "\n")
 
 
 def open_record(config: TrainConfig, files: Sequence[DataFile]) -> Record:
@@ -88,5 +86,4 @@ def _clear(config: TrainConfig) -> None:
     for folder in (CHECKPOINTS, *config.roles):
         if (config.out / folder).exists():
             shutil.rmtree(config.out / folder)
-    if (config.out / _RECORD).exists():
-        os.remove(config.out / _RECORD)  # noqa: PTH107 the same call on every platform
+    (config.out / _RECORD).unlink(missing_ok=True)

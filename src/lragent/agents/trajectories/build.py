@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lragent.agents.files import write_atomically
 from lragent.agents.prompts import Role
 from lragent.agents.trajectories.arithmetic import play_differences
 from lragent.agents.trajectories.bridge import best_fact, play_bridge
@@ -19,6 +18,7 @@ from lragent.agents.trajectories.phrases import PHRASES
 from lragent.agents.trajectories.records import Record, read_records
 from lragent.agents.trajectories.script import Sample, Script
 from lragent.agents.trajectories.spans import short_title
+from lragent.files import write_atomically
 
 CHARS_PER_TOKEN = 3.7
 """Measured on these samples with the SmolLM2 tokenizer."""

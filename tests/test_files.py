@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lragent.agents.files import write_atomically
+from lragent.files import write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path):
