@@ -205,6 +205,5 @@ def without_adapters(problem: Problem) -> Problem:
             lr_slot=index,
             host_adapter_index=none,
             host_lr_slot=none,
-            plans={},
         ),
     )
