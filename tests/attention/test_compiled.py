@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from tests.attention.cases import Case, make
+from tests.attention.problems import Case, make
 
 from lragent.attention import AttentionBatch, flash_lora_attention, project_lr, write_pages
 from lragent.attention.compiled import CompiledAttention, Step, _layers

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.cases import Case, make
+from tests.attention.problems import Case, make
 
 from lragent.attention import (
     UnsupportedError,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.cases import Case, Memory, Problem, make
+from tests.attention.problems import Case, Memory, Problem, make, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lragent.attention import AttentionBatch, flash_lora_attention
+from lragent.attention import AttentionBatch
 
 MIXED = Case(
     lens=((1, 300), (1, 2500), (40, 90), (64, 64)),
@@ -18,19 +18,6 @@ MIXED = Case(
     kv_heads=3,
     scattered=False,
 )
-
-
-def run(problem: Problem) -> torch.Tensor:
-    return flash_lora_attention(
-        problem.q,
-        problem.pages,
-        problem.batch,
-        problem.tables,
-        scale=problem.scale,
-        rotation=problem.rotation,
-        sliding_window=problem.case.window,
-        implementation="torch",
-    )
 
 
 def alone(problem: Problem, index: int, table: list[int]) -> torch.Tensor:
@@ -44,24 +31,15 @@ def alone(problem: Problem, index: int, table: list[int]) -> torch.Tensor:
         [batch.host_adapter_index[index]],
         [batch.host_lr_slot[index]],
     )
-    return flash_lora_attention(
-        problem.q[first:last],
-        problem.pages,
-        single,
-        problem.tables,
-        scale=problem.scale,
-        rotation=problem.rotation,
-        implementation="torch",
-    )
+    return run(replace(problem, q=problem.q[first:last], batch=single), "torch")
 
 
 @pytest.mark.parametrize("k_rank", [0, 4], ids=["v", "kv"])
 def test_repeats_are_bitwise_equal(k_rank: int) -> None:
     problem = make(replace(MIXED, k_rank=k_rank))
-    first = run(problem)
+    first = run(problem, "torch")
     for _ in range(8):
-        problem.batch.plans.clear()
-        assert torch.equal(run(problem), first)
+        assert torch.equal(run(replace(problem, batch=replace(problem.batch)), "torch"), first)
 
 
 @pytest.mark.parametrize("memory", ["page", "head-major"])
@@ -69,7 +47,7 @@ def test_repeats_are_bitwise_equal(k_rank: int) -> None:
 @pytest.mark.parametrize("scattered", [False, True], ids=["run", "scattered"])
 def test_neighbours_do_not_change_a_sequence(k_rank: int, scattered: bool, memory: Memory) -> None:
     problem = make(replace(MIXED, k_rank=k_rank, scattered=scattered, memory=memory))
-    together = run(problem).split([new for new, _ in MIXED.lens])
+    together = run(problem, "torch").split([new for new, _ in MIXED.lens])
     for index, part in enumerate(together):
         table = problem.batch.host_block_tables[index]
         assert torch.equal(alone(problem, index, table), part)
@@ -81,18 +59,19 @@ def test_the_pages_do_not_change_a_sequence(index: int, memory: Memory) -> None:
     case = replace(MIXED, memory=memory)
     run_of_pages, scattered = make(case), make(replace(case, scattered=True))
     assert run_of_pages.batch.host_block_tables != scattered.batch.host_block_tables
-    parts = [run(p).split([new for new, _ in MIXED.lens])[index] for p in (run_of_pages, scattered)]
+    queries = [new for new, _ in MIXED.lens]
+    parts = [run(problem, "torch").split(queries)[index] for problem in (run_of_pages, scattered)]
     assert torch.equal(*parts)
 
 
-def test_every_layer_reuses_the_plan() -> None:
+def test_every_layer_reuses_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = make(MIXED)
-    run(problem)
-    before = {key: id(value) for key, value in problem.batch.plans.items()}
-    first = run(problem)
-    assert {key: id(value) for key, value in problem.batch.plans.items()} == before
-    problem.batch.plans.clear()
-    assert torch.equal(run(problem), first)
+    first = run(problem, "torch")
+    with monkeypatch.context() as patch:
+        for name in ("plan._plan", "decode._Part"):
+            patch.delattr(f"lragent.attention.cpu.{name}")
+        assert torch.equal(run(problem, "torch"), first)
+    assert torch.equal(run(replace(problem, batch=replace(problem.batch)), "torch"), first)
 
 
 class Products(TorchDispatchMode):
@@ -122,9 +101,9 @@ class Products(TorchDispatchMode):
 def test_values_are_never_expanded_for_cached_tokens(lens: tuple[tuple[int, int], ...]) -> None:
     case = Case(lens=lens, adapters=(0,), kv_heads=3, v_rank=11)
     problem = make(case)
-    run(problem)
+    run(problem, "torch")
     with Products() as products:
-        run(problem)
+        run(problem, "torch")
     by_b = [shape for right, shape in products.seen if 11 in right and 64 in right]
     assert by_b, "B is multiplied somewhere"
     queries = lens[0][0] * case.kv_heads * case.group

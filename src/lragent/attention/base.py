@@ -7,15 +7,18 @@ low-rank (LR) cache, ``B`` the up-projection with the LoRA scaling folded in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from lragent.cache.layout import PageLayout
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class UnsupportedError(RuntimeError):
@@ -161,8 +164,9 @@ class AttentionBatch:
     host_seq_lens: list[int]
     host_adapter_index: list[int]
     host_lr_slot: list[int]
-    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What an implementation derives from the host lists once and reuses in every layer."""
+    _derived: dict[Hashable, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def build(
@@ -232,6 +236,22 @@ class AttentionBatch:
             host_adapter_index=list(adapter_index),
             host_lr_slot=list(lr_slot),
         )
+
+    def once(
+        self, derive: Callable[_P, _T], key: Hashable, *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """``derive(*args, **kwargs)``, called once for each key and reused in every layer.
+
+        Args:
+            derive: a module's function or class; two of them never share a result.
+            key: what the result depends on besides this batch, its tensors' sizes for instance.
+            args: what ``derive`` is called with the first time.
+            kwargs: the same by name.
+        """
+        entry = (derive, key)
+        if entry not in self._derived:
+            self._derived[entry] = derive(*args, **kwargs)
+        return cast("_T", self._derived[entry])
 
     @property
     def num_sequences(self) -> int:

@@ -27,12 +27,21 @@ def check_attention(
     """
     others = (pages.lr, tables.v_b, tables.k_b, out, None if rotation is None else rotation.cos)
     shapes = [None if x is None else x.shape for x in others]
-    key = ("fits", q.shape, pages.k.shape, sliding_window, *shapes)
-    if key in batch.plans:
-        return
+    key = (q.shape, pages.k.shape, sliding_window, *shapes)
+    batch.once(_check, key, q, pages, batch, tables, sliding_window, rotation, out)
+
+
+def _check(
+    q: Tensor,
+    pages: PageViews,
+    batch: AttentionBatch,
+    tables: LoraTables,
+    sliding_window: int | None,
+    rotation: KeyRotation | None,
+    out: Tensor | None,
+) -> None:
     _check_sizes(q, pages, batch, sliding_window, out)
     _check_lora(pages, batch, tables, rotation)
-    batch.plans[key] = True
 
 
 def _check_sizes(

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tests.attention.gpu.problems import DEVICE, Problem, make
+from tests.attention.problems import DEVICE, Case, make, run
 
-from lragent.attention import UnsupportedError, flash_lora_attention, project_lr, write_pages
+from lragent.attention import UnsupportedError, project_lr, write_pages
 from lragent.attention.gpu import launch
 
 
-def attend(problem: Problem) -> torch.Tensor:
-    return flash_lora_attention(
-        problem.q,
-        problem.pages,
-        problem.batch,
-        problem.tables,
-        scale=problem.scale,
-        rotation=problem.rotation,
-        implementation="triton",
-    )
-
-
 def test_refuses_what_it_cannot_do(monkeypatch: pytest.MonkeyPatch):
-    problem = make([1], [5], head_dim=64)
-    odd = make([1], [5], head_dim=64, dtype=torch.float64)
+    case = Case(lens=((1, 5),))
     with pytest.raises(UnsupportedError, match="float64"):
-        attend(odd)
-    wide = make([1], [5], v_rank=300, adapters=[0])
+        run(make(replace(case, dtype=torch.float64), device=DEVICE), "triton")
     with pytest.raises(UnsupportedError, match="rank 300: at most 256"):
-        attend(wide)
+        run(make(replace(case, v_rank=300), device=DEVICE), "triton")
     monkeypatch.setattr("lragent.attention.gpu.backend.interpreting", lambda: False)
     if DEVICE.type == "cpu":
         with pytest.raises(UnsupportedError, match="need a CUDA device"):
-            attend(problem)
+            run(make(case), "triton")
 
 
 def test_interpreter_flag_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
@@ -44,8 +32,8 @@ def test_interpreter_flag_is_read_from_the_environment(monkeypatch: pytest.Monke
 
 
 def test_dispatch_reaches_all_three():
-    problem = make([1, 3], [20, 9])
-    assert attend(problem).shape == problem.q.shape
+    problem = make(Case(lens=((1, 20), (3, 9))), device=DEVICE)
+    assert run(problem, "triton").shape == problem.q.shape
     x, a = torch.randn(2, 64, device=DEVICE), torch.randn(1, 8, 64, device=DEVICE)
     index = torch.zeros(2, 1, dtype=torch.int32, device=DEVICE)
     z = project_lr(x, a, index, implementation="triton")

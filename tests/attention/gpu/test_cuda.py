@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention.gpu.problems import (
+from tests.attention.problems import (
     DEVICE,
     HALF,
+    Case,
     Problem,
     assert_close,
-    attend,
     make,
+    run,
 )
 
 from lragent.attention import UnsupportedError
@@ -30,19 +31,22 @@ def test_graph_replays_with_other_lengths_adapters_and_pages():
         ([1] * 4, [70, 3, 200, 1], [5, 256, 17, 90]),
         ([8, 1, 0, 3], [70, 3, 200, 31], [9, 256, 17, 90]),
     ):
+
+        def batch(tokens: list[int], *adapters: int, queries: list[int] = queries) -> Problem:
+            lens = tuple(zip(queries, tokens, strict=True))
+            case = Case(lens=lens, adapters=adapters, k_rank=4, dtype=HALF)
+            return make(case, seed=tokens[0], device=DEVICE)
+
         # Tensors as large as any batch will need; the captured graph reads these.
-        live = make(queries, [256] * 4, k_rank=4, dtype=HALF, adapters=[0, 1, 2, 1])
+        live = batch([256] * 4, 0, 1, 2, 1)
         out = torch.empty_like(live.q)
-        replays = [
-            make(queries, first, k_rank=4, dtype=HALF),
-            make(queries, later, k_rank=4, dtype=HALF, adapters=[2, 0, -1, 1], seed=1),
-        ]
+        replays = [batch(first, -1, 0, 1), batch(later, 2, 0, -1, 1)]
         with graph_safe():
-            attend(live, out)
+            run(live, "triton", out)
         before = held_bytes()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            attend(live, out)
+            run(live, "triton", out)
         assert held_bytes() == before
         for other in replays:
             load(live, other)
@@ -81,33 +85,33 @@ def test_expanded_prefill(dense: str, monkeypatch: pytest.MonkeyPatch):
     else:
         assert fa3.find(DEVICE) is not None, "install FlashAttention 3 to test this path"
     for k_rank, window in ((0, None), (8, None), (0, 300)):
-        problem = make(
-            [1, 900, 1200, 20, 1],
-            [3000, 900, 2100, 20, 400],
-            heads=(32, 8),
+        case = Case(
+            lens=((1, 3000), (900, 900), (1200, 2100), (20, 20), (1, 400)),
+            kv_heads=8,
+            group=4,
             head_dim=128,
             k_rank=k_rank,
             window=window,
             dtype=HALF,
         )
-        out = torch.full_like(problem.q, float("nan"))
+        problem = make(case, device=DEVICE)
         monkeypatch.setattr("lragent.attention.gpu.plan._LAUNCH", -1.0)
-        attend(problem, out)
+        out = run(problem, "triton")
         assert paths_of(problem) == {"decode", "expand"}
         assert_close(out, problem)
 
 
 def paths_of(problem: Problem) -> set[str]:
     layer = Layer.of(problem.pages, problem.tables, problem.rotation)
-    runs = plan_batch(problem.q, problem.batch, layer, problem.window or 0)
+    runs = plan_batch(problem.q, problem.batch, layer, problem.case.window or 0)
     return {planned.run.path for planned in runs}
 
 
 def test_a_capture_without_warm_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workspace, "_buffers", {})
-    problem = make([1] * 3, [100_000] * 3, dtype=HALF)
+    problem = make(Case(lens=((1, 100_000),) * 3, dtype=HALF), device=DEVICE)
     with (
         pytest.raises(UnsupportedError, match="once under"),
         torch.cuda.graph(torch.cuda.CUDAGraph()),
     ):
-        attend(problem)
+        run(problem, "triton")

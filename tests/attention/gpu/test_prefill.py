@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from tests.attention.gpu.problems import DEVICE, HALF, assert_close, attend, make
+from tests.attention.problems import DEVICE, HALF, Case, assert_close, causal_attention, make, run
 from torch import Tensor
 
 from lragent.attention.gpu import backend, fa3, plan, reserve_scratch, workspace
@@ -41,17 +40,8 @@ def varlen(
     for s in range(cu_seqlens_q.shape[0] - 1):
         first, last = cu_seqlens_q[s : s + 2].tolist()
         here = slice(*cu_seqlens_k[s : s + 2].tolist())
-        group = q.shape[1] // k.shape[1]
-        keys, values = (x[here].repeat_interleave(group, 1) for x in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", q[first:last], keys).float() * softmax_scale
-        tokens = keys.shape[0]
-        position = torch.arange(tokens - (last - first), tokens, device=q.device)[:, None]
-        key = torch.arange(tokens, device=q.device)[None, :]
-        seen = key <= position
-        if window_size[0] >= 0:
-            seen &= key >= position - window_size[0]
-        weights = scores.masked_fill(~seen, -math.inf).softmax(-1).to(v.dtype)
-        out[first:last] = torch.einsum("hqk,khd->qhd", weights, values)
+        window = None if window_size[0] < 0 else window_size[0] + 1
+        out[first:last] = causal_attention(q[first:last], k[here], v[here], softmax_scale, window)
 
 
 def schedule(max_seqlen_q: int, max_seqlen_k: int, **_: Any) -> Tensor:
@@ -72,12 +62,12 @@ def _installed(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(("k_rank", "window"), [(0, None), (4, None), (0, 30)])
 def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: int | None):
-    problem = make(
-        [1, 20, 33, 7], [40, 70, 70, 21], adapters=[0, 1, 0, -1], dtype=HALF, k_rank=k_rank,
-        window=window,
+    case = Case(
+        lens=((1, 40), (20, 70), (33, 70), (7, 21)), adapters=(0, 1, 0, -1), dtype=HALF,
+        k_rank=k_rank, window=window,
     )  # fmt: skip
-    out = torch.full_like(problem.q, math.nan)
-    attend(problem, out)
+    problem = make(case, device=DEVICE)
+    out = run(problem, "triton")
     layer = Layer.of(problem.pages, problem.tables, problem.rotation)
     runs = backend.plan_batch(problem.q, problem.batch, layer, window or 0)
     assert [planned.run.path for planned in runs] == ["decode", "expand"]
@@ -86,11 +76,11 @@ def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: in
 
 def test_reserving_leaves_nothing_to_grow(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workspace, "_buffers", {})
-    problem = make([20], [70], dtype=HALF)
+    problem = make(Case(lens=((20, 70),), dtype=HALF), device=DEVICE)
     reserve_scratch(70, 2, 64, HALF, DEVICE)
     before = workspace.held_bytes()
     assert before >= 2 * 70 * 2 * 64 * 2
-    attend(problem)
+    run(problem, "triton")
     assert workspace.held_bytes() == before
 
 

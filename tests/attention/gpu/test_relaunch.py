@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.attention.gpu.problems import DEVICE, HALF, Problem, assert_close, make
+from tests.attention.problems import DEVICE, HALF, Case, Problem, assert_close, make, run
 
-from lragent.attention.gpu import TritonBackend, relaunch
-from lragent.attention.gpu.backend import attention_calls
+from lragent.attention.gpu import backend, relaunch
 from lragent.attention.gpu.relaunch import Launch, is_tried
 
 
@@ -87,28 +86,34 @@ def test_versions():
     assert not is_tried("4.0.0")
 
 
-def attend(problem: Problem) -> torch.Tensor:
-    return TritonBackend().attend(
-        problem.q, problem.pages, problem.batch, problem.tables,
-        scale=problem.scale, sliding_window=problem.window, rotation=problem.rotation,
-    )  # fmt: skip
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The strides of the queries whose launches were prepared anew."""
+    strides: list[tuple[int, ...]] = []
+
+    def prepare(runs: Any, q: torch.Tensor, *rest: Any) -> Any:
+        strides.append(q.stride())
+        return original(runs, q, *rest)
+
+    original = backend.prepare
+    monkeypatch.setattr(backend, "prepare", prepare)
+    return strides
+
+
+CASE = Case(lens=((1, 70), (9, 40), (0, 200), (1, 3)), adapters=(-1, 0, 1), dtype=HALF)
 
 
 @pytest.mark.parametrize("k_rank", [0, 4])
-def test_layers_share_what_a_batch_launches(k_rank: int):
-    lens = ([1, 9, 0, 1], [70, 40, 200, 3])
-    layers = [make(*lens, k_rank=k_rank, dtype=HALF, seed=seed) for seed in (0, 1)]
+def test_layers_share_what_a_batch_launches(k_rank: int, prepared: list[tuple[int, ...]]):
+    case = replace(CASE, k_rank=k_rank)
+    layers = [make(case, seed, DEVICE) for seed in (0, 1)]
     batch = layers[0].batch
     for problem in layers:
-        assert torch.equal(problem.batch.seq_lens, batch.seq_lens)
-        for name in ("block_tables", "adapter_index", "lr_slot"):
-            getattr(batch, name).copy_(getattr(problem.batch, name))
+        batch.block_tables.copy_(problem.batch.block_tables)
         shared = replace(problem, batch=batch)
-        assert_close(attend(shared), problem)
-        known = len(batch.plans)
-        assert_close(attend(moved(shared)), problem)
-        assert len(batch.plans) == known
-    assert len([key for key in batch.plans if key[0] is attention_calls]) == 1
+        for layer in (shared, moved(shared)):
+            assert_close(run(layer, "triton"), problem)
+    assert len(prepared) == 1
 
 
 def moved(problem: Problem) -> Problem:
@@ -118,10 +123,10 @@ def moved(problem: Problem) -> Problem:
     return replace(problem, q=q.copy_(problem.q))
 
 
-def test_another_layout_gets_launches_of_its_own():
-    problem = make([1, 9], [70, 40], dtype=HALF)
+def test_another_layout_gets_launches_of_its_own(prepared: list[tuple[int, ...]]):
+    problem = make(replace(CASE, lens=((1, 70), (9, 40))), device=DEVICE)
     wide = torch.empty(*problem.q.shape[:2], 2 * problem.q.shape[2], dtype=HALF, device=DEVICE)
     strided = wide[..., : problem.q.shape[2]].copy_(problem.q)
     for q in (problem.q, strided):
-        assert_close(attend(replace(problem, q=q)), problem)
-    assert len([key for key in problem.batch.plans if key[0] is attention_calls]) == 2
+        assert_close(run(replace(problem, q=q), "triton"), problem)
+    assert prepared == [problem.q.stride(), strided.stride()]

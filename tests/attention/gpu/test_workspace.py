@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from tests.attention.gpu.problems import DEVICE
+from tests.attention.problems import DEVICE
 
 from lragent.attention.gpu.workspace import buffer, held_bytes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.attention.gpu.problems import DEVICE, HALF
+from tests.attention.problems import DEVICE, HALF
 
 from lragent.attention import PageViews
 from lragent.attention.base import page_views

@@ -13,7 +13,7 @@ from lragent.attention.base import AttentionBatch, KeyRotation, LoraTables, Page
 from lragent.attention.cpu.cache import project, write
 from lragent.attention.cpu.chunk import attend
 from lragent.attention.cpu.decode import Decoder
-from lragent.attention.cpu.plan import SequencePlan, plan_batch
+from lragent.attention.cpu.plan import plan_batch
 
 
 class TorchBackend(Backend):
@@ -34,13 +34,15 @@ class TorchBackend(Backend):
         """See `lragent.attention.flash_lora_attention`."""
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device) if out is None else out
         in_fp32 = q.dtype == pages.k.dtype == torch.float32
+        group = q.shape[1] // pages.kv_heads
         v_table, k_table = _by_head(tables.v_b, pages), _by_head(tables.k_b, pages)
         for plan in plan_batch(batch, pages.page_size, sliding_window):
             adapter, slot = batch.host_adapter_index[plan.index], batch.host_lr_slot[plan.index]
             v_b = v_table[adapter] if plan.lora and v_table is not None else None
             k_b = k_table[adapter] if plan.lora and k_table is not None else None
             if plan.queries == 1 and in_fp32 and k_b is None:
-                decoder = _decoder(batch, plan, pages, q.shape[1] // pages.kv_heads, sliding_window)
+                key = (plan.index, sliding_window, pages.k.shape[1:], group)
+                decoder = batch.once(Decoder, key, plan, pages, group)
                 query = plan.first_query
                 decoder(q[query], pages, slot, v_b, scale, out[query])
             else:
@@ -65,17 +67,6 @@ class TorchBackend(Backend):
     def project(self, x: Tensor, a: Tensor, index: Tensor) -> Tensor:
         """One matrix product for each A that occurs."""
         return project(x, a, index)
-
-
-def _decoder(
-    batch: AttentionBatch, plan: SequencePlan, pages: PageViews, group: int, window: int | None
-) -> Decoder:
-    """The sequence's decoder, made once a batch and shape of pages."""
-    key = ("decode", plan.index, window, pages.k.shape[1:], group)
-    decoder = batch.plans.get(key)
-    if decoder is None:
-        decoder = batch.plans[key] = Decoder(plan, pages, group)
-    return decoder
 
 
 def _by_head(table: Tensor | None, pages: PageViews) -> Tensor | None:

@@ -95,14 +95,15 @@ class SequencePlan:
 
 def plan_batch(batch: AttentionBatch, page_size: int, window: int | None) -> list[SequencePlan]:
     """One plan for each sequence that has queries; kept on the batch."""
-    key = ("torch", page_size, window)
-    if key not in batch.plans:
-        batch.plans[key] = [
-            _plan(batch, index, page_size, window)
-            for index in range(batch.num_sequences)
-            if batch.host_cu_seqlens_q[index] < batch.host_cu_seqlens_q[index + 1]
-        ]
-    return batch.plans[key]
+    return batch.once(_plan_all, (page_size, window), batch, page_size, window)
+
+
+def _plan_all(batch: AttentionBatch, page_size: int, window: int | None) -> list[SequencePlan]:
+    return [
+        _plan(batch, index, page_size, window)
+        for index in range(batch.num_sequences)
+        if batch.host_cu_seqlens_q[index] < batch.host_cu_seqlens_q[index + 1]
+    ]
 
 
 def _plan(batch: AttentionBatch, index: int, size: int, window: int | None) -> SequencePlan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,16 +122,18 @@ def attention_calls(
         UnsupportedError: see `TritonBackend.attend`.
     """
     # Everything that the launches depend on but for the memory: one entry serves many layers.
-    key: Any = (
-        attention_calls, is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
+    key = (
+        is_fixed(q), q.shape, q.dtype, q.stride(), out.stride(), scale, window,
         *((x.shape, x.stride(), x.dtype) if x is not None else None for x in layer),
     )  # fmt: skip
-    calls = batch.plans.get(key)
-    if calls is None:
-        _check(q, out, layer, scale)
-        calls = prepare(plan_batch(q, batch, layer, window), q, out, layer, scale, window)
-        batch.plans[key] = calls
-    return calls
+    return batch.once(_prepare, key, q, out, layer, batch, scale, window)
+
+
+def _prepare(
+    q: Tensor, out: Tensor, layer: Layer, batch: AttentionBatch, scale: float, window: int
+) -> list[Call]:
+    _check(q, out, layer, scale)
+    return prepare(plan_batch(q, batch, layer, window), q, out, layer, scale, window)
 
 
 def _check(q: Tensor, out: Tensor, layer: Layer, scale: float) -> None:
