@@ -51,7 +51,7 @@ def model(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=["isolated", "full", "base", "base+lr"])
+@pytest.fixture(scope="module", params=["isolated", "neutral", "full", "base", "base+lr"])
 def world(request: pytest.FixtureRequest, model: str, root: Path) -> World:
     if model == "tiny":
         return World(root / "llama", folders(root, "own"), None, request.param, prompt_of)
