@@ -10,7 +10,7 @@ from tests.engine.models import prompt_of
 from tests.vllm.serving import AGENTS, PAGE, Answer, Ask, Embedded, Served, folders, sharing
 
 CONTEXT = prompt_of(300)
-POLICIES = ("isolated", "full", "base", "base+lr")
+POLICIES = ("isolated", "neutral", "full", "base", "base+lr")
 
 
 BOTH = {("full", "own"), ("base", "own"), ("base+lr", "shared"), ("base+lr", "keys")}

@@ -46,7 +46,7 @@ class World:
         return Embedded(self.adapters, self.policy, self.embedded)
 
 
-WORLDS = [("tiny", policy) for policy in ("isolated", "full", "base", "base+lr")]
+WORLDS = [("tiny", policy) for policy in ("isolated", "neutral", "full", "base", "base+lr")]
 WORLDS += [("smollm", "base"), ("smollm", "base+lr")]  # under which pages are filled twice
 
 

@@ -37,7 +37,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("policy", ["base+lr"])
+@pytest.mark.parametrize("policy", ["base+lr", "neutral"])
 def test_two_ranks(policy: str, root: Path, tmp_path: Path):
     context = prompt_of(150)
     batches: list[list[Ask]] = [
@@ -59,4 +59,4 @@ def test_two_ranks(policy: str, root: Path, tmp_path: Path):
     with Embedded(folders(root, "keys"), policy) as embedded:
         expected = [[list(a.tokens) for a in embedded.ask(*batch)] for batch in batches]
     assert [[tokens for tokens, _ in batch] for batch in found] == expected
-    assert [cached for _, cached in found[1]] == ([144, 144, 0] if policy == "base+lr" else [0] * 3)
+    assert [cached for _, cached in found[1]] == [144, 144, 144 if policy == "neutral" else 0]

@@ -9,6 +9,9 @@ from typing import TypedDict
 OWN_ROW = -1
 """In place of a row: the request's own adapter."""
 
+NEVER = 2**31 - 1
+"""In place of a token's position: behind the last one that any request has."""
+
 
 @dataclass(frozen=True)
 class SlotWrite:
@@ -18,11 +21,14 @@ class SlotWrite:
         slot: the slot.
         row: row among the down-projections that workers hold for groups, or ``OWN_ROW``.
         start: first token to write; earlier ones are valid already and may be in use.
+        stop: first token not to write; slots of other adapters end with the context that the base
+            model computes.
     """
 
     slot: int
     row: int
     start: int
+    stop: int = NEVER
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,14 @@ class Admission:
         slot: LR slot that its attention reads, -1 for none.
         fills: slots that it writes.
         folds: its adapter's term goes into V (policy ``full``).
+        acts_from: first token that its adapter computes; the base model computes those before.
     """
 
     base_tokens: int
     slot: int
     fills: tuple[SlotWrite, ...]
     folds: bool
+    acts_from: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,15 @@ class GroupOptions(BaseModel):
     Attributes:
         members: names of adapters; they may be loaded later.
         policy: what they share; the option's ``policy`` when left out.
-        include_base_model: whether requests for the bare base model share too.
+        include_base_model: whether requests for the bare base model share too; when left out, they
+            do where the base model computes the context (``neutral``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     members: tuple[str, ...] = Field(min_length=1)
     policy: Policy | None = None
-    include_base_model: bool = False
+    include_base_model: bool | None = None
 
 
 class Options(BaseModel):
@@ -76,13 +77,11 @@ class Options(BaseModel):
         for name, times in members.items():
             if times > 1:
                 raise ValueError(f"the adapter {name!r} is named {times} times in groups; once is")
-        if Policy.NEUTRAL in (self.policy, *map(self.policy_of, self.groups)):
+        if sum(map(self.includes_base_model, self.groups)) > 1:
             raise ValueError(
-                "policy neutral is served by the embedded engine (lragent.Engine) alone; choose "
-                "another policy for vLLM"
+                "the base model can be in one group only; set include_base_model to false for the "
+                "others (groups of policy neutral include it when left to choose)"
             )
-        if sum(group.include_base_model for group in self.groups) > 1:
-            raise ValueError("the base model can be in one group only")
         for name in self.adapters:
             if self.groups and name not in members:
                 raise ValueError(f"adapters names {name!r}, which is in no group")
@@ -94,6 +93,11 @@ class Options(BaseModel):
     def policy_of(self, group: GroupOptions) -> Policy:
         """The policy of one of the groups."""
         return group.policy or self.policy
+
+    def includes_base_model(self, group: GroupOptions) -> bool:
+        """Whether requests for the bare base model are in one of the groups."""
+        chosen = group.include_base_model
+        return self.policy_of(group).base_reads if chosen is None else chosen
 
     def _needed(self, group: GroupOptions) -> int:
         return len(group.members) if self.policy_of(group) is Policy.BASE else 1
@@ -111,6 +115,11 @@ class Options(BaseModel):
     def fills_many(self) -> bool:
         """Whether one token may fill several slots."""
         return any(self.policy_of(group).fills_all_slots for group in self.groups)
+
+    @property
+    def splits(self) -> bool:
+        """Whether a request's tokens of one step may be two rows of attention."""
+        return any(self.policy_of(group).base_reads for group in self.groups)
 
     @property
     def columns(self) -> int:

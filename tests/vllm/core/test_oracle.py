@@ -12,7 +12,9 @@ import pytest
 from tests.vllm.core.world import World
 from tests.vllm.serving import AGENTS, folders, sharing
 
+from lragent.vllm.core import block_validity, request_keys
 from lragent.vllm.core.bindings import ServedBinding
+from lragent.vllm.messages import NEVER
 
 READS = 100_000
 
@@ -46,13 +48,13 @@ def play(world: World, reads: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["shared", "own", "late"])
-@pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
+@pytest.mark.parametrize("policy", ["isolated", "neutral", "full", "base", "base+lr"])
 def test_no_wrong_read(policy: str, kind: str, root: Path):
     check(world(root, policy, kind), policy)
 
 
 @pytest.mark.every_version
-@pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
+@pytest.mark.parametrize("policy", ["isolated", "neutral", "full", "base", "base+lr"])
 def test_no_wrong_read_with_a_scheduler_that_runs_ahead(policy: str, root: Path):
     check(world(root, policy, ahead=True), policy)
 
@@ -100,12 +102,19 @@ def names_as_keys(here: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ServedBinding, "keys", ["lragent:same"])
 
 
+def turns_are_published(here: World, patch: pytest.MonkeyPatch) -> None:
+    """Blocks with a token of a turn have a hash, and others find them."""
+    for module in (block_validity, request_keys):
+        patch.setattr(module, "shareable", lambda request: NEVER)
+
+
 @pytest.mark.parametrize(
     ("fault", "policy", "kind"),
     [
         (keep_bits, "base", "own"),
         (one_page_more, "base", "own"),
         (names_as_keys, "isolated", "own"),
+        (turns_are_published, "neutral", "shared"),
     ],
 )  # fmt: skip
 def test_a_planted_fault_is_caught(

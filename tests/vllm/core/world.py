@@ -16,6 +16,7 @@ import torch
 from tests.vllm.core.memory import Tag, TaggedMemory
 
 from lragent.vllm.core.bindings import ServedBinding
+from lragent.vllm.core.turns import acts_from
 from lragent.vllm.options import options_of
 from lragent.vllm.worker.state import WorkerSizes, WorkerState
 
@@ -87,7 +88,7 @@ class World:
         )
         options = options_of(config)
         assert options is not None
-        self.punica = SimpleNamespace(_token_lora_indices=torch.full((256,), -1))
+        self.punica = SimpleNamespace(_sampler_indices=torch.full((256,), -1))
         self.state = WorkerState(options, WorkerSizes(256, 16, 4, 8), torch.float32, "cpu")
         self.state.punica = self.punica
         self.memory = TaggedMemory(PAGE)
@@ -209,18 +210,21 @@ class World:
         firsts = [self._running[r].computed for r in ids]
         self.state.fill(ids, firsts, counts)
         places = [3 if self.bindings[r].adapter else -1 for r in ids]
-        flat = [p for p, count in zip(places, counts, strict=True) for _ in range(count)]
-        self.punica._token_lora_indices[: len(flat)] = torch.tensor(flat)
+        self.punica._sampler_indices[: len(places)] = torch.tensor(places)
         self.state.resolve()
         token = 0
         for request_id, first, count in zip(ids, firsts, counts, strict=True):
             for position in range(first, first + count):
                 self._write(request_id, position, token)
                 token += 1
-        for index, (request_id, first, count) in enumerate(zip(ids, firsts, counts, strict=True)):
-            slot = self.state.host_slots[index]
+        ends = [first + count for first, count in zip(firsts, counts, strict=True)]
+        read = list(zip(ids, ends, strict=True))
+        split = self.state.take_split(sum(counts))
+        if split is not None:
+            read = [(ids[i], ends[i] - n) for i, n in zip(split.request, split.behind, strict=True)]
+        for (request_id, end), slot in zip(read, self.state.host_slots, strict=True):
             sequence = self._running[request_id]
-            for position in range(first + count):
+            for position in range(end):
                 base, lr = self._tags(request_id, position)
                 self.memory.read(request_id, sequence.blocks, position, base, slot, lr)
 
@@ -246,6 +250,9 @@ class World:
         binding, request = self.bindings[request_id], self._requests[request_id]
         prefix = _digest(tuple(self._running[request_id].tokens[: position + 1]))
         base = (binding.sharer, request.cache_salt, prefix)
+        if binding.base_reads and position >= acts_from(request):
+            assert binding.adapter is not None
+            base = (*base, binding.adapter.digest, acts_from(request))
         digest = binding.adapter.slot_digest if binding.adapter else None
         return base, (*base, digest, self._writer(binding))
 

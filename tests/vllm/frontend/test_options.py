@@ -21,8 +21,7 @@ from lragent.vllm.options import parse_options
     [
         ({"polcy": "base"}, r"lragent.polcy: .*did you mean 'policy'"),
         ({"policy": "shared"}, r"lragent.policy: Input should be 'isolated', 'neutral', 'full'"),
-        ({"policy": "neutral"}, r"policy neutral is served by the embedded engine"),
-        ({"groups": [{"members": ["a"], "policy": "neutral"}]}, r"choose another policy"),
+        ({"policy": "neutral", "groups": [["a"], ["b"]]}, r"include_base_model to false"),
         ({"groups": [[]]}, r"lragent.groups.0.members: .*at least 1"),
         ({"groups": "plan"}, r"lragent.groups: "),
         ({"groups": [["a", "b"], ["b"]]}, r"'b' is named 2 times"),
@@ -45,6 +44,14 @@ from lragent.vllm.options import parse_options
 def test_wrong_options(option: Any, message: str):
     with pytest.raises(PluginError, match=message):
         parse_options(option)
+
+
+def test_the_base_model_is_in_a_neutral_group_unless_told_otherwise():
+    groups = [["a"], {"members": ["b"], "include_base_model": False}]
+    options = parse_options({"policy": "neutral", "groups": groups})
+    assert [options.includes_base_model(group) for group in options.groups] == [True, False]
+    options = parse_options({"policy": "base+lr", "groups": [["a"]]})
+    assert not options.includes_base_model(options.groups[0])
 
 
 def test_slots_follow_from_the_groups():

@@ -63,7 +63,7 @@ with Served(root / "llama", adapters, option) as served:
     assert len({b.lr_slot.data_ptr() for b in batches}) == 1, "addresses change"
     assert len({b.adapter_index.data_ptr() for b in batches}) == 1, "addresses change"
     attention_layer, state = impl.self_attn.attn, impl.self_attn.attn.impl.state
-    sizes, state.sizes = state.sizes, replace(state.sizes, max_tokens=32, max_requests=2)
+    sizes, state.sizes = state.sizes, replace(state.sizes, max_tokens=32, max_rows=2)
     attention_layer.impl.vllm_config.model_config.max_model_len = 256
     attention_layer.impl.warm_up(attention_layer, torch.zeros(1, dtype=torch.float32))
     state.sizes = sizes
@@ -81,6 +81,8 @@ with Served(root / "llama", adapters, option) as served:
     stored = [found[tokens, state.rows[tokens, columns].long()] for found in stored]
     torch.testing.assert_close(*stored, rtol=1e-5, atol=1e-6)
     assert stored[1].abs().amax(-1).min() > 0
+    support = builder.get_cudagraph_support(builder.vllm_config, builder.kv_cache_spec).name
+    assert support == ("UNIFORM_BATCH" if policy == "neutral" else "ALWAYS")
     captured = builder.build_for_cudagraph_capture(common)
     assert captured.batch.seq_lens.tolist() == [1] * captured.batch.num_sequences
     assert captured.batch.cu_seqlens_q.data_ptr() == common.query_start_loc.data_ptr()
@@ -89,7 +91,14 @@ print("FOUND", json.dumps(found), flush=True)
 
 
 @pytest.mark.parametrize(
-    ("policy", "kind"), [("base", "own"), ("base+lr", "own"), ("base+lr", "keys")]
+    ("policy", "kind"),
+    [
+        ("base", "own"),
+        ("base+lr", "own"),
+        ("base+lr", "keys"),
+        ("neutral", "own"),
+        ("neutral", "keys"),
+    ],
 )
 def test_same_tokens_as_the_embedded_engine(policy: str, kind: str, root: Path, tmp_path: Path):
     context = prompt_of(37)

@@ -19,8 +19,9 @@ from typing import Any
 
 from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.counters import Counters
+from lragent.vllm.core.turns import acts_from, shareable
 from lragent.vllm.errors import PluginError
-from lragent.vllm.messages import Admission, SlotWrite
+from lragent.vllm.messages import NEVER, OWN_ROW, Admission, SlotWrite
 
 
 @dataclass
@@ -63,6 +64,7 @@ class BlockValidity:
         self._stock_pop = manager.pop_blocks_for_free
         self._stock_reset = manager.reset_prefix_cache
         self._stock_new = self._pool.get_new_blocks
+        self._stock_publish = manager.coordinator.cache_blocks
         manager.get_computed_blocks = self.get_computed_blocks
         manager.allocate_slots = self.allocate_slots
         manager.cache_blocks = self.cache_blocks
@@ -70,6 +72,7 @@ class BlockValidity:
         manager.pop_blocks_for_free = self.pop_blocks_for_free
         manager.reset_prefix_cache = self.reset_prefix_cache
         self._pool.get_new_blocks = self.get_new_blocks
+        manager.coordinator.cache_blocks = self.publish
 
     def take_admissions(self) -> dict[str, Admission]:
         """Admissions since the last call, for the workers."""
@@ -85,15 +88,14 @@ class BlockValidity:
         always, since its output is wanted; their pages are found all the same, and not written
         again.
         """
-        binding: ServedBinding = request.lragent_binding
         if not self._manager.enable_caching or request.skip_reading_prefix_cache:
-            self._found[request.request_id] = (0, *self._leading(binding, ()))
+            self._found[request.request_id] = (0, *self._leading(request, ()))
             return self._stock_lookup(request)
         found = self._manager.coordinator.find_longest_cache_hit(
             request.block_hashes, request.num_tokens
         )
         pages: Sequence[Any] = found[0][0]
-        fills, lr = self._leading(binding, pages)
+        fills, lr = self._leading(request, pages)
         most = request.num_tokens - 1
         if max_cache_hit_length is not None:
             most = min(most, max_cache_hit_length)
@@ -127,6 +129,10 @@ class BlockValidity:
         """As vLLM's own, called for tokens that were unknown when they were scheduled."""
         self._stock_cache(request, num_computed_tokens)
         self._set_bits(request, num_computed_tokens)
+
+    def publish(self, request: Any, num_computed_tokens: int) -> None:
+        """The coordinator's ``cache_blocks``, without blocks that nobody else may read."""
+        self._stock_publish(request, min(num_computed_tokens, shareable(request)))
 
     def free(self, request: Any) -> None:
         """As vLLM's own. The bits stay with the pages."""
@@ -200,9 +206,11 @@ class BlockValidity:
 
     def _admit(self, request: Any, computed: int) -> None:
         binding: ServedBinding = request.lragent_binding
-        base, fills, lr = self._found.pop(request.request_id, (0, *self._leading(binding, ())))
+        base, fills, lr = self._found.pop(request.request_id, (0, *self._leading(request, ())))
         slot = -1 if binding.slot is None else binding.slot
-        self._admissions[request.request_id] = Admission(base, slot, fills, binding.folds)
+        self._admissions[request.request_id] = Admission(
+            base, slot, fills, binding.folds, acts_from(request)
+        )
         self._progress[request.request_id] = _Progress(fills, computed // self._size)
         self.counters.count(request, base, lr, computed)
 
@@ -210,7 +218,7 @@ class BlockValidity:
         progress = self._progress.get(request.request_id)
         if progress is None or not self._manager.enable_caching:
             return
-        end = tokens // self._size
+        end = min(tokens, shareable(request)) // self._size
         if end <= progress.pages_done:
             return
         binding: ServedBinding = request.lragent_binding
@@ -229,17 +237,21 @@ class BlockValidity:
                 self.counters.published(request)
         progress.pages_done = end
 
-    def _leading(
-        self, binding: ServedBinding, pages: Sequence[Any]
-    ) -> tuple[tuple[SlotWrite, ...], int]:
+    def _leading(self, request: Any, pages: Sequence[Any]) -> tuple[tuple[SlotWrite, ...], int]:
         """What a request fills, from its first page without it on, and the leading tokens that it
         can read as they are."""
-        client = binding.cache_client
+        binding: ServedBinding = request.lragent_binding
+        client, context = binding.cache_client, shareable(request)
         needed = client.needed_mask
         # Mostly all is there, which one look at each page tells.
         common = self._pages_with(pages, needed | client.filled_mask, 0)
         fills = tuple(
-            SlotWrite(slot, row, self._pages_with(pages, 1 << slot, common) * self._size)
+            SlotWrite(
+                slot,
+                row,
+                self._pages_with(pages, 1 << slot, common) * self._size,
+                NEVER if row == OWN_ROW else context,
+            )
             for slot, row in zip(client.fills, binding.rows, strict=True)
         )
         return fills, self._pages_with(pages, needed, common) * self._size

@@ -9,6 +9,7 @@ from lragent.cache.client import CacheClient
 from lragent.cache.keys import pack_tokens
 from lragent.cache.sharing_reasons import SHORTER_THAN_PAGE, SeenPrompts
 from lragent.sharing import TokenCounts
+from lragent.vllm.core.turns import shareable
 
 
 class Counters(TokenCounts):
@@ -30,7 +31,7 @@ class Counters(TokenCounts):
         self._seen.record(_client(request), self._first_page(request))
 
     def _why_not(self, request: Any) -> str:
-        if request.num_tokens < self._size:
+        if min(request.num_tokens, shareable(request)) < self._size:
             return SHORTER_THAN_PAGE
         return self._seen.explain(_client(request), self._first_page(request))
 

@@ -64,7 +64,9 @@ def _hash_with_bindings(core: Any) -> None:
     if core.request_block_hasher is not None and not hasattr(core, "lragent_hashes"):
         core.lragent_hashes = True
         core.request_block_hasher = binding_hasher(
-            core.request_block_hasher, lambda request: _current.binding
+            core.request_block_hasher,
+            lambda request: _current.binding,
+            core.scheduler.kv_cache_manager.block_pool.hash_block_size,
         )
 
 

@@ -88,6 +88,11 @@ class CorePlugin:
                 lora.lora_name, lora.lora_int_id, lora.lora_path, again=lora.load_inplace
             )
         assert binding.adapter is not None
+        if binding.base_reads and request.resumable:
+            raise AdapterError(
+                f"the adapter {lora.lora_name!r} is in a group of policy neutral, which cannot "
+                "serve a prompt that arrives in parts (streaming input); send it as a whole"
+            )
         bound = copy.copy(request)
         bound.lora_request = request_for(binding.adapter, lora)
         return bound, binding

@@ -57,7 +57,9 @@ class AdapterRegistry:
         self._key_lora = options.key_lora
         self._groups: Groups[Content] = Groups(
             [
-                SharingGroup(str(i), g.members, options.policy_of(g), g.include_base_model)
+                SharingGroup(
+                    str(i), g.members, options.policy_of(g), options.includes_base_model(g)
+                )
                 for i, g in enumerate(options.groups)
             ],
             {name: store.read(path) for name, path in options.adapters.items()},

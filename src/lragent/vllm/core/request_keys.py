@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from lragent.vllm.core.turns import shareable
+
 ATTRIBUTE = "lragent_binding"
 
 
@@ -48,13 +50,22 @@ def stored_events(stock: Any) -> Any:
 
 
 def binding_hasher(
-    stock: Callable[[Any], Any], binding_of: Callable[[Any], Any]
+    stock: Callable[[Any], Any], binding_of: Callable[[Any], Any], block_size: int
 ) -> Callable[[Any], Any]:
-    """Wraps an engine's request hasher: a request has its binding before it is first hashed."""
+    """Wraps an engine's request hasher: a request has its binding before it is first hashed.
+
+    Blocks that nobody else may read get no hash.
+
+    Args:
+        stock: vLLM's hasher.
+        binding_of: the binding of a request that has none yet.
+        block_size: tokens of a hash.
+    """
 
     def hasher(request: Any) -> Any:
         if not hasattr(request, ATTRIBUTE):
             setattr(request, ATTRIBUTE, binding_of(request))
-        return stock(request)
+        left = shareable(request) // block_size - len(request.block_hashes)
+        return stock(request)[:left] if left > 0 else []
 
     return hasher

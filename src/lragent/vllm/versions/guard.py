@@ -28,6 +28,8 @@ _OBJECTS: tuple[tuple[str, str, str, str], ...] = (
         for name in ("get_computed_blocks", "allocate_slots", "cache_blocks", "free",
                      "pop_blocks_for_free", "reset_prefix_cache")
     ),
+    ("vllm.v1.core.kv_cache_coordinator", "KVCacheCoordinator.cache_blocks",
+     "lragent.vllm.core.block_validity", "BlockValidity.publish"),
     ("vllm.v1.core.block_pool", "BlockPool.get_new_blocks",
      "lragent.vllm.core.block_validity", "BlockValidity.get_new_blocks"),
     ("vllm.lora.punica_wrapper.punica_gpu", "PunicaWrapperGPU.update_metadata",

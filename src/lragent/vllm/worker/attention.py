@@ -70,6 +70,12 @@ class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
         size = self.kv_cache_spec.block_size
         count = common.num_reqs
         tables = common.block_table_tensor[:count].tolist()
+        split = self.state.take_split(common.num_actual_tokens)
+        if split is not None:
+            tables = [tables[i] for i in split.request]
+            lens = [lens[i] - n for i, n in zip(split.request, split.behind.tolist(), strict=True)]
+            starts = [0, *split.tokens.cumsum().tolist()]
+            count = len(tables)
         adapters, slots = _readers(self.state, starts, count)
         batch = AttentionBatch.build(
             [table[: -(-length // size)] for table, length in zip(tables, lens, strict=False)],
@@ -82,7 +88,7 @@ class LRMetadataBuilder(AttentionMetadataBuilder[LRMetadata]):
 
 
 def _readers(state: WorkerState, starts: list[int], count: int) -> tuple[list[int], list[int]]:
-    """Adapter's place and LR slot of each request, -1 for none."""
+    """Adapter's place and LR slot of each row, -1 for none."""
     if len(state.host_slots) != count:
         return [-1] * count, [-1] * count  # a run without requests
     state.resolve()

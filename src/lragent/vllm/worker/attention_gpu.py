@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.v1.attention.backend import AttentionCGSupport
@@ -18,6 +19,8 @@ from vllm.v1.attention.backend import AttentionCGSupport
 from lragent.attention import AttentionBatch, LoraTables, PageViews
 from lragent.attention import gpu as kernels
 from lragent.attention.gpu.layer import Layer
+from lragent.vllm.options import options_of
+from lragent.vllm.transfer import send
 from lragent.vllm.worker.attention import (
     LRAttentionBackend,
     LRAttentionImpl,
@@ -26,6 +29,7 @@ from lragent.vllm.worker.attention import (
 )
 from lragent.vllm.worker.device_step import layout_of, prepare_step
 from lragent.vllm.worker.pages import token_elements
+from lragent.vllm.worker.split import Split
 
 
 class LRDeviceMetadataBuilder(LRMetadataBuilder):
@@ -44,6 +48,14 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
             layer = vllm_config.compilation_config.static_forward_context[layer_names[0]]
             layer.impl.warm_up(layer, torch.zeros(1, dtype=kv_cache_spec.dtype, device=device))
 
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
+        """See vLLM. A prompt that is two rows of attention fits no graph of a whole step."""
+        options = options_of(vllm_config)
+        if options is not None and options.splits:
+            return AttentionCGSupport.UNIFORM_BATCH
+        return cls._cudagraph_support
+
     def build(
         self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
     ) -> LRMetadata:
@@ -52,6 +64,10 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         count = common.num_reqs
         bound = common.seq_lens_cpu_upper_bound
         lens = [common.max_seq_len] * count if bound is None else bound[:count].tolist()
+        split = self.state.take_split(common.num_actual_tokens)
+        if split is not None:
+            batch = self._split_batch(common, split, lens)
+            return LRMetadata(common.num_actual_tokens, common.slot_mapping, batch)
         adapters, slots = self._readers(common.query_start_loc[:count])
         batch = AttentionBatch(
             block_tables=common.block_table_tensor[:count],
@@ -69,6 +85,30 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         )
         return LRMetadata(common.num_actual_tokens, common.slot_mapping, batch)
 
+    def _split_batch(self, common: Any, split: Split, lens: list[int]) -> AttentionBatch:
+        """The batch in which some requests are two rows, which is never part of a graph."""
+        starts = np.cumsum(split.tokens, dtype=np.int32)
+        starts = np.concatenate([np.zeros_like(starts[:1]), starts])
+        rows, whole = len(split.request), common.seq_lens
+        request, behind = (torch.empty(rows, dtype=torch.int32, device=whole.device) for _ in "rb")
+        cumulated = torch.empty(rows + 1, dtype=torch.int32, device=whole.device)
+        send([request, behind, cumulated], [split.request, split.behind, starts])
+        adapters, slots = self._readers(cumulated[:rows])
+        return AttentionBatch(
+            block_tables=common.block_table_tensor[request],
+            cu_seqlens_q=cumulated,
+            seq_lens=whole[request] - behind,
+            adapter_index=adapters,
+            lr_slot=slots,
+            max_query=int(split.tokens.max()),
+            max_seq=common.max_seq_len,
+            host_block_tables=[],
+            host_cu_seqlens_q=starts.tolist(),
+            host_seq_lens=(np.array(lens)[split.request] - split.behind).tolist(),
+            host_adapter_index=[],
+            host_lr_slot=[],
+        )
+
     def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> LRMetadata:
         """See vLLM. Kernels are compiled and shared buffers grown before the capture begins."""
         metadata = self.build(0, common_attn_metadata)
@@ -77,9 +117,9 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         return metadata
 
     def _readers(self, first_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Adapter's place and LR slot of each request, in buffers that stay where they are."""
+        """Adapter's place and LR slot of each row, in buffers that stay where they are."""
         state, count = self.state, first_tokens.shape[0]
-        places, slots = state.place_of_request[:count], state.slot_of_request[:count]
+        places, slots = state.place_of_row[:count], state.slot_of_row[:count]
         state.resolve()
         if state.punica is not None:
             known = state.punica._token_lora_indices
@@ -151,8 +191,7 @@ class LRDeviceImpl(LRAttentionImpl):
 
     def measure(self, layer: Any, query: torch.Tensor) -> None:
         """Take the memory that kernels share, so that vLLM counts it."""
-        scheduler, longest = self.vllm_config.scheduler_config, self.vllm_config.model_config
-        contexts = scheduler.max_num_seqs * longest.max_model_len
+        contexts = self.state.sizes.max_rows * self.vllm_config.model_config.max_model_len
         kernels.reserve_scratch(
             contexts, self.num_kv_heads, self.head_size, query.dtype, query.device
         )
@@ -173,7 +212,7 @@ class LRDeviceImpl(LRAttentionImpl):
             columns=state.options.columns,
             scale=self.scale,
             max_tokens=state.sizes.max_tokens,
-            max_requests=state.sizes.max_requests,
+            max_requests=state.sizes.max_rows,
             max_context=config.model_config.max_model_len,
         )
 

@@ -66,6 +66,19 @@ def _make_lora_inputs(stock: Any) -> Any:
     return make_lora_inputs
 
 
+def _set_active_loras(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def set_active_loras(
+        self: Any, prompt_lora_mapping: Any, token_lora_mapping: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        state = state_of(self.vllm_config)
+        if state is not None:
+            token_lora_mapping = state.base_in_context(token_lora_mapping)
+        return stock(self, prompt_lora_mapping, token_lora_mapping, *args, **kwargs)
+
+    return set_active_loras
+
+
 def _second_execute_model(stock: Any) -> Any:
     @functools.wraps(stock)
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -101,12 +114,14 @@ def hooks() -> tuple[Hook, ...]:
     runner, second = "vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner"
     attention = "vllm.model_executor.layers.attention.attention"
     mapping = "LoRAModelManager.set_adapter_mapping"
+    mixin = "vllm.v1.worker.lora_model_runner_mixin"
     return (
         Hook("vllm.lora.utils", "_all_lora_classes", _lora_classes),
         Hook("vllm.lora.model_manager", mapping, set_adapter_mapping),
         Hook(attention, "get_attn_backend", _get_attn_backend),
         Hook(runner, "GPUModelRunner.execute_model", _execute_model),
         Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.make_lora_inputs", _make_lora_inputs),
+        Hook(mixin, "LoRAModelRunnerMixin._set_active_loras", _set_active_loras),
         Hook(second, "GPUModelRunner.execute_model", _second_execute_model),
         Hook(second, "GPUModelRunner.prepare_attn", _second_prepare_attn),
     )

@@ -97,6 +97,7 @@ class LRMergedQKVWithLoRA(SkipsUntouched, MergedQKVParallelLinearWithLoRA):
         self.state.punica = punica_wrapper
         if self.device.type == "cpu":
             leave_base_requests_alone(punica_wrapper)
+            make_room(punica_wrapper, self.state.sizes.max_rows)
 
     def apply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """``[T, hidden]`` to ``[T, q + k + v]``: base, and the adapter's terms that are not cached.
@@ -135,3 +136,11 @@ def leave_base_requests_alone(punica: Any) -> None:
         rows[self._token_lora_indices[: rows.shape[0]] < 0] = 0
 
     punica._apply_shrink = types.MethodType(shrink, punica)
+
+
+def make_room(punica: Any, rows: int) -> None:
+    """Let vLLM's LoRA on CPUs take more runs of tokens with one adapter than there are requests."""
+    for name in ("_seq_start_locs", "_seq_lengths", "_lora_indices_per_batch"):
+        buffer = getattr(punica, name)
+        if len(buffer) < rows:
+            setattr(punica, name, buffer.new_empty(rows))

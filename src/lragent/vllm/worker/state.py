@@ -17,8 +17,9 @@ from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
 from lragent.vllm.options import Options
 from lragent.vllm.transfer import send
 from lragent.vllm.worker.row_loading import load_rows
+from lragent.vllm.worker.split import Split, split_rows
 
-_OWN = -2  # in `rows` until the adapters' places in vLLM's stacks are known
+_OWN = -2  # in `rows`, less the request's number, until the place of its adapter is known
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,19 @@ class WorkerSizes:
 
     Attributes:
         max_tokens: most tokens of a step, T.
-        max_requests: most requests of a step.
+        max_rows: most rows of a step's attention, R.
         max_loras: adapters that vLLM holds on the device at once.
         rank: width of an LR slot, vLLM's ``max_lora_rank``.
     """
 
     max_tokens: int
-    max_requests: int
+    max_rows: int
     max_loras: int
     rank: int
 
 
 class _Plan(NamedTuple):
-    """An admission, and its fills as slots, rows and first tokens ``[3, F]``."""
+    """An admission, and its fills ``[4, F]``: slots, rows, first tokens and those behind them."""
 
     admission: Admission
     table: np.ndarray
@@ -62,10 +63,11 @@ class WorkerState:
         slots: ``[T, F]`` int32, the slot that each product goes to, -1 for none.
         lr: ``[T, n, W]``, the products of the layer that runs, with the n A of ``down``; W is the
             width of an LR slot.
-        slot_of_request: ``[R]`` int32, slot that each request reads, -1 for none.
-        place_of_request: ``[R]`` int32, place of its adapter in vLLM's stacks, -1 for none; for
+        slot_of_row: ``[R]`` int32, slot that each row of attention reads, -1 for none. A row is a
+            request, or its context or turn.
+        place_of_row: ``[R]`` int32, place of its adapter in vLLM's stacks, -1 for none; for
             backends that must not wait for the device.
-        host_slots: the same as a list, for the requests of the step.
+        host_slots: the slots as a list, for the rows of the step.
         layers: the LoRA layers by the path of their attention module.
         rotation: RoPE tables, with LoRA on the keys.
         warm: whether the kernels are compiled.
@@ -83,27 +85,27 @@ class WorkerState:
         self.slots = torch.full((tokens, columns), -1, dtype=torch.int32, device=device)
         width = options.slot_width(sizes.rank)
         self.lr = torch.zeros(tokens, self.down_rows, width, dtype=dtype, device=device)
-        self.slot_of_request = torch.full(
-            (sizes.max_requests,), -1, dtype=torch.int32, device=device
-        )
-        self.place_of_request = torch.full_like(self.slot_of_request, -1)
+        self.slot_of_row = torch.full((sizes.max_rows,), -1, dtype=torch.int32, device=device)
+        self.place_of_row = torch.full_like(self.slot_of_row, -1)
         self.host_slots: list[int] = []
         self.layers: dict[str, Any] = {}
         self.punica: Any = None
         self.rotation: KeyRotation | None = None
         self.warm = False
         self._tokens = 0
+        self._split: Split | None = None
+        self._in_context: np.ndarray | None = None
         self._inputs: tuple[int, tuple[torch.Tensor, ...]] | None = None
         self._admitted: dict[str, _Plan] = {}
         self._nobody = self._plan(Admission(0, -1, (), False))
 
     def _plan(self, admission: Admission) -> _Plan:
-        table = np.zeros((3, self.options.columns), dtype=np.int32)
+        table = np.zeros((4, self.options.columns), dtype=np.int32)
         table[:2] = -1
         for column, order in enumerate(admission.fills):
             own = order.row == OWN_ROW
             row = _OWN if own else self.sizes.max_loras + order.row
-            table[:, column] = order.slot, row, order.start
+            table[:, column] = order.slot, row, order.start, order.stop
         return _Plan(admission, table)
 
     @property
@@ -132,6 +134,7 @@ class WorkerState:
         """Lay out the step's tokens: ``scheduled[i]`` of request i, from ``computed[i]`` on."""
         plans = [self._admitted.get(request, self._nobody) for request in requests]
         self.host_slots = [plan.admission.slot for plan in plans]
+        self._split = self._in_context = None
         if not plans:
             return
         table = np.stack([plan.table for plan in plans])
@@ -139,12 +142,17 @@ class WorkerState:
         total = int(counts.sum())
         request = np.repeat(np.arange(len(plans)), counts)
         position = np.arange(total) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
-        slots, rows, starts = (table[request, part] for part in range(3))
-        filled = position[:, None] >= starts
-        padded = np.full(self.sizes.max_requests, -1)
-        padded[: len(plans)] = self.host_slots
+        if self.options.splits:
+            acts_from = np.array([plan.admission.acts_from for plan in plans])
+            self._in_context = position < acts_from[request]
+            self._read_in_parts(counts, np.clip(acts_from - firsts, 0, counts))
+        slots, rows, starts, stops = (table[request, part] for part in range(4))
+        filled = (position[:, None] >= starts) & (position[:, None] < stops)
+        rows = np.where(rows == _OWN, _OWN - request[:, None], rows)
+        padded = np.full(self.sizes.max_rows, -1)
+        padded[: len(self.host_slots)] = self.host_slots
         send(
-            [self.slots[:total], self.rows[:total], self.slot_of_request],
+            [self.slots[:total], self.rows[:total], self.slot_of_row],
             [np.where(filled, slots, -1), np.where(filled, rows, -1), padded],
         )
         base = np.array([plan.admission.base_tokens for plan in plans])
@@ -154,6 +162,27 @@ class WorkerState:
             send([self.fold[:total]], [folds[request]])
         self._tokens = total
 
+    def _read_in_parts(self, counts: np.ndarray, context: np.ndarray) -> None:
+        """Rows of attention where requests begin with ``context`` tokens that read no slot."""
+        slots, split = np.array(self.host_slots), split_rows(counts, context)
+        if split is None:
+            slots = np.where(context > 0, -1, slots)
+        else:
+            slots = np.where(split.acts, slots[split.request], -1)
+        self._split, self.host_slots = split, slots.tolist()
+
+    def take_split(self, tokens: int) -> Split | None:
+        """The rows of the step with that many tokens where some request is two; once a step."""
+        split, self._split = self._split, None
+        return split if split is not None and split.total == tokens else None
+
+    def base_in_context(self, adapters: Sequence[int]) -> Sequence[int]:
+        """The adapter id of each token of the step, 0 for those that the base model computes."""
+        context, self._in_context = self._in_context, None
+        if context is None or not context.any():
+            return adapters
+        return tuple(np.where(context, 0, adapters).tolist())
+
     def write_inputs(self, tokens: int) -> tuple[torch.Tensor, ...]:
         """``lr``, ``write_base``, ``rows`` and ``slots`` of the first tokens, for every layer."""
         if self._inputs is None or self._inputs[0] != tokens:
@@ -162,7 +191,7 @@ class WorkerState:
         return self._inputs[1]
 
     def resolve(self) -> None:
-        """Put the adapters' places in vLLM's stacks where a token's own A is wanted.
+        """Put the adapters' places in vLLM's stacks where a request's own A is wanted.
 
         To be called once vLLM has activated the step's adapters, before the model runs. Does
         nothing when called again.
@@ -170,8 +199,9 @@ class WorkerState:
         if self.punica is None or not self._tokens:
             return
         rows = self.rows[: self._tokens]
-        places = self.punica._token_lora_indices[: self._tokens, None].to(rows.dtype)
-        torch.where(rows == _OWN, places, rows, out=rows)
+        # By request: a token of its context has no adapter.
+        places = self.punica._sampler_indices[(_OWN - rows).clamp_(min=0)]
+        torch.where(rows <= _OWN, places.to(rows.dtype), rows, out=rows)
         self._tokens = 0
 
 
@@ -197,7 +227,7 @@ def make_state(vllm_config: Any, options: Options, device: torch.device | str) -
     scheduler = vllm_config.scheduler_config
     sizes = WorkerSizes(
         max_tokens=scheduler.max_num_batched_tokens,
-        max_requests=scheduler.max_num_seqs,
+        max_rows=scheduler.max_num_seqs * (2 if options.splits else 1),
         max_loras=vllm_config.lora_config.max_loras,
         rank=vllm_config.lora_config.max_lora_rank,
     )
