@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,17 @@ def test_another_name_and_place_give_the_same_digest(folder: Path, tmp_path: Pat
     assert first.digest == second.digest
     assert first.slot_digest == second.slot_digest
     assert first.a_digests == second.a_digests
+
+
+def test_acting_tokens_change_the_adapter_and_not_its_slot(folder: Path) -> None:
+    plain, found = read_adapter(folder), []
+    for tokens in (None, [5], [5, 6]):
+        sidecar = {"schema": 1, "group": "g", "role": "r", "a_digest": {}, "acting_tokens": tokens}
+        (folder / "lragent.json").write_text(json.dumps(sidecar))
+        found.append(read_adapter(folder))
+    assert found[0].digest == plain.digest
+    assert len({adapter.digest for adapter in found}) == 3
+    assert {adapter.slot_digest for adapter in found} == {plain.slot_digest}
 
 
 @pytest.mark.parametrize("side", ["A", "B"])

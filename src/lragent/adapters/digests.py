@@ -29,22 +29,26 @@ def _ordered(modules: Iterable[LoraModule]) -> list[LoraModule]:
 
 
 def adapter_digest(
-    modules: Mapping[str, LoraModule], invocation_tokens: Sequence[int] | None = None
+    modules: Mapping[str, LoraModule],
+    invocation_tokens: Sequence[int] | None = None,
+    acting_tokens: Sequence[int] | None = None,
 ) -> str:
     """Identity of an adapter: names of the adapted layers, scaling, rank, and both tensors.
 
     Alpha, rsLoRA and the patterns enter by the rank and scaling that they give each module, so
-    two configs that mean the same have the same digest. An aLoRA adapter's invocation tokens enter
-    too: without them the same tensors compute something else.
+    two configs that mean the same have the same digest. An aLoRA adapter's invocation tokens, and
+    the tokens from which a sidecar lets an adapter act, enter too: without them the same tensors
+    compute something else.
     """
     content = ContentHash("adapter").integer(len(modules))
     for module in _ordered(modules.values()):
         content.text(module.name).integer(module.rank).number(module.scaling)
         add_tensor(add_tensor(content, module.a), module.b)
-    if invocation_tokens is not None:
-        content.text("aLoRA")
-        for token in invocation_tokens:
-            content.integer(token)
+    for kind, tokens in (("aLoRA", invocation_tokens), ("acting tokens", acting_tokens)):
+        if tokens is not None:
+            content.text(kind)
+            for token in tokens:
+                content.integer(token)
     return content.hexdigest()
 
 

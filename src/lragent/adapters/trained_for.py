@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import logging
-
-from lragent.adapters.model import Adapter
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
 _told: set[tuple[str, str, str]] = set()
 
 
-def warn_of_other_policy(name: str, adapter: Adapter, policy: str) -> None:
+class Trained(Protocol):
+    """What is asked of an adapter: its identity, and the policy that it was trained for."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the adapter."""
+        ...
+
+    @property
+    def trained_for(self) -> str | None:
+        """Name of a policy, None when it does not say."""
+        ...
+
+
+def warn_of_other_policy(name: str, adapter: Trained, policy: str) -> None:
     """Log a warning, once for each name, content and policy, if training was for another one.
 
     Args:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from typing import Any
 import pytest
 
 from lragent.adapters.errors import AdapterError
+from lragent.cache.keys import KeyScope
 from lragent.vllm.core.adapters import AdapterNotFoundError, AdapterStore
 from lragent.vllm.core.copies import PREFIX, CopyFolder
+from lragent.vllm.core.registry import AdapterRegistry
+from lragent.vllm.options import parse_options
 
 
 @pytest.fixture
@@ -93,3 +97,16 @@ def test_copies_of_ended_processes_are_deleted_and_those_of_others_are_not(tmp_p
         folder.close()
         assert not folder.path.exists()
     shutil.rmtree(foreign)
+
+
+def test_an_adapter_trained_for_another_policy_warns_once_by_name(
+    store: AdapterStore, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder = shutil.copytree(root / "own" / "plan", tmp_path / "tuned")
+    sidecar = {"schema": 1, "group": "g", "role": "r", "a_digest": {}, "trained_for": "neutral"}
+    (folder / "lragent.json").write_text(json.dumps(sidecar))
+    for policy, count in (("neutral", 0), ("base+lr", 1), ("base+lr", 1)):
+        options = parse_options({"policy": policy, "groups": [["tuned"]]})
+        AdapterRegistry(options, store, KeyScope(*[""] * 6)).load("tuned", 1, str(folder))
+        assert len(caplog.records) == count
+    assert "'tuned' was trained for the sharing policy 'neutral'" in caplog.messages[0]

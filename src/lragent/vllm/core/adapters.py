@@ -34,6 +34,7 @@ class Content:
         digest: identity, see `lragent.adapters.digests`.
         slot_digest: what its LR slot depends on; None when it needs no slot.
         is_alora, acting_tokens: where it begins to act, see `lragent.adapters.Adapter`.
+        trained_for: name of the policy that it was trained for, None when it does not say.
         projections: names of the projections that it adapts.
         int_id: vLLM's number for it in this engine.
         folder: where workers load it from.
@@ -44,6 +45,7 @@ class Content:
     slot_digest: str | None
     is_alora: bool
     acting_tokens: tuple[int, ...] | None
+    trained_for: str | None
     projections: frozenset[str]
     int_id: int
     folder: str
@@ -133,6 +135,7 @@ class AdapterStore:
             slot_digest=adapter.slot_digest,
             is_alora=adapter.is_alora,
             acting_tokens=adapter.acting_tokens,
+            trained_for=adapter.trained_for,
             projections=frozenset(m.projection for m in adapter.modules.values()),
             int_id=self._next_id,
             folder=str(copy or folder),

@@ -7,9 +7,11 @@ import weakref
 from dataclasses import dataclass
 
 from lragent.adapters.errors import AdapterError
+from lragent.adapters.trained_for import warn_of_other_policy
 from lragent.cache.keys import KeyScope
 from lragent.sharing import Binding, Groups, SharingGroup, alone
 from lragent.sharing.group import Group
+from lragent.sharing.policies import Policy
 from lragent.vllm.core.adapters import AdapterStore, Content
 from lragent.vllm.core.bindings import ServedBinding, serve
 from lragent.vllm.core.rows import RowTable
@@ -84,6 +86,8 @@ class AdapterRegistry:
             group = self._groups.of(name)
             self._check_keys(name, content, group)
             self._groups.put(name, content, group, self._page_slots)
+            policy = Policy.ISOLATED if group is None else group.policy
+            warn_of_other_policy(name, content, policy.value)
             self._loaded[int_id] = _Loaded(name, path, content)
             self._newest[name] = int_id
             return content

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from lragent.attention import KeyRotation
+from lragent.vllm.errors import PluginError
 from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
 from lragent.vllm.options import Options
 from lragent.vllm.transfer import send
@@ -172,9 +173,18 @@ class WorkerState:
         self._split, self.host_slots = split, slots.tolist()
 
     def take_split(self, tokens: int) -> Split | None:
-        """The rows of the step with that many tokens where some request is two; once a step."""
+        """The rows of a step where some request is two, for whoever builds it; once a step.
+
+        Raises:
+            PluginError: the step has another number of tokens.
+        """
         split, self._split = self._split, None
-        return split if split is not None and split.total == tokens else None
+        if split is not None and split.total != tokens:
+            raise PluginError(
+                f"vLLM builds attention of {tokens} tokens where {split.total} are scheduled and "
+                "prompts cross into a turn; start it with --enforce-eager and report this"
+            )
+        return split
 
     def base_in_context(self, adapters: Sequence[int]) -> Sequence[int]:
         """The adapter id of each token of the step, 0 for those that the base model computes."""
