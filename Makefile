@@ -44,7 +44,7 @@ types: $(VENV)/installed-dev
 
 # Two processes side by side, of one thread each.
 unit: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not timing"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing"
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m timing
