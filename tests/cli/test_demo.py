@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from lragent.agents import EventKind, Turn, WorkflowOptions
 from lragent.cli.main import app
 from lragent.cli.steps import StepPrinter
+from lragent.training import write_sidecar
 
 runner = CliRunner(env={"COLUMNS": "140"})
 
@@ -30,8 +32,12 @@ def command(tiny_model: Path, adapters_dir: Path) -> list[str]:
     return ["demo", "--questions", "2", "--max-steps", "2", "--kv-mib", "8", *options]
 
 
-def test_json(command: list[str]) -> None:
-    result = runner.invoke(app, [*command, "--json"])
+def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "trained"
+    shutil.copytree(adapters_dir, trained)
+    for folder in trained.iterdir():
+        write_sidecar(folder, "agents", folder.name, "neutral")
+    result = runner.invoke(app, [*command, "--adapters-dir", str(trained), "--json"])
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)
     assert len(data["questions"]) == 2
@@ -71,6 +77,7 @@ def test_steps_and_tables(command: list[str]) -> None:
         "The agents answered 0 of 2 multi-hop questions right under base+lr",
     ):
         assert part in result.stdout
+    assert "neutral" not in result.stdout  # these adapters were not trained for it
 
 
 def test_interrupt_shows_what_there_is(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

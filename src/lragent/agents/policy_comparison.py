@@ -1,4 +1,4 @@
-"""Answer the same questions under every sharing policy, and compare answers, memory and time."""
+"""Answer the same questions under several policies, and compare answers, memory and time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lragent.adapters import read_adapter
 from lragent.agents.demo import DemoQuestion
 from lragent.agents.engine_backend import EngineBackend
 from lragent.agents.options import WorkflowOptions
@@ -100,6 +101,12 @@ class PolicyComparison:
         self._kv_bytes = kv_bytes
         self._on_stage = on_stage
 
+    @property
+    def policies(self) -> list[Policy]:
+        """What is compared: `neutral` only where every adapter says that it was trained for it."""
+        trained = {read_adapter(path).trained_for for path in self._adapters.values()}
+        return [p for p in Policy if not p.base_reads or trained == {p.value}]
+
     def answer(
         self,
         policy: Policy,
@@ -127,13 +134,13 @@ class PolicyComparison:
     def outcomes(
         self, answers: Sequence[Answer], cancel: threading.Event
     ) -> Iterator[PolicyOutcome]:
-        """Every policy's outcome on the recorded `answers`. Setting `cancel` ends it.
+        """The outcome of each of `policies` on the recorded `answers`. Setting `cancel` ends it.
 
         Each policy replays the recorded calls. Where it would have chosen another token somewhere,
         its agents answer that question again in their own way; elsewhere they would repeat the
         recorded answer.
         """
-        for policy in Policy:
+        for policy in self.policies:
             costs, stats = self._cost(policy, answers, cancel)
             own = dict(enumerate(answers))
             again = [i for i, cost in enumerate(costs) if cost.other_tokens]
