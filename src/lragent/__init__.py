@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lragent.engine import Chunk, Completion, Engine, Request, SamplingParams
     from lragent.engine.errors import (
         BudgetError,
+        CacheFileError,
         EngineClosedError,
         EngineError,
         GenerationFailedError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BudgetError",
+    "CacheFileError",
     "Chunk",
     "Completion",
     "Engine",

@@ -160,6 +160,13 @@ class EngineCore:
         if self._background is not None:
             self._background.stop()
 
+    @contextmanager
+    def books(self) -> Iterator[None]:
+        """Change the cache from outside of the loop."""
+        with self.exclusive(), self._change():
+            self.check_open()
+            yield
+
     def check_integrity(self) -> None:
         """Prove that no page is lost or held twice.
 
