@@ -9,7 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lragent.engine import Chunk, Completion, Engine, Request, SamplingParams
+    from lragent.engine import (
+        Chunk,
+        Completion,
+        Engine,
+        Request,
+        SamplingParams,
+        StructuredOutputsParams,
+    )
     from lragent.engine.errors import (
         BudgetError,
         CacheFileError,
@@ -38,6 +45,7 @@ __all__ = [
     "Request",
     "SamplingParams",
     "SharingGroup",
+    "StructuredOutputsParams",
     "UnknownAdapterError",
     "UnsupportedModelError",
     "__version__",

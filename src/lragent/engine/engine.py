@@ -32,6 +32,7 @@ from lragent.engine.families import (
     read_shape,
     sample_of_weights,
 )
+from lragent.engine.grammar import Grammars
 from lragent.engine.loader import load_model
 from lragent.engine.memory import check_kv_bytes, default_kv_bytes, growth_room, pages_in
 from lragent.engine.outbox import Outbox
@@ -201,6 +202,7 @@ class Engine(Calls):
             self.tokenizer, loaded.config.vocab_size, self.shape.max_positions
         )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
+        self._grammars = Grammars(self.tokenizer, loaded.config.vocab_size, self._eos)
         self._next_id = 0
         if background:
             self._core.start()
@@ -250,6 +252,8 @@ class Engine(Calls):
             check_text("adapter", adapter)
         self._prompts.check_known(params.stop_token_ids, "stop_token_ids")
         self._prompts.check_known(params.logit_bias or {}, "logit_bias")
+        wanted = params.structured_outputs if forced is None else None
+        form = None if wanted is None else self._grammars.compile(wanted)
         tokens = self._prompts.encode(prompt)
         if forced is not None:
             forced = self._prompts.check_ids(forced, "forced")
@@ -275,6 +279,7 @@ class Engine(Calls):
                     outbox=outbox,
                     index=index,
                     forced=forced,
+                    form=form and form.copy(),
                     deadline=deadline,
                     priority=priority,
                     tokenizer=self.tokenizer,

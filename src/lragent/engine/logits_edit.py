@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from lragent.engine.grammar import TokenFilter
 from lragent.engine.params import SamplingParams
 
 
 class LogitsEdit:
-    """Bias, the end held off, and penalties, in vLLM's order; false when there is none of them."""
+    """Grammar, bias, the end held off, and penalties; false when there is none of them."""
 
     def __init__(
         self,
@@ -21,8 +22,10 @@ class LogitsEdit:
         device: torch.device,
         prompt_tokens: int,
         ends: Collection[int],
+        form: TokenFilter | None = None,
     ):
         self._params = params
+        self._form = form
         self._prompt_tokens = prompt_tokens
         bias = params.logit_bias or {}
         self._biased = torch.tensor(list(bias), dtype=torch.int64, device=device)
@@ -32,7 +35,7 @@ class LogitsEdit:
         if params.repetition_penalty != 1.0:
             self._repetition = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
         by_use = params.presence_penalty or params.frequency_penalty
-        self._any = bool(bias or params.min_tokens or self._repetition or by_use)
+        self._any = bool(form or bias or params.min_tokens or self._repetition or by_use)
 
     def __bool__(self) -> bool:
         return self._any
@@ -41,6 +44,8 @@ class LogitsEdit:
         """New logits `[vocab]` from one row of them (fp32) after `tokens`, prompt and output."""
         params, output = self._params, tokens[self._prompt_tokens :]
         row = logits.index_add(0, self._biased, self._bias)
+        if self._form is not None:
+            row.masked_fill_(self._form.forbidden(output).to(row.device), -math.inf)
         if len(output) < params.min_tokens:
             row[self._ends] = -math.inf
         if self._repetition is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 
 def _as_tuple(value: object) -> object:
@@ -15,6 +16,32 @@ def _as_tuple(value: object) -> object:
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class StructuredOutputsParams:
+    """The form of an answer, by one of these; vLLM's names.
+
+    Attributes:
+        json: a JSON schema, as text or as a mapping.
+        regex: a regular expression that the whole answer matches.
+        choice: texts, one of which is the answer.
+        grammar: a grammar in the syntax of Lark.
+        json_object: any JSON object.
+    """
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: Annotated[tuple[str, ...], Field(min_length=1, max_length=1000)] | None = None
+    grammar: str | None = None
+    json_object: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        given = (self.json, self.regex, self.choice, self.grammar, self.json_object)
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("give one of json, regex, choice, grammar and json_object")
+        return self
 
 
 class SamplingParams(BaseModel):
@@ -44,6 +71,8 @@ class SamplingParams(BaseModel):
             likeliest.
         prompt_logprobs: the same for each token of the prompt but the first. The prompt is then
             computed anew and its pages are not shared.
+        structured_outputs: the form that the answer must have; it may be cut short by
+            `max_tokens` or a stop. Needs `lragent[structured]`.
         distributions: keep the log-probabilities of the whole vocabulary at each generated
             position (`Completion.distributions`); for evaluations, since it takes much memory.
         ignore_eos: go on after the end-of-sequence token, for measurements.
@@ -76,6 +105,7 @@ class SamplingParams(BaseModel):
     ] = ()
     logprobs: int | None = Field(default=None, ge=0, le=100)
     prompt_logprobs: int | None = Field(default=None, ge=0, le=100)
+    structured_outputs: StructuredOutputsParams | None = None
     distributions: bool = False
     ignore_eos: bool = False
 
@@ -88,6 +118,11 @@ class SamplingParams(BaseModel):
     def _enough_room(self) -> Self:
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens must not be above max_tokens, {self.max_tokens}")
+        if self.structured_outputs and (self.min_tokens or self.ignore_eos):
+            raise ValueError(
+                "structured_outputs end where they are complete: no min_tokens then, "
+                "and no ignore_eos"
+            )
         return self
 
     @field_validator("temperature")

@@ -13,6 +13,7 @@ from lragent.adapters.model import Adapter
 from lragent.cache.client import CacheClient
 from lragent.cache.lease import Lease
 from lragent.cache.sharing_reasons import public_reason
+from lragent.engine.grammar import TokenFilter
 from lragent.engine.outbox import Outbox
 from lragent.engine.outputs import Chunk, Completion, FinishReason, TokenLogprob
 from lragent.engine.params import SamplingParams
@@ -49,6 +50,7 @@ class RequestState:
         outbox: Outbox,
         index: int,
         forced: Sequence[int] | None,
+        form: TokenFilter | None,
         deadline: float | None,
         priority: int,
         tokenizer: PreTrainedTokenizerBase | None,
@@ -70,7 +72,7 @@ class RequestState:
         ends = frozenset() if params.ignore_eos else eos
         self._ends = ends.union(params.stop_token_ids)
         whole = forced and [*prompt, *forced]
-        self.sampler = RequestSampler(params, device, whole, len(prompt), self._ends)
+        self.sampler = RequestSampler(params, device, whole, len(prompt), self._ends, form)
         self.outbox = outbox
         self.index = index
         self.rank = (priority, request_id)

@@ -15,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lragent.engine.grammar import TokenFilter
 from lragent.engine.logits_edit import LogitsEdit
 from lragent.engine.outputs import TokenLogprob
 from lragent.engine.params import SamplingParams
@@ -39,6 +40,7 @@ class RequestSampler:
         forced: prompt and output that the request must have, so that there is nothing to choose.
         prompt_tokens: leading tokens that are not output.
         ends: tokens that end the output.
+        form: which tokens may come; None for all.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class RequestSampler:
         forced: Sequence[int] | None = None,
         prompt_tokens: int = 0,
         ends: Collection[int] = (),
+        form: TokenFilter | None = None,
     ):
         self.params = params
         self._forced = forced
-        self._edit = LogitsEdit(params, device, prompt_tokens, ends)
+        self._edit = LogitsEdit(params, device, prompt_tokens, ends, form)
         warpers = LogitsProcessorList()
         if params.temperature > 0:
             if params.temperature != 1.0:
