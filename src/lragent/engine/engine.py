@@ -413,6 +413,7 @@ class Engine(Calls):
             CacheFileError: damaged, or saved for something else.
             UnknownAdapterError, BudgetError, EngineClosedError.
         """
+        check_text("cache_salt", cache_salt)
         return self._files.load(Path(path), partial(self._client, adapter, cache_salt))
 
     # ---- the loop
