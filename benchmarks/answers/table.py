@@ -58,13 +58,15 @@ def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[st
 
 
 def compared(result: Mapping[str, Any]) -> list[list[str]]:
-    """Roles as they were trained, against those trained and served alone, same setting."""
+    """Roles as trained, against those trained and served alone: same setting and seeds."""
     heads = ["exact, points", *ROLES, "NLL, times", *ROLES]
-    table = [["adapters", "trained for", *heads]]
+    table = [["adapters", "trained for", "seeds", *heads]]
     groups = grouped(result["entries"])
     for (held, arm), own in groups.items():
-        alone = groups.get((held, "isolated"))
-        if alone is None or arm == "isolated":
+        seeds = {entry["settings"]["seed"] for entry in own}
+        isolated = groups.get((held, "isolated"), [])
+        alone = [entry for entry in isolated if entry["settings"]["seed"] in seeds]
+        if len(alone) < len(seeds) or arm == "isolated":
             continue
         points, times = [], []
         for role in ROLES:
@@ -76,5 +78,5 @@ def compared(result: Mapping[str, Any]) -> list[list[str]]:
         together = math.exp(fmean(map(math.log, times)))
         cells = [f"{value:+.1f}" for value in (fmean(points), *points)]
         cells += [f"{value:.2f}" for value in (together, *times)]
-        table.append(["; ".join(held), arm, *cells])
+        table.append(["; ".join(held), arm, str(len(seeds)), *cells])
     return table
