@@ -16,8 +16,12 @@ Key = tuple[str, ...]
 def setting(entry: Entry) -> Key:
     """What a comparison holds fixed."""
     chosen = entry["settings"]
-    targets = "all-linear" if len(chosen["targets"]) == 7 else ", ".join(chosen["targets"])
-    return f"rank {chosen['rank']}, {targets}", f"{chosen['steps']} steps"
+    targets = (
+        "all-linear"
+        if len(chosen["targets"]) == 7
+        else ", ".join(name.removesuffix("_proj") for name in chosen["targets"])
+    )
+    return f"rank {chosen['rank']}, {targets}", str(chosen["steps"])
 
 
 def grouped(entries: Sequence[Entry]) -> dict[tuple[Key, str], list[Entry]]:
@@ -59,7 +63,7 @@ def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[st
 
 def compared(result: Mapping[str, Any]) -> list[list[str]]:
     """Roles as trained, against those trained and served alone: same setting and seeds."""
-    heads = ["exact, points", *ROLES, "NLL, times", *ROLES]
+    heads = ["points", *ROLES, "NLL", *ROLES]
     table = [["adapters", "trained for", "seeds", *heads]]
     groups = grouped(result["entries"])
     for (held, arm), own in groups.items():

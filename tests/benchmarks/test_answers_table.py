@@ -51,7 +51,7 @@ def test_each_arm_is_compared_as_it_was_trained() -> None:
     result = {"entries": entries}
     printed = "\n".join([markdown(compared(result)), markdown(scores(result))])
 
-    held = "| rank 8, q_proj, v_proj; 300 steps |"
+    held = "| rank 8, q, v; 300 |"
     assert (
         f"{held} neutral | 1 | +1.0 | +0.0 | +3.0 | +0.0 | 2.00 | 1.00 | 8.00 | 1.00 |" in printed
     )
