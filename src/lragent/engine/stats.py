@@ -53,26 +53,39 @@ class EngineStats:
         total: sums of all.
         kv_base_bytes: bytes of K and V_base in pages that hold something.
         kv_lr_bytes: bytes of LR slots in those pages.
+        kv_lr_valid_bytes: bytes of those slots that are valid.
+        kv_isolated_bytes: what the same contents would take if every adapter kept its own pages.
         kv_budget_bytes: bytes of all pages.
         peak_kv_bytes: the most that both came to so far, padding included.
         weight_bytes: the base model's weights.
         adapter_bytes: the stacked adapter weights.
+        page_bytes: bytes of a page over all layers.
         pages: counts by state: free, leased, idle.
+        found_pages: pages that later requests can find.
+        running, waiting: requests now.
         evictions, preemptions, steps: how often each happened.
+        groups: policy of each sharing group, and its members with their digests and LR slots.
     """
 
     adapters: dict[str, AdapterStats]
     total: AdapterStats
     kv_base_bytes: int
     kv_lr_bytes: int
+    kv_lr_valid_bytes: int
+    kv_isolated_bytes: int
     kv_budget_bytes: int
     peak_kv_bytes: int
     weight_bytes: int
     adapter_bytes: int
+    page_bytes: int
     pages: dict[str, int]
+    found_pages: int
+    running: int
+    waiting: int
     evictions: int
     preemptions: int
     steps: int
+    groups: list[dict[str, object]]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with `tokens_per_s` of each sum."""

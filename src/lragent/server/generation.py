@@ -11,7 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi import Response
 
 from lragent.engine import Chunk, Completion, Request
-from lragent.server.errors import CLIENT_CLOSED, ApiError
+from lragent.server.errors import CLIENT_CLOSED, ApiError, refusals
 from lragent.server.protocol.common import Usage
 
 T = TypeVar("T")
@@ -35,7 +35,8 @@ class Generation:
         `submit` runs in a thread: tokenizing takes time, and a step may hold the engine's lock.
         """
         try:
-            await asyncio.to_thread(lambda: self._requests.extend(submit()))
+            with refusals():
+                await asyncio.to_thread(lambda: self._requests.extend(submit()))
         except BaseException:
             self.cancel()
             raise
@@ -50,7 +51,7 @@ class Generation:
             results = await asyncio.gather(*(request.aresult() for request in self._requests))
         finally:
             self.cancel()
-        answers = [answer for first in results for answer in (first, *first.others)]
+        answers = _all(results)
         for answer in answers:
             _check(answer.finish_reason)
         return answers
@@ -71,10 +72,11 @@ class Generation:
 
     def usage(self) -> Usage:
         """Tokens so far."""
+        firsts = [request.completion() for request in self._requests]
         return Usage.of(
-            sum(request.prompt_tokens for request in self._requests),
-            sum(request.generated_tokens for request in self._requests),
-            sum(request.cached_tokens or 0 for request in self._requests),
+            sum(each.prompt_tokens for each in firsts),
+            sum(len(each.token_ids) for each in _all(firsts)),
+            sum(each.cached_tokens for each in firsts),
         )
 
     def cancel(self) -> None:
@@ -133,6 +135,10 @@ async def _merged(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Chunk
     finally:
         for reader in readers:
             reader.cancel()
+
+
+def _all(firsts: Sequence[Completion]) -> list[Completion]:
+    return [answer for first in firsts for answer in (first, *first.others)]
 
 
 def _check(reason: str | None) -> None:

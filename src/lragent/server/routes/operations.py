@@ -41,7 +41,7 @@ def metrics(state: State) -> Response:
     return Response(generate_latest(state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/lragent/stats")
+@router.get("/v1/lragent/stats", response_model=None)
 def stats(state: State) -> dict[str, list[Report]]:
     """The engine's report, as the vLLM plugin has one for each of its engines."""
     return {"engines": [report_of(state.engine.stats(), state.models.unloaded)]}

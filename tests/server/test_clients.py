@@ -1,0 +1,88 @@
+"""Clients that leave, that do not read, and that are many."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from tests.server.load import storm
+from tests.server.serving import KEY, Served, serving
+
+ENDLESS: dict[str, Any] = {
+    "model": "plan", "prompt": "On and on", "max_tokens": 1900, "ignore_eos": True
+}  # fmt: skip
+
+
+def cancelled(served: Served) -> int:
+    return served.engine.stats().total.cancelled
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_a_client_that_leaves_ends_its_request(served: Served, stream: bool):
+    before = cancelled(served)
+    with served.client(timeout=0.3) as client, pytest.raises(openai.APITimeoutError):
+        if stream:
+            with client.completions.create(**ENDLESS, stream=True) as events:
+                next(events)
+            raise openai.APITimeoutError(httpx.Request("POST", "http://left"))
+        client.completions.create(**ENDLESS)
+    served.idle()
+    assert cancelled(served) == before + 1
+
+
+def test_a_client_that_leaves_before_the_first_token(served: Served):
+    """The prompts of others hold it up, so that nothing was sent to it yet."""
+    before = cancelled(served)
+    with served.http() as http, http.stream("POST", "/v1/completions", json={**ENDLESS, "stream": True, "n": 1}):
+        pass
+    served.idle()
+    assert cancelled(served) == before + 1
+
+
+def test_one_of_several_prompts_is_refused(served: Served, client: openai.OpenAI):
+    before = served.engine.stats().total.requests
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(
+            model="base", prompt=["fine", "x" * 3000], max_tokens=500, stream=True
+        )
+    served.idle()
+    assert served.engine.stats().total.requests == before + 1, "the first was queued, then ended"
+
+
+def test_a_slow_reader_holds_nobody_up(served: Served):
+    body = b'{"model":"plan","prompt":"x","max_tokens":1900,"ignore_eos":true,"stream":true}'
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((host, int(port)))
+        slow.sendall(head + body)
+        served.idle()  # it was generated to its end, though nobody has read it
+        with served.client() as client:
+            assert client.completions.create(model="act", prompt="y", max_tokens=2).choices
+        slow.settimeout(20)
+        text = b""
+        while b"[DONE]" not in text:
+            text += slow.recv(65536)
+        assert text.count(b"data: ") > 1900
+
+
+def test_many_clients_for_a_few_seconds(adapters: dict[str, Any]):
+    with serving(adapters, kv_bytes=2 << 20, max_waiting=64) as served:
+        outcome = asyncio.run(storm(served.url, KEY, clients=64, seconds=4))
+        assert outcome.errors == []
+        assert outcome.finished > 64
+        assert outcome.left > 10
+        served.idle()
+        stats = served.engine.stats()
+        assert stats.total.failed == 0
+        assert stats.total.requests == stats.total.finished + stats.total.cancelled
