@@ -236,12 +236,15 @@ class Engine(Calls):
             raise TypeError(f"priority must be a whole number, not {priority!r:.80}")
         if adapter is not None:
             check_text("adapter", adapter)
+        self._prompts.check_known(params.stop_token_ids, "stop_token_ids")
+        self._prompts.check_known(params.logit_bias or {}, "logit_bias")
         tokens = self._prompts.encode(prompt)
         if forced is not None:
             forced = self._prompts.check_ids(forced, "forced")
             params = SamplingParams(
                 max_tokens=len(forced),
                 logprobs=params.logprobs,
+                prompt_logprobs=params.prompt_logprobs,
                 distributions=params.distributions,
                 ignore_eos=True,
             )
@@ -250,25 +253,29 @@ class Engine(Calls):
             binding = self._registry.binding(adapter)
             self._check_length(tokens, params, forced)
             outbox = Outbox()
-            state = RequestState(
-                self._next_id,
-                tokens,
-                params,
-                binding,
-                binding.client(replace(self._scope, tenant=cache_salt)),
-                outbox=outbox,
-                index=0,
-                forced=forced,
-                deadline=deadline,
-                priority=priority,
-                tokenizer=self.tokenizer,
-                eos=self._eos,
-                max_positions=self.shape.max_positions,
-                device=self._runner.device,
-            )
-            self._next_id += 1
-            request = Request([state], outbox, self._core)
-            self._core.add([state])
+            states = [
+                RequestState(
+                    self._next_id + index,
+                    tokens,
+                    params.of_answer(index),
+                    binding,
+                    binding.client(replace(self._scope, tenant=cache_salt)),
+                    outbox=outbox,
+                    index=index,
+                    forced=forced,
+                    deadline=deadline,
+                    priority=priority,
+                    tokenizer=self.tokenizer,
+                    eos=self._eos,
+                    max_positions=self.shape.max_positions,
+                    device=self._runner.device,
+                )
+                for index in range(params.n)
+            ]
+            self._next_id += params.n
+            states[0].followers = states[1:]
+            request = Request(states, outbox, self._core)
+            self._core.add(states[0])
         return request
 
     def cancel_all(self) -> None:
