@@ -75,29 +75,38 @@ class Served:
 
 
 @contextmanager
+def over_http(engine: Engine, options: ServerOptions) -> Iterator[Served]:
+    """Serve an engine from a thread."""
+    app = create_app(engine, options)
+    up, where = threading.Event(), []
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", lifespan="off",
+        timeout_graceful_shutdown=20,
+    )  # fmt: skip
+    server = Server(config, app.state.lragent, lambda url: (where.append(url), up.set()))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert up.wait(20)
+    try:
+        yield Served(where[0], engine, server)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@contextmanager
 def serving(
     adapters: Mapping[str, Path], options: ServerOptions | None = None, **engine: Any
 ) -> Iterator[Served]:
-    """Serve `adapters`; `engine` are arguments of the engine."""
+    """Serve a tiny model with `adapters`; `engine` are arguments of the engine."""
     given = {"sharing": "base+lr", "kv_bytes": 8 << 20, "debug": True, **engine}
-    made = Engine((byte_llama(), byte_tokenizer()), adapters, background=True, **given)
-    with made as opened:
-        app = create_app(opened, options or options_of())
-        up, where = threading.Event(), []
-        config = uvicorn.Config(
-            app, host="127.0.0.1", port=0, log_level="warning", lifespan="off",
-            timeout_graceful_shutdown=20,
-        )  # fmt: skip
-        server = Server(config, app.state.lragent, lambda url: (where.append(url), up.set()))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        assert up.wait(20)
-        try:
-            yield Served(where[0], opened, server)
-        finally:
-            server.should_exit = True
-            thread.join(30)
-            assert not thread.is_alive()
+    model = (byte_llama(), byte_tokenizer())
+    with (
+        Engine(model, adapters, background=True, **given) as made,
+        over_http(made, options or options_of()) as served,
+    ):
+        yield served
 
 
 def options_of(**changes: Any) -> ServerOptions:

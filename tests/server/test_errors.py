@@ -139,7 +139,8 @@ def test_a_full_queue():
     with serving({}, max_num_seqs=1, max_waiting=0) as full, full.http() as http:
         wanted = TEXT | {"max_tokens": 1500, "stream": True, "ignore_eos": True}
         with http.stream("POST", "/v1/completions", json=wanted) as running:
-            next(running.iter_bytes())
+            parts = running.iter_bytes()
+            next(parts)
             answer = http.post("/v1/completions", json=TEXT)
             assert refused(answer, 429)["code"] == "queue_full"
             assert answer.headers["Retry-After"] == "1"

@@ -55,7 +55,7 @@ def test_a_hand_over_is_seen_in_the_usage(client: openai.OpenAI):
     assert salted.usage.prompt_tokens_details.cached_tokens == 0
 
 
-@pytest.mark.parametrize("n", [1])
+@pytest.mark.parametrize("n", [1, 3])
 def test_a_stream_comes_to_the_same_as_the_whole(client: openai.OpenAI, n: int):
     wanted: dict[str, Any] = {
         "model": "act", "messages": MESSAGES, "temperature": 0.7, "seed": 5, "n": n,

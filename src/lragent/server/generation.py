@@ -138,7 +138,7 @@ async def _merged(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Chunk
 
 
 def _all(firsts: Sequence[Completion]) -> list[Completion]:
-    return [answer for first in firsts for answer in (first, *first.others)]
+    return [answer for first in firsts for answer in first.outputs]
 
 
 def _check(reason: str | None) -> None:

@@ -65,7 +65,7 @@ function showReasons(reports) {
     }
   }
   const items = Object.entries(totals).map(([reason, times]) =>
-    element("li", {}, `${count.format(times)} × ${REASONS[reason] ?? reason}`),
+    element("li", {}, `${count.format(times)} times: ${REASONS[reason] ?? reason}`),
   );
   const shown = items.length ? [element("h3", {}, "Prompts that reused nothing")] : [];
   setChildren($("#reasons"), [...shown, element("ul", {}, ...items)]);

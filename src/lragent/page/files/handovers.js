@@ -25,7 +25,7 @@ export function showHandovers(requests) {
     .reverse()
     .map((each) => {
       const again = rate === null ? null : each.prompt_tokens / rate;
-      const times = again === null ? "–" : `${seconds(again)}, ${(again / each.ttft_s).toFixed(1)} ×`;
+      const times = again === null ? "–" : `${seconds(again)}, ${(again / each.ttft_s).toFixed(1)} times as long`;
       const cells = [
         `${label(each.pages[0].users[0])} → ${label(each.adapter)}`,
         count.format(each.prompt_tokens),

@@ -19,7 +19,7 @@ _IGNORED = frozenset(
 """Fields of OpenAI's that change no answer of this server."""
 
 _SAMPLING = (
-    "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens",
+    "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "n",
     "presence_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids", "temperature",
     "top_k", "top_p",
 )  # fmt: skip

@@ -1,0 +1,40 @@
+"""A real browser without a window."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@contextmanager
+def opened(width: int = 1100, scheme: Literal["light", "dark"] = "light") -> Iterator[Page]:
+    """A page of a browser of its own. Errors of its scripts fail the test."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.fail("the page's tests need Chromium: make chromium, or install it yourself")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        page = browser.new_page(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(f"{request.url} failed"))
+        page.on("console", lambda said: said.type == "error" and problems.append(said.text))
+        try:
+            yield page
+        finally:
+            browser.close()
+        expected = ("401 (Unauthorized)", "404 (Not Found)", "lragent/events failed")
+        assert [each for each in problems if not any(part in each for part in expected)] == []
