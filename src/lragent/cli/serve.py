@@ -62,15 +62,18 @@ def serve(
             min=0, help="Seconds for running requests when it stops.", rich_help_panel=_LIMITS
         ),
     ] = 30.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Say as JSON where it listens; all else goes to stderr.")
+    ] = False,
 ) -> None:
     """Serve a model and its adapters over OpenAI's HTTP, with a page that shows the cache.
 
     Ends with 0 after Ctrl-C or SIGTERM; running requests may finish within the grace time.
     """
-    from lragent.cli.output import Stages, talk_console
+    from lragent.cli.output import Stages, print_json, talk_console
     from lragent.cli.role_adapters import parse_pairs
 
-    console = talk_console(False)
+    console = talk_console(as_json)
     named = parse_pairs(adapter or [], known=None)
     folders = {name: Path(path).expanduser() for name, path in named.items()}
     with Stages(console) as stages:
@@ -106,6 +109,11 @@ def serve(
             stages.stop()
 
             def ready(address: str) -> None:
+                if as_json:
+                    print_json(
+                        {"url": address, "model": options.base_model, "adapters": [*folders]}
+                    )
+                    return
                 console.print(
                     f"{options.base_model} and {len(folders)} adapters under {sharing.value}: "
                     f"{address}/v1 for clients, {address}/ shows the cache. Ctrl-C stops.",
