@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from PIL import Image
 from playwright.sync_api import Page, expect
-from tests.server.browser import opened
+from tests.server.browser import launched, opened
 from tests.server.serving import KEY, Served, options_of, over_http
 
 from lragent.agents.demo import demo_adapters, demo_text
@@ -58,10 +58,11 @@ def main() -> None:
     with (
         Engine("smollm2", demo_adapters(), "base+lr", background=True) as engine,
         over_http(engine, options_of(base_model="smollm2")) as served,
+        launched() as browser,
     ):
         ask(served)
         for name, width, height, scheme in shots:
-            with opened(width, scheme) as page:
+            with opened(browser, width, scheme) as page:
                 shoot(page, served, name, height)
 
 

@@ -89,5 +89,5 @@ def test_many_clients_for_a_few_seconds(adapters: dict[str, Any]):
         assert stats.total.failed == 0
         assert stats.total.requests == stats.total.finished + stats.total.cancelled
         gc.collect()
-        kept = sum(isinstance(each, RequestState) for each in gc.get_objects())
+        kept = sum(type(each) is RequestState for each in gc.get_objects())
         assert kept <= 2 * KEPT, "the page's latest ones, of one or two answers"

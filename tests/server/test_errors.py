@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -119,7 +118,7 @@ def test_the_key(served: Served):
         served.client(api_key="wrong").models.list()
 
 
-def test_long_bodies(adapters: dict[str, Path]):
+def test_long_bodies():
     with serving({}, options_of(max_body_bytes=1000)) as small, small.http() as http:
         long = TEXT | {"prompt": "x" * 1000}
         refused(http.post("/v1/completions", json=long), 413)

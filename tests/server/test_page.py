@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
-from tests.server.browser import opened
+from playwright.sync_api import Browser, Page, expect
+from tests.server.browser import launched, opened
 from tests.server.serving import KEY, Served, serving
 
 from lragent import page as page_files
@@ -41,6 +41,12 @@ CONTRAST = """() => [...document.querySelectorAll("h1, h2, dt, dd, th, .note, .a
 
 
 @pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def running(adapters: dict[str, Path]) -> Iterator[Served]:
     with serving(adapters) as served:
         yield served
@@ -61,8 +67,8 @@ def ask(served: Served, model: str, **more: Any) -> None:
         )
 
 
-def test_the_page_follows_a_hand_over(running: Served):
-    with opened() as page:
+def test_the_page_follows_a_hand_over(browser: Browser, running: Served):
+    with opened(browser) as page:
         visit(page, running)
         agents = page.locator("#agents li")
         expect(agents).to_have_text(["base", "plan · slot 0", "act · slot 0", "reflect · slot 0"])
@@ -92,8 +98,8 @@ def test_the_page_follows_a_hand_over(running: Served):
         expect(page.locator("#left-out")).to_be_hidden()
 
 
-def test_a_request_is_seen_while_it_streams(running: Served):
-    with opened() as page:
+def test_a_request_is_seen_while_it_streams(browser: Browser, running: Served):
+    with opened(browser) as page:
         visit(page, running)
         with running.client() as client:
             stream = client.completions.create(
@@ -110,10 +116,10 @@ def test_a_request_is_seen_while_it_streams(running: Served):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_screen_in_both_schemes(running: Served, scheme: Any):
+def test_a_narrow_screen_in_both_schemes(browser: Browser, running: Served, scheme: Any):
     ask(running, "plan")
     ask(running, "act")
-    with opened(400, scheme) as page:
+    with opened(browser, 400, scheme) as page:
         visit(page, running)
         expect(page.get_by_role("article").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
@@ -121,8 +127,8 @@ def test_a_narrow_screen_in_both_schemes(running: Served, scheme: Any):
         assert weak == []
 
 
-def test_what_a_screen_reader_is_told(running: Served):
-    with opened() as page:
+def test_what_a_screen_reader_is_told(browser: Browser, running: Served):
+    with opened(browser) as page:
         visit(page, running)
         ask(running, "plan")
         expect(page.get_by_role("article").first).to_be_visible()
@@ -136,10 +142,10 @@ def test_what_a_screen_reader_is_told(running: Served):
         assert nameless == []
 
 
-def test_hostile_names_stay_text(running: Served, adapters: dict[str, Path]):
+def test_hostile_names_stay_text(browser: Browser, running: Served, adapters: dict[str, Path]):
     name = "<img src=x onerror=alert(1)>"
     running.engine.load_adapter(name, adapters["plan"])
-    with opened() as page:
+    with opened(browser) as page:
         visit(page, running)
         ask(running, name)
         expect(page.get_by_role("article", name=f"{name}: done")).to_be_visible()
@@ -200,8 +206,8 @@ def reports() -> Iterator[str]:
         http.shutdown()
 
 
-def test_reports_alone_are_enough(reports: str):
-    with opened() as page:
+def test_reports_alone_are_enough(browser: Browser, reports: str):
+    with opened(browser) as page:
         page.goto(reports)
         expect(page.get_by_role("status")).to_have_text("Live, once a second")
         expect(page.locator("#agents li")).to_have_text(["big", "plan"])
@@ -216,9 +222,9 @@ def test_reports_alone_are_enough(reports: str):
         expect(page.get_by_role("log")).to_contain_text("3,000 tokens reused")
 
 
-def test_a_server_without_the_plugin_is_named_so(reports: str):
+def test_a_server_without_the_plugin_is_named_so(browser: Browser, reports: str):
     Reports.on = False
-    with opened() as page:
+    with opened(browser) as page:
         page.goto(reports)
         expect(page.get_by_role("status")).to_contain_text("sharing is not switched on here")
         Reports.on = True

@@ -28,15 +28,23 @@ class Generation:
     def __init__(self, n: int):
         self._n = n
         self._requests: list[Request] = []
+        self._over = False
 
     async def submit(self, submit: Callable[[], Iterable[Request]]) -> None:
         """Queue all prompts, or none when one is refused.
 
         `submit` runs in a thread: tokenizing takes time, and a step may hold the engine's lock.
         """
+
+        def queue() -> None:
+            for request in submit():
+                self._requests.append(request)
+                if self._over:  # the client has left meanwhile, which does not stop a thread
+                    request.cancel()
+
         try:
             with refusals():
-                await asyncio.to_thread(lambda: self._requests.extend(submit()))
+                await asyncio.to_thread(queue)
         except BaseException:
             self.cancel()
             raise
@@ -81,6 +89,7 @@ class Generation:
 
     def cancel(self) -> None:
         """End what has not ended."""
+        self._over = True
         # in a thread, since a step may hold the engine's lock
         loop = asyncio.get_running_loop()
         for request in self._requests:

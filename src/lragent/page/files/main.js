@@ -8,7 +8,7 @@ import { showHandovers } from "./handovers.js";
 import { showRequests } from "./requests.js";
 
 const AGAIN_MS = 1000;
-const MODELS_MS = 5000;
+const MODELS_MS = 2000;
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 let known = [];

@@ -47,7 +47,7 @@ def stats(state: State) -> dict[str, list[Report]]:
     return {"engines": [report_of(state.engine.stats(), state.models.unloaded)]}
 
 
-@router.get("/v1/lragent/events", response_class=Response)
+@router.get("/v1/lragent/events", include_in_schema=False)
 async def events(state: State) -> Response:
     """A stream without an end: the numbers, and the latest requests where they changed."""
     return sse.EventStream(_changes(state), lambda: None)
