@@ -31,11 +31,14 @@ def launched() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, width: int = 1100, scheme: Literal["light", "dark"] = "light"
+    browser: Browser,
+    width: int = 1100,
+    scheme: Literal["light", "dark"] = "light",
+    height: int = 900,
 ) -> Iterator[Page]:
     """A window that shares nothing with others. Errors of its scripts fail the test."""
     page = browser.new_page(
-        viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"
+        viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce"
     )
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))

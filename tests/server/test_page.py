@@ -214,7 +214,7 @@ def test_reports_alone_are_enough(browser: Browser, reports: str):
         expect(page.locator("#numbers")).to_contain_text("80 can be found, 4 in use, of 200")
         expect(page.locator("#bytes")).to_contain_text("In the cache: 80 KiB")
         expect(page.locator("#bytes")).not_to_contain_text("isolated")
-        expect(page.get_by_text("4 times: another agent has read it")).to_be_visible()
+        expect(page.get_by_text("this one shares with nobody: 4")).to_be_visible()
         expect(page.get_by_text("This server tells counts only.")).to_be_visible()
         for section in ("#requests", "#handovers"):
             expect(page.locator(section)).to_be_hidden()

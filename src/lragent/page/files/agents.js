@@ -1,6 +1,6 @@
 // The names that requests use, and their colours: a name keeps the one it got first.
 
-import { $, element, setChildren, setText } from "./dom.js";
+import { $, count, element, percent, seconds, setChildren, setText } from "./dom.js";
 
 const COLOURS = 8;
 const places = new Map();
@@ -37,4 +37,19 @@ export function showAgents(models, groups) {
     return `${members.join(", ")} share under ${group.policy}.`;
   });
   setText($("#policy"), texts.join(" ") || "Nothing is shared: isolated.");
+}
+
+export function showSums(sums) {
+  const rows = Object.entries(sums).map(([name, sum]) => {
+    const cells = [
+      name,
+      count.format(sum.requests),
+      count.format(sum.prompt_tokens),
+      percent(sum.reused_tokens, sum.prompt_tokens),
+      seconds(sum.ttft_s),
+    ];
+    return element("tr", {}, ...cells.map((text) => element("td", {}, text)));
+  });
+  $("#sums").hidden = !rows.length;
+  setChildren($("#sums tbody"), rows);
 }

@@ -1,6 +1,6 @@
 // Bytes by kind, pages, tokens and reasons, from the reports of one or more engines.
 
-import { $, bytes, count, element, setChildren } from "./dom.js";
+import { $, bytes, count, element, percent, setChildren } from "./dom.js";
 
 const REASONS = {
   policy: "another agent has read it, and this one shares with nobody",
@@ -40,15 +40,14 @@ export function showCache(reports) {
 
   const prompt = sum(reports, "tokens", "prompt");
   const reused = sum(reports, "tokens", "reused");
-  const percent = prompt ? ` (${Math.round((100 * reused) / prompt)} %)` : "";
   const pages = (name) => count.format(sum(reports, "pages", name));
   const rows = [
     ["Keys and base values", bytes(base)],
     ["LR slots", `${bytes(lr)}, of which ${bytes(valid)} valid`],
     ["Pages", `${pages("cached")} can be found, ${pages("leased")} in use, of ${pages("total")}`],
     ["Prompt tokens", count.format(prompt)],
-    ["reused", count.format(reused) + percent],
-    ["run again", count.format(sum(reports, "tokens", "recomputed"))],
+    ["of which reused", `${count.format(reused)} (${percent(reused, prompt)})`],
+    ["run again though cached", count.format(sum(reports, "tokens", "recomputed"))],
   ];
   setChildren(
     $("#numbers"),
@@ -65,7 +64,7 @@ function showReasons(reports) {
     }
   }
   const items = Object.entries(totals).map(([reason, times]) =>
-    element("li", {}, `${count.format(times)} times: ${REASONS[reason] ?? reason}`),
+    element("li", {}, `${REASONS[reason] ?? reason}: ${count.format(times)}`),
   );
   const shown = items.length ? [element("h3", {}, "Prompts that reused nothing")] : [];
   setChildren($("#reasons"), [...shown, element("ul", {}, ...items)]);

@@ -24,6 +24,8 @@ export function setChildren(parent, children) {
 
 export const count = new Intl.NumberFormat("en");
 
+export const percent = (part, all) => (all ? `${Math.round((100 * part) / all)} %` : "–");
+
 export function bytes(value) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;

@@ -1,6 +1,6 @@
 // Follows a server until the page is closed.
 
-import { showAgents, showModels } from "./agents.js";
+import { showAgents, showModels, showSums } from "./agents.js";
 import { showCache, showHits } from "./cache.js";
 import { $, setText } from "./dom.js";
 import { events, KeyNeeded, models, NotThere, reports } from "./feed.js";
@@ -34,6 +34,7 @@ async function followEvents() {
     const changed = new Map(seen.requests.map((each) => [each.id, each]));
     latest = new Map(seen.ids.map((id) => [id, changed.get(id) ?? latest.get(id)]));
     showRequests(seen.requests, seen.ids, seen.page_size);
+    showSums(seen.agents);
     showHandovers([...latest.values()]);
     setText($("#status"), `Live: ${seen.running} running, ${seen.waiting} waiting`);
   }
