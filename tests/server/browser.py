@@ -43,7 +43,7 @@ def opened(
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("requestfailed", lambda request: problems.append(f"{request.url} failed"))
-    page.on("console", lambda said: said.type == "error" and problems.append(said.text))
+    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
     try:
         yield page
     finally:

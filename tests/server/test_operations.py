@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.server.serving import Served, options_of, serving
 LONG = "A text that several agents read, one after the other. " * 4
 
 
-def events(http: httpx.Client) -> Iterator[dict[str, Any]]:
+def events(http: httpx.Client) -> Generator[dict[str, Any]]:
     with http.stream("GET", "/v1/lragent/events") as feed:
         for line in feed.iter_lines():
             if line.startswith("data: "):
@@ -66,6 +66,7 @@ def test_the_feed_shows_a_hand_over(adapters: dict[str, Path]):
         for model in ("plan", "act"):
             client.completions.create(model=model, prompt=LONG, max_tokens=20, temperature=0)
         seen: dict[int, Any] = {}
+        told: dict[str, Any] = {}
         while not (len(seen) == 2 and all(each["finish_reason"] for each in seen.values())):
             told = next(feed)
             seen |= {each["id"]: each for each in told["requests"]}

@@ -161,7 +161,7 @@ class Reports(BaseHTTPRequestHandler):
     on = True
 
     def do_GET(self) -> None:
-        tokens = dict.fromkeys(("prompt", "base_hit", "lr_hit", "recomputed"), 4000)
+        tokens: dict[str, int] = dict.fromkeys(("prompt", "base_hit", "recomputed"), 4000)
         tokens["reused"] = type(self).reused
         report = {
             "pages": {"total": 100, "leased": 2, "cached": 40},

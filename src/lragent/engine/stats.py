@@ -18,7 +18,7 @@ class AdapterStats(TokenCounts):
         finished, cancelled, failed: requests by how they went; a deadline cancels.
         generated_tokens: tokens chosen.
         computed_tokens: tokens whose base part was computed (K and V_base written).
-        ttft_s: times to first token, summed; divide by `first_tokens` for the mean.
+        ttft_s: times to first token, summed.
         first_tokens: requests that got a first token.
         busy_s: share of the engine's step time, by tokens in the step.
     """
@@ -36,6 +36,11 @@ class AdapterStats(TokenCounts):
     def tokens_per_s(self) -> float:
         """Generated tokens by second of engine time spent on this adapter."""
         return self.generated_tokens / self.busy_s if self.busy_s else 0.0
+
+    @property
+    def mean_ttft_s(self) -> float | None:
+        """Mean time to first token in seconds; None before the first."""
+        return self.ttft_s / self.first_tokens if self.first_tokens else None
 
     def __add__(self, other: AdapterStats) -> AdapterStats:
         merged = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -64,7 +64,7 @@ class Generation:
             _check(answer.finish_reason)
         return answers
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Chunk]]:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Chunk]]:
         """Answers' numbers and chunks as they come; leaving the loop early cancels all.
 
         Raises:
@@ -114,7 +114,7 @@ async def _gone(http: HttpRequest) -> None:
         pass
 
 
-async def _merged(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Chunk]]:
+async def _merged(requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Chunk]]:
     """The chunks of all requests with their places, as they come."""
     if len(requests) == 1:
         async for chunk in requests[0]:

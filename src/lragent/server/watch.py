@@ -63,9 +63,7 @@ class Watch:
                             "requests": sums.requests,
                             "prompt_tokens": sums.prompt_tokens,
                             "reused_tokens": sums.reused_tokens,
-                            "ttft_s": sums.ttft_s / sums.first_tokens
-                            if sums.first_tokens
-                            else None,
+                            "ttft_s": sums.mean_ttft_s,
                         }
                         for name, sums in stats.adapters.items()
                     },

@@ -122,9 +122,10 @@ class Usage(BaseModel):
 
 
 class Answer(BaseModel):
-    """The head of every answer and of every event of a stream."""
+    """What every answer and every event of a stream has."""
 
     id: str
     created: int
     model: str
+    choices: list[Any]
     usage: Usage | None = None
