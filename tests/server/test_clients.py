@@ -6,6 +6,8 @@ import asyncio
 import gc
 import json
 import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -15,6 +17,7 @@ from benchmarks.server_load import storm
 from tests.server.serving import KEY, Served, serving
 
 from lragent.engine.request_state import RequestState
+from lragent.server.generation import Generation
 from lragent.server.watch import KEPT
 
 ENDLESS: dict[str, Any] = {
@@ -44,6 +47,35 @@ def test_a_client_that_leaves_a_stream_ends_its_request(served: Served, events: 
             next(lines)
     served.idle()
     assert cancelled(served) == before + 1
+
+
+class FakeRequest:
+    done = False
+
+    def cancel(self) -> None:
+        self.done = True
+
+
+def test_a_client_that_leaves_while_its_request_is_queued_ends_it():
+    began, goes_on, queued = threading.Event(), threading.Event(), FakeRequest()
+
+    def submit() -> Iterator[Any]:
+        began.set()
+        goes_on.wait(10)
+        yield queued
+
+    async def leave() -> None:
+        task = asyncio.ensure_future(Generation(1).submit(submit))
+        while not began.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        goes_on.set()
+        while not queued.done:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(leave(), 10))
 
 
 def test_one_of_several_prompts_is_refused(served: Served, client: openai.OpenAI):
