@@ -43,6 +43,12 @@ def serve(
     runtime_adapters: Annotated[
         bool, typer.Option(help="Let clients load and unload adapters, from this machine's disk.")
     ] = False,
+    max_lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Largest rank of adapters that are loaded later.")
+    ] = None,
+    lr_slots: Annotated[
+        int | None, typer.Option(min=1, help="LR slots in a page, for adapters loaded later.")
+    ] = None,
     show_texts: Annotated[
         bool, typer.Option(help="Show answers on the page, not only numbers.")
     ] = True,
@@ -106,6 +112,8 @@ def serve(
             folders,
             sharing,
             kv_bytes=None if kv_mib is None else kv_mib << 20,
+            max_lora_rank=max_lora_rank,
+            lr_slots=lr_slots,
             max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
             background=True,
@@ -121,6 +129,7 @@ def serve(
                     f"{base} and {len(folders)} adapters under {sharing.value}: "
                     f"{address}/v1 for clients, {address}/ shows the cache. Ctrl-C stops.",
                     soft_wrap=True,
+                    markup=False,
                 )
 
             run(app, at, ready)
