@@ -12,6 +12,7 @@ from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
 from lragent.cli.inspect import inspect
 from lragent.cli.run import run
+from lragent.cli.serve import serve
 from lragent.cli.train import train
 from lragent.cli.train_data import train_data
 
@@ -43,6 +44,7 @@ def _options(
 
 app.command()(demo)
 app.command()(run)
+app.command()(serve)
 app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)

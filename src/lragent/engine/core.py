@@ -11,6 +11,7 @@ from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
+from lragent.cache.page import CachedPage
 from lragent.engine.background import Background
 from lragent.engine.errors import EngineClosedError, EngineError, QueueFullError
 from lragent.engine.loop import StepLoop
@@ -142,6 +143,11 @@ class EngineCore:
                 if not state.done:
                     self.loop.end(state, "cancelled")
                     self._after([state])
+
+    def cached_pages(self, state: RequestState) -> list[CachedPage]:
+        """The pages that the cache has now of a request, whether it has ended or not."""
+        with self.exclusive():
+            return self._cache.look_up(state.client, state.tokens[: state.shareable_tokens])
 
     def drop(self, state: RequestState) -> None:
         """Have a request end at the next step. Takes no lock: a garbage collector may call it."""

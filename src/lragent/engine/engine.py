@@ -429,24 +429,32 @@ class Engine(Calls):
             by_adapter = {
                 name: sums + AdapterStats() for name, sums in loop.recorder.by_adapter.items()
             }
-            cache = self._cache.stats()
+            cache, layers = self._cache.stats(), self.shape.layers
+            alone = replace(self.layout, slots=min(1, self.layout.slots))
             return EngineStats(
                 adapters=by_adapter,
                 total=sum(by_adapter.values(), AdapterStats()),
                 kv_base_bytes=cache.base_bytes,
                 kv_lr_bytes=cache.lr_bytes,
+                kv_lr_valid_bytes=cache.valid_slots * self.layout.lr_slot_bytes * layers,
+                kv_isolated_bytes=cache.pages_alone * alone.page_bytes * layers,
                 kv_budget_bytes=self._runner.storage.nbytes,
                 peak_kv_bytes=loop.peak_pages * cache.page_bytes,
                 weight_bytes=self._weight_bytes,
                 adapter_bytes=self._runner.bank.nbytes,
+                page_bytes=cache.page_bytes,
                 pages={
                     "free": cache.pages_free,
                     "leased": cache.pages_leased,
                     "idle": cache.pages_idle,
                 },
+                found_pages=cache.pages_found,
+                running=loop.scheduled,
+                waiting=len(loop.running) - loop.scheduled,
                 evictions=cache.evictions,
                 preemptions=loop.preemptions,
                 steps=loop.recorder.steps,
+                groups=self._registry.groups(),
             )
 
     def check_integrity(self) -> None:

@@ -42,6 +42,11 @@ class StepLoop:
         return list(self._requests.values())
 
     @property
+    def scheduled(self) -> int:
+        """How many of them have pages and take part in steps."""
+        return len(self._scheduler.running)
+
+    @property
     def preemptions(self) -> int:
         """How often a request gave its pages back to wait."""
         return self._scheduler.preemptions
