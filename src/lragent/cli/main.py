@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import lragent
+from lragent.cli.bench import bench
 from lragent.cli.demo import demo
 from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
@@ -47,3 +48,4 @@ app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)
 app.command()(inspect)
+app.command()(bench)
