@@ -61,7 +61,7 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
     "dtype": "bfloat16",
     "page_size": PAGE,
     "kv_bytes": 2 * KV_BYTES,
-    "max_batch_tokens": 2048,
-    "max_batch_size": 64,
+    "max_num_batched_tokens": 2048,
+    "max_num_seqs": 64,
 }
 """Arguments of ``lragent.Engine`` that agree with `settings_of`."""

@@ -93,7 +93,7 @@ class Embedded:
             self.engine.submit(
                 prompt,
                 adapter=None if agent is None else AGENTS[agent],
-                params=params,
+                sampling_params=params,
                 cache_salt=salt,
             )
             for agent, prompt in asks

@@ -15,6 +15,7 @@ import torch
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.keys import KeyScope
+from lragent.sharing.report import Report
 from lragent.vllm.core.adapters import AdapterNotFoundError, AdapterStore, Content
 from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.block_validity import BlockValidity
@@ -23,7 +24,7 @@ from lragent.vllm.core.model_check import check_adapter, facts_of
 from lragent.vllm.core.registry import AdapterRegistry
 from lragent.vllm.core.report import make_report
 from lragent.vllm.errors import PluginError
-from lragent.vllm.messages import Report, StepMessage
+from lragent.vllm.messages import StepMessage
 from lragent.vllm.options import Options
 
 logger = logging.getLogger("vllm.lragent")

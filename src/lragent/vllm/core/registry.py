@@ -138,19 +138,9 @@ class AdapterRegistry:
             return Removed(gone, (*own, *deserted))
 
     def summary(self) -> list[dict[str, object]]:
-        """The groups for people: policy, members with their digests and slots."""
+        """See `Groups.summary`."""
         with self._lock:
-            return [
-                {
-                    "policy": group.policy.value,
-                    "include_base_model": group.declared.include_base_model,
-                    "members": {
-                        name: {"digest": c.digest, "a_digest": c.slot_digest}
-                        for name, c in group.members.items()
-                    },
-                }
-                for group in self._groups
-            ]
+            return self._groups.summary()
 
     def collect(self, content: Content) -> bool:
         """Delete the copy of a content that nothing uses any more; False while something does."""

@@ -15,9 +15,9 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from prometheus_client import REGISTRY
 
+from lragent.sharing.metrics import ReportCollector
+from lragent.sharing.report import Report
 from lragent.vllm.frontend.engines import call_engines
-from lragent.vllm.frontend.metrics import ReportCollector
-from lragent.vllm.messages import Report
 
 _MAX_AGE_S = 1.0
 
