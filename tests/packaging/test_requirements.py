@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 UNBOUNDED = {"torch", "vllm"}  # see the comments there
 
-ALONGSIDE = {"lragent", "triton", "markupsafe"}  # the last two come with torch and jinja2
+ALONGSIDE = {"lragent", "triton", "markupsafe", "starlette"}  # come with torch, jinja2 and fastapi
 
 
 def _requirements() -> dict[str, Requirement]:

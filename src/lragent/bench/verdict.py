@@ -93,9 +93,7 @@ def _no_gain(pairs: tuple[Pair, ...]) -> tuple[str, tuple[str, ...]]:
 
 
 def _quality() -> tuple[str, ...]:
-    return (
-        "This says nothing about answers: `lragent eval` measures what sharing does to them.",
-    )
+    return ("This says nothing about answers: `lragent eval` measures what sharing does to them.",)
 
 
 def _mean(pairs: tuple[Pair, ...] | list[Pair], name: str) -> float:

@@ -1,26 +1,32 @@
-"""The Grafana dashboard asks for metrics and labels that the plugin has."""
-
-# pyright: reportMissingImports=false
+"""The Grafana dashboard asks for metrics and labels that engines have."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import cast
 
 from prometheus_client import CollectorRegistry, generate_latest
-from tests.vllm.frontend.test_endpoint import report
 
-from lragent.vllm.frontend.metrics import ReportCollector
-from lragent.vllm.messages import Report
+from lragent.sharing.metrics import ReportCollector
+from lragent.sharing.report import Report
 
-DASHBOARD = Path(__file__).parents[3] / "grafana" / "lragent.json"
+DASHBOARD = Path(__file__).parents[2] / "grafana" / "lragent.json"
+
+REPORT: Report = {
+    "pages": {"total": 9, "leased": 1, "cached": 1},
+    "bytes": {"page": 1, "base": 2, "lr": 3, "lr_valid": 4},
+    "requests": 1,
+    "tokens": dict.fromkeys(("prompt", "base_hit", "lr_hit", "reused", "recomputed"), 1),
+    "not_shared": {"not_seen": 1},
+    "unloaded": {"adapters": 0, "bytes": 0},
+    "groups": [],
+}
 
 
 def test_the_dashboard_shows_what_there_is() -> None:
     collector = ReportCollector()
-    collector.reports = {0: cast(Report, report(1))}
+    collector.reports = {0: REPORT}
     registry = CollectorRegistry()
     registry.register(collector)
     lines = generate_latest(registry).decode().splitlines()
