@@ -1,5 +1,6 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
+# make docs  the documentation, as a site in build/site
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-oldest  the tests on the oldest dependencies that are allowed, torch's excepted
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
@@ -30,7 +31,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint types unit bench install test-oldest test-vllm clean
+.PHONY: demo test lint types unit docs bench install test-oldest test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -49,6 +50,9 @@ types: $(VENV)/installed-dev
 # Two processes side by side, of one thread each.
 unit: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing"
+
+docs: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m timing

@@ -98,4 +98,4 @@ def test_sixteen_adapters_in_80_columns(tmp_path: Path, model: LlamaForCausalLM)
     assert max(map(len, lines)) <= 80
     assert len(lines) < 150
     assert all(name in result.output for name in names)
-    assert "16 LR slots" in result.output
+    assert "16 LR slots" in " ".join(result.output.split())
