@@ -8,7 +8,7 @@ from typing import Any
 STOCK = "stock"
 MODES = ("full", "piecewise", "eager")
 RUNNERS = ("v2", "v1")
-POLICIES = ("isolated", "base+lr", "base")
+POLICIES = ("isolated", "base+lr", "base", "neutral")
 CAPTURED = [1, 2, 4, 8, 16]
 KV_BYTES = 1 << 30
 PAGE = 16
