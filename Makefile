@@ -31,7 +31,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint types unit docs bench install test-oldest test-vllm clean
+.PHONY: demo test lint types unit chromium docs bench install test-oldest test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -48,8 +48,16 @@ types: $(VENV)/installed-dev
 	$(BIN)/pyright
 
 # Two processes side by side, of one thread each.
-unit: $(VENV)/installed-dev
+unit: $(VENV)/installed-dev chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing"
+
+# The page is tested in a real browser. Without one its tests fail and say so.
+chromium:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; done; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		{ apt-get update && apt-get install --yes --no-install-recommends chromium; } >/dev/null || true; \
+	else echo "install Chromium, which the tests of the page need" >&2; fi
 
 docs: $(VENV)/installed-dev
 	$(BIN)/mkdocs build --quiet --strict

@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted(
-    [
-        *ROOT.glob("*.md"),
-        *(p for f in ("docs", "benchmarks", "examples") for p in (ROOT / f).rglob("*.md")),
-    ]
-)
+FOLDERS = ("docs", "benchmarks", "examples")
+DOCUMENTS = [*ROOT.glob("*.md"), *(path for f in FOLDERS for path in (ROOT / f).rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 
@@ -25,7 +21,9 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"\s", "-", text.strip()) for text in plain}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "document", sorted(DOCUMENTS), ids=lambda p: p.relative_to(ROOT).as_posix()
+)
 def test_links(document: Path) -> None:
     text = CODE.sub("", document.read_text(encoding="utf-8"))
     broken = []

@@ -15,6 +15,7 @@ from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
 from lragent.cli.inspect import inspect
 from lragent.cli.run import run
+from lragent.cli.serve import serve
 from lragent.cli.train import train
 from lragent.cli.train_data import train_data
 
@@ -48,6 +49,7 @@ app.command()(demo)
 app.command()(run)
 app.command()(chat)
 app.command()(check)
+app.command()(serve)
 app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)

@@ -236,12 +236,15 @@ class Engine(Calls):
             raise TypeError(f"priority must be a whole number, not {priority!r:.80}")
         if adapter is not None:
             check_text("adapter", adapter)
+        self._prompts.check_known(params.stop_token_ids, "stop_token_ids")
+        self._prompts.check_known(params.logit_bias or {}, "logit_bias")
         tokens = self._prompts.encode(prompt)
         if forced is not None:
             forced = self._prompts.check_ids(forced, "forced")
             params = SamplingParams(
                 max_tokens=len(forced),
                 logprobs=params.logprobs,
+                prompt_logprobs=params.prompt_logprobs,
                 distributions=params.distributions,
                 ignore_eos=True,
             )
@@ -250,25 +253,29 @@ class Engine(Calls):
             binding = self._registry.binding(adapter)
             self._check_length(tokens, params, forced)
             outbox = Outbox()
-            state = RequestState(
-                self._next_id,
-                tokens,
-                params,
-                binding,
-                binding.client(replace(self._scope, tenant=cache_salt)),
-                outbox=outbox,
-                index=0,
-                forced=forced,
-                deadline=deadline,
-                priority=priority,
-                tokenizer=self.tokenizer,
-                eos=self._eos,
-                max_positions=self.shape.max_positions,
-                device=self._runner.device,
-            )
-            self._next_id += 1
-            request = Request([state], outbox, self._core)
-            self._core.add([state])
+            states = [
+                RequestState(
+                    self._next_id + index,
+                    tokens,
+                    params.of_answer(index),
+                    binding,
+                    binding.client(replace(self._scope, tenant=cache_salt)),
+                    outbox=outbox,
+                    index=index,
+                    forced=forced,
+                    deadline=deadline,
+                    priority=priority,
+                    tokenizer=self.tokenizer,
+                    eos=self._eos,
+                    max_positions=self.shape.max_positions,
+                    device=self._runner.device,
+                )
+                for index in range(params.n)
+            ]
+            self._next_id += params.n
+            states[0].followers = states[1:]
+            request = Request(states, outbox, self._core)
+            self._core.add(states[0])
         return request
 
     def cancel_all(self) -> None:
@@ -359,24 +366,32 @@ class Engine(Calls):
             by_adapter = {
                 name: sums + AdapterStats() for name, sums in loop.recorder.by_adapter.items()
             }
-            cache = self._cache.stats()
+            cache, layers = self._cache.stats(), self.shape.layers
+            alone = replace(self.layout, slots=min(1, self.layout.slots))
             return EngineStats(
                 adapters=by_adapter,
                 total=sum(by_adapter.values(), AdapterStats()),
                 kv_base_bytes=cache.base_bytes,
                 kv_lr_bytes=cache.lr_bytes,
+                kv_lr_valid_bytes=cache.valid_slots * self.layout.lr_slot_bytes * layers,
+                kv_isolated_bytes=cache.pages_alone * alone.page_bytes * layers,
                 kv_budget_bytes=self._runner.storage.nbytes,
                 peak_kv_bytes=loop.peak_pages * cache.page_bytes,
                 weight_bytes=self._weight_bytes,
                 adapter_bytes=self._runner.bank.nbytes,
+                page_bytes=cache.page_bytes,
                 pages={
                     "free": cache.pages_free,
                     "leased": cache.pages_leased,
                     "idle": cache.pages_idle,
                 },
+                found_pages=cache.pages_found,
+                running=loop.scheduled,
+                waiting=len(loop.running) - loop.scheduled,
                 evictions=cache.evictions,
                 preemptions=loop.preemptions,
                 steps=loop.recorder.steps,
+                groups=self._registry.groups(),
             )
 
     def check_integrity(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,10 +13,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from lragent.adapters.errors import AdapterError
 from lragent.engine.errors import (
     BudgetError,
     EngineClosedError,
+    EngineError,
     GenerationFailedError,
     PromptTooLongError,
     QueueFullError,
@@ -66,16 +67,14 @@ class ApiError(HTTPException):
         return Response(text, self.status_code, headers, media_type="application/json")
 
 
-def as_api_error(error: Exception) -> ApiError | None:
-    """What to tell the client about an error that is expected; None for a bug."""
+def as_api_error(error: Exception) -> ApiError:
+    """What to tell the client; of a bug the log says the rest."""
     match error:
         case ApiError():
             return error
         case HTTPException():
             return ApiError(error.status_code, error.detail)
         case RequestValidationError():
-            return _of_fields(error.errors())
-        case ValidationError():
             return _of_fields(error.errors())
         case UnknownAdapterError():
             return ApiError(404, str(error), param="model", code="model_not_found")
@@ -87,22 +86,30 @@ def as_api_error(error: Exception) -> ApiError | None:
             return ApiError(503, "the server is stopping", code="stopping")
         case GenerationFailedError():
             return ApiError(500, str(error))
-        case AdapterError() | ValueError() | TypeError():
-            return ApiError(400, str(error))
-    return None
+    log.error("a request failed", exc_info=error)
+    return ApiError(500, "the server failed on this request; its log says why")
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Around a call with what a client sent: what is wrong about that becomes an `ApiError`."""
+    try:
+        yield
+    except EngineError as error:
+        raise as_api_error(error) from error
+    except ValidationError as error:
+        raise _of_fields(error.errors()) from error
+    except (ValueError, TypeError) as error:  # AdapterError is one
+        raise ApiError(400, str(error)) from error
 
 
 def handle_errors(app: FastAPI) -> None:
     """Give every error of `app` this form."""
 
     async def answer(_: Request, error: Exception) -> Response:
-        known = as_api_error(error)
-        if known is None:
-            log.error("a request failed", exc_info=error)
-            known = ApiError(500, "the server failed on this request; its log says why")
-        return known.response()
+        return as_api_error(error).response()
 
-    for kind in (HTTPException, RequestValidationError, Exception):
+    for kind in (HTTPException, RequestValidationError, EngineError, Exception):
         app.add_exception_handler(kind, answer)
 
 

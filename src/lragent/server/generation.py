@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi import Response
 
 from lragent.engine import Chunk, Completion, Request
-from lragent.server.errors import CLIENT_CLOSED, ApiError
+from lragent.server.errors import CLIENT_CLOSED, ApiError, refusals
 from lragent.server.protocol.common import Usage
 
 T = TypeVar("T")
@@ -28,14 +28,23 @@ class Generation:
     def __init__(self, n: int):
         self._n = n
         self._requests: list[Request] = []
+        self._over = False
 
     async def submit(self, submit: Callable[[], Iterable[Request]]) -> None:
         """Queue all prompts, or none when one is refused.
 
         `submit` runs in a thread: tokenizing takes time, and a step may hold the engine's lock.
         """
+
+        def queue() -> None:
+            for request in submit():
+                self._requests.append(request)
+                if self._over:  # the client has left meanwhile, which does not stop a thread
+                    request.cancel()
+
         try:
-            await asyncio.to_thread(lambda: self._requests.extend(submit()))
+            with refusals():
+                await asyncio.to_thread(queue)
         except BaseException:
             self.cancel()
             raise
@@ -50,12 +59,12 @@ class Generation:
             results = await asyncio.gather(*(request.aresult() for request in self._requests))
         finally:
             self.cancel()
-        answers = [answer for first in results for answer in (first, *first.others)]
+        answers = _all(results)
         for answer in answers:
             _check(answer.finish_reason)
         return answers
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Chunk]]:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Chunk]]:
         """Answers' numbers and chunks as they come; leaving the loop early cancels all.
 
         Raises:
@@ -71,14 +80,16 @@ class Generation:
 
     def usage(self) -> Usage:
         """Tokens so far."""
+        firsts = [request.completion() for request in self._requests]
         return Usage.of(
-            sum(request.prompt_tokens for request in self._requests),
-            sum(request.generated_tokens for request in self._requests),
-            sum(request.cached_tokens or 0 for request in self._requests),
+            sum(each.prompt_tokens for each in firsts),
+            sum(len(each.token_ids) for each in _all(firsts)),
+            sum(each.cached_tokens for each in firsts),
         )
 
     def cancel(self) -> None:
         """End what has not ended."""
+        self._over = True
         # in a thread, since a step may hold the engine's lock
         loop = asyncio.get_running_loop()
         for request in self._requests:
@@ -103,7 +114,7 @@ async def _gone(http: HttpRequest) -> None:
         pass
 
 
-async def _merged(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Chunk]]:
+async def _merged(requests: Sequence[Request]) -> AsyncGenerator[tuple[int, Chunk]]:
     """The chunks of all requests with their places, as they come."""
     if len(requests) == 1:
         async for chunk in requests[0]:
@@ -133,6 +144,10 @@ async def _merged(requests: Sequence[Request]) -> AsyncIterator[tuple[int, Chunk
     finally:
         for reader in readers:
             reader.cancel()
+
+
+def _all(firsts: Sequence[Completion]) -> list[Completion]:
+    return [answer for first in firsts for answer in first.outputs]
 
 
 def _check(reason: str | None) -> None:

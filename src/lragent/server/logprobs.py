@@ -21,10 +21,8 @@ class LogprobWriter:
         return chat.ChoiceLogprobs(
             content=[
                 chat.TokenLogprob(
-                    **self._entry(each.token_id, each.logprob),
-                    top_logprobs=[
-                        chat.TopLogprob(**self._entry(*other)) for other in each.top.items()
-                    ],
+                    **self._entry(each.token_id, each.logprob).model_dump(),
+                    top_logprobs=[self._entry(*other) for other in each.top.items()],
                 )
                 for each in tokens
             ]
@@ -49,9 +47,9 @@ class LogprobWriter:
             text_offset=offsets,
         )
 
-    def _entry(self, token_id: int, logprob: float) -> dict[str, object]:
+    def _entry(self, token_id: int, logprob: float) -> chat.TopLogprob:
         text = self._text(token_id)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        return chat.TopLogprob(token=text, logprob=logprob, bytes=list(text.encode()))
 
     def _text(self, token_id: int) -> str:
         if self._tokenizer is None:

@@ -56,11 +56,11 @@ class ServedModels:
         """The base model, then the adapters."""
         longest = self._engine.shape.max_positions
         base = ModelCard(id=self.base, created=self._started, root=self.base, max_model_len=longest)
-        adapters = [
-            ModelCard(id=name, created=known.created, root=known.path, parent=self.base)
-            for name, known in tuple(self._loaded.items())
-        ]
-        return [base, *adapters]
+        return [base, *map(self._card, self._engine.adapters)]
+
+    def _card(self, name: str) -> ModelCard:
+        known = self._loaded.get(name, _Loaded(name, self._started))  # the engine's owner may load
+        return ModelCard(id=name, created=known.created, root=known.path, parent=self.base)
 
     def load(self, body: LoadBody) -> str:
         """Load an adapter; what to answer.

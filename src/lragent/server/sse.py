@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncIterator, Callable
 
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from lragent.server.errors import ApiError, as_api_error
-
-log = logging.getLogger(__name__)
+from lragent.server.errors import as_api_error
 
 DONE = b"data: [DONE]\n\n"
 """What OpenAI's streams end with."""
@@ -50,8 +47,4 @@ async def _with_errors(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for each in events:
             yield each
     except Exception as error:
-        known = as_api_error(error)
-        if known is None:
-            log.error("a stream failed", exc_info=error)
-            known = ApiError(500, "the server failed on this request; its log says why")
-        yield f"data: {json.dumps(known.body())}\n\n".encode()
+        yield f"data: {json.dumps(as_api_error(error).body())}\n\n".encode()

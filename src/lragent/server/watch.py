@@ -58,6 +58,15 @@ class Watch:
                     "report": report_of(stats, self._models.unloaded),
                     "running": stats.running,
                     "waiting": stats.waiting,
+                    "agents": {
+                        name or self._models.base: {
+                            "requests": sums.requests,
+                            "prompt_tokens": sums.prompt_tokens,
+                            "reused_tokens": sums.reused_tokens,
+                            "ttft_s": sums.mean_ttft_s,
+                        }
+                        for name, sums in stats.adapters.items()
+                    },
                     "page_size": self._engine.layout.page_size,
                     "requests": [self._tell(seen, now) for seen in tuple(self._seen)],
                 }

@@ -19,8 +19,9 @@ _IGNORED = frozenset(
 """Fields of OpenAI's that change no answer of this server."""
 
 _SAMPLING = (
-    "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "presence_penalty",
-    "repetition_penalty", "seed", "stop", "stop_token_ids", "temperature", "top_k", "top_p",
+    "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "n",
+    "presence_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids", "temperature",
+    "top_k", "top_p",
 )  # fmt: skip
 
 
@@ -121,9 +122,10 @@ class Usage(BaseModel):
 
 
 class Answer(BaseModel):
-    """The head of every answer and of every event of a stream."""
+    """What every answer and every event of a stream has."""
 
     id: str
     created: int
     model: str
+    choices: list[Any]
     usage: Usage | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 from fastapi.responses import PlainTextResponse
 
-from lragent.server.errors import ApiError
+from lragent.server.errors import ApiError, refusals
 from lragent.server.protocol.models import LoadBody, ModelCard, ModelList, UnloadBody
 from lragent.server.state import State
 
@@ -40,7 +40,8 @@ async def model(name: str, state: State) -> ModelCard:
 )
 def load(body: LoadBody, state: State) -> str:
     """Load an adapter from a folder of the server's machine, while requests run."""
-    return state.models.load(body)
+    with refusals():
+        return state.models.load(body)
 
 
 @router.post(
@@ -50,4 +51,5 @@ def load(body: LoadBody, state: State) -> str:
 )
 def unload(body: UnloadBody, state: State) -> str:
     """Take an adapter away; requests that run on it finish."""
-    return state.models.unload(body.lora_name)
+    with refusals():
+        return state.models.unload(body.lora_name)

@@ -41,13 +41,13 @@ def metrics(state: State) -> Response:
     return Response(generate_latest(state.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/lragent/stats")
+@router.get("/v1/lragent/stats", response_model=None)
 def stats(state: State) -> dict[str, list[Report]]:
     """The engine's report, as the vLLM plugin has one for each of its engines."""
     return {"engines": [report_of(state.engine.stats(), state.models.unloaded)]}
 
 
-@router.get("/v1/lragent/events", response_class=Response)
+@router.get("/v1/lragent/events", include_in_schema=False)
 async def events(state: State) -> Response:
     """A stream without an end: the numbers, and the latest requests where they changed."""
     return sse.EventStream(_changes(state), lambda: None)
