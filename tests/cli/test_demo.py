@@ -39,7 +39,8 @@ def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(adapters_dir, trained)
     for folder in trained.iterdir():
         write_sidecar(folder, "agents", folder.name, "neutral")
-    result = runner.invoke(app, [*command, "--adapters-dir", str(trained), "--json"])
+    every = [f"--policy={policy}" for policy in ("isolated", "neutral", "full", "base", "base+lr")]
+    result = runner.invoke(app, [*command, *every, "--adapters-dir", str(trained), "--json"])
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)
     assert len(data["questions"]) == 2

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lragent.agents.hand_overs import HandOver
     from lragent.engine import Engine
 
+COMPARED = (Policy.ISOLATED, Policy.NEUTRAL, Policy.BASE_LR)
 ROUNDS = 2
 _ROOM = 1024  # tokens of the model's limit that are left for the turns
 
@@ -42,6 +43,13 @@ def demo(
     context: Annotated[
         int, typer.Option(min=64, help="Tokens of the document that agents hand over.")
     ] = 2048,
+    policy: Annotated[
+        list[Policy] | None,
+        typer.Option(
+            help="Policy to compare; repeat it. isolated, base+lr, and neutral for adapters that "
+            "were trained for it when none is given."
+        ),
+    ] = None,
     kv_mib: Annotated[int, typer.Option(min=1, help="Budget of each KV cache in MiB.")] = 1024,
     html: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("lragent-demo.html"),
     as_json: Annotated[
@@ -104,7 +112,9 @@ def demo(
         sentence = hand_over_sentence(turns) if turns else ""
         console.print(f"\n{sentence}\n", style="bold green", markup=False)
         options = WorkflowOptions(max_steps=max_steps)
-        comparison = PolicyComparison(name, folders, store, options, kv_mib << 20, stages)
+        comparison = PolicyComparison(
+            name, folders, store, options, kv_mib << 20, stages, policy or COMPARED
+        )
         answers = comparison.answer(shown, asked, cancel, announce, StepPrinter(console))
         report = DemoReport(name, len(store.documents), shown, answers)
         for outcome in comparison.outcomes(answers, cancel):
