@@ -45,7 +45,7 @@ def timeline_figure(turns: Sequence[HandOver]) -> str:
 def pages_figure(turns: Sequence[HandOver]) -> str:
     """The pages of each turn's prompt in the shared cache, coloured by who wrote them."""
     colours = _colours(turns)
-    figure = Figure(figsize=(11, 0.4 * len(turns) + 1.2), layout="tight")
+    figure = Figure(figsize=(11, 0.4 * len(turns) + 1.4), layout="constrained")
     axis = figure.subplots()
     for row, turn in enumerate(turns):
         at = 0
@@ -59,7 +59,8 @@ def pages_figure(turns: Sequence[HandOver]) -> str:
     axis.invert_yaxis()
     axis.set_xlim(right=1.35 * max(len(turn.writers) for turn in turns))
     axis.set_xlabel("pages of the prompt")
-    axis.legend(handles=[Patch(color=c, label=f"written by {a}") for a, c in colours.items()])
+    handles = [Patch(color=colour, label=f"written by {name}") for name, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=8)
     return svg(figure)
 
 
