@@ -16,8 +16,11 @@ runner = CliRunner(env={"COLUMNS": "80"})
 TEAM = dict.fromkeys(ADAPTERS, "team")
 
 
+TWO = ("--adapter", "plan", "--adapter", "act")
+
+
 def bench(behaviour: Behaviour, out: Path, *options: str) -> dict[str, Any]:
-    amounts = ["--context", "300", "--rounds", "2", "--sessions", "2", "--turns", "3", "--json"]
+    amounts = ["--context", "300", "--rounds", "2", "--sessions", "2", "--turns", "2", "--json"]
     with fake_server(behaviour) as url:
         result = runner.invoke(
             app, ["bench", "--base-url", url, "--out", str(out), *amounts, *options]
@@ -28,9 +31,9 @@ def bench(behaviour: Behaviour, out: Path, *options: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tells", [True, False], ids=["told", "by-time"])
 def test_a_server_that_shares(tmp_path: Path, tells: bool) -> None:
-    data = bench(Behaviour(TEAM, tells=tells), tmp_path)
+    data = bench(Behaviour(TEAM, tells=tells), tmp_path, *TWO)
     assert data["verdict"] == "shares"
-    assert len(data["pairs"]) == 6
+    assert [(p["writer"], p["reader"]) for p in data["pairs"]] == [("plan", "act"), ("act", "plan")]
     for pair in data["pairs"]:
         assert 270 <= pair["prompt_tokens"] <= 330
         assert pair["hand_over_s"] < 0.5 * pair["cold_s"]
@@ -41,29 +44,31 @@ def test_a_server_that_shares(tmp_path: Path, tells: bool) -> None:
 
 @pytest.mark.parametrize("tells", [True, False], ids=["told", "by-time"])
 def test_a_server_that_would_gain(tmp_path: Path, tells: bool) -> None:
-    data = bench(Behaviour(tells=tells), tmp_path)
+    data = bench(Behaviour(tells=tells), tmp_path, *TWO)
     assert data["verdict"] == "would-gain"
     assert "share nothing" in data["sentence"]
     workflow, single = data["workflow"], data["single"]
-    assert workflow["generated_tokens"] == single["generated_tokens"] == 2 * 3 * 32
+    assert workflow["generated_tokens"] == single["generated_tokens"] == 2 * 2 * 32
     assert single["tokens_per_s"] > workflow["tokens_per_s"] > 0
 
 
 def test_prompts_that_cost_nothing(tmp_path: Path) -> None:
-    data = bench(Behaviour(token_s=0, call_s=0.01), tmp_path)
+    data = bench(Behaviour(token_s=0, call_s=0.05), tmp_path, *TWO)
     assert data["verdict"] == "no-gain"
     assert "--context" in (tmp_path / "report.html").read_text()
 
 
 def test_a_server_without_a_prefix_cache(tmp_path: Path) -> None:
-    data = bench(Behaviour(caches=False), tmp_path, "--sessions", "0")
+    data = bench(Behaviour(caches=False), tmp_path, "--sessions", "0", *TWO)
     assert data["verdict"] == "no-gain"
     assert data["workflow"] is None
 
 
 def test_one_adapter_is_left_out(tmp_path: Path) -> None:
-    data = bench(Behaviour({"plan": "team", "act": "team"}), tmp_path)
+    """All that the server lists are measured when none is named."""
+    data = bench(Behaviour({"plan": "team", "act": "team"}, token_s=0), tmp_path)
     assert data["verdict"] == "partly"
+    assert len(data["pairs"]) == 6
     assert "plan to reflect" in data["sentence"]
     assert "plan to act" not in data["sentence"]
 
