@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lragent.cli.main import app
 
 runner = CliRunner(env={"COLUMNS": "80"})
-TEAM = dict.fromkeys(ADAPTERS, "team")
+TEAM: dict[str, str] = dict.fromkeys(ADAPTERS, "team")
 
 
 TWO = ("--adapter", "plan", "--adapter", "act")

@@ -50,7 +50,8 @@ def test_a_group_and_its_memory(command: list[str]) -> None:
     sharing = json.loads(result.stdout)["sharing"]
     assert (sharing["slots"], sharing["obstacles"]) == (1, {})
     config = tiny_llama().config
-    heads, size = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
+    heads = config.num_key_value_heads or config.num_attention_heads
+    size = config.hidden_size // config.num_attention_heads
     one = PageLayout(16, heads, size, slots=1, v_rank=4, k_rank=0, itemsize=2)
     pages = 160 // 16
     assert sharing["embedded"]["neutral"] == pages * config.num_hidden_layers * one.page_bytes

@@ -86,6 +86,6 @@ def test_notebook(
     for cell in json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
-            exec(cell["source"].replace('"smollm2"', repr(str(model))), names)
+            exec("".join(cell["source"]).replace('"smollm2"', repr(str(model))), names)
     assert names["second"].cached_tokens > 500
     assert names["answer"].cached_tokens > 50
