@@ -51,7 +51,7 @@ def test_json_report(tmp_path: Path) -> None:
 def test_the_curve_of_losses() -> None:
     assert curve([]) == ""
     assert curve([2.0, 2.0]) == "▁▁"
-    assert curve([9.0, 5.5, 2.0]) == "█▄▁"
+    assert curve([9.0, 5.0, 2.0]) == "█▄▁"
     assert curve([float(i) for i in range(160, 0, -1)], width=4) == "█▆▃▁"
 
 

@@ -79,6 +79,15 @@ def test_neutral_values_of_what_is_not_supported_are_taken(http: httpx.Client):
     assert http.post("/v1/completions", json=TEXT | {"echo": False}).status_code == 200
 
 
+def test_messages_that_the_chat_template_refuses(
+    served: Served, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+):
+    template = "{{ raise_exception('roles must alternate') }}"
+    monkeypatch.setattr(served.engine.tokenizer, "chat_template", template)
+    error = refused(http.post("/v1/chat/completions", json=CHAT), 400)
+    assert error["message"] == "the chat template refuses these messages: roles must alternate"
+
+
 def test_unknown_models(http: httpx.Client):
     error = refused(http.post("/v1/chat/completions", json=CHAT | {"model": "plam"}), 404)
     assert "did you mean 'plan'?" in error["message"]

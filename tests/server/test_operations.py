@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ import httpx2 as httpx
 import openai
 import pytest
 from tests.server.serving import Served, options_of, serving
+from typer.testing import CliRunner
+
+from lragent.cli.main import app
 
 LONG = "A text that several agents read, one after the other. " * 4
 
@@ -136,6 +140,14 @@ def test_a_stop_cancels_what_takes_too_long():
         other.join(20)
         assert isinstance(seen[0], openai.InternalServerError)
         assert seen[0].status_code == 503
+
+
+def test_an_address_in_use_is_said_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(app, ["serve", "--model", "/no/folder", "--port", port])
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in result.stderr
 
 
 def test_the_command(tmp_path: Path, adapters: dict[str, Path]):

@@ -105,6 +105,8 @@ def test_stats_and_metrics(server: Server):
     pages = 'lragent_pages{engine="0",state="cached"}'
     assert float(metrics[pages]) == stats["pages"]["cached"]
     assert 'lragent_not_shared_total{engine="0",reason="not_seen"}' in metrics
+    assert "agents and their cache" in server.get("/lragent/")
+    assert "export" in server.get("/lragent/feed.js")
 
 
 def test_a_bad_adapter_is_an_error_of_its_load(server: Server, root: Path, tmp_path: Path):

@@ -72,17 +72,16 @@ def hand_overs(
         cancel: ends it before the next turn.
     """
     assert engine.tokenizer is not None
-    page = engine.layout.page_size
-    said, writers = list(context), []
+    said = list(context)
     for agent in agents * rounds:
         if cancel.is_set():
             return
         said += engine.tokenizer(f"\n\n{agent}:", add_special_tokens=False)["input_ids"]
         params = SamplingParams(max_tokens=TURN_TOKENS, ignore_eos=True)
-        answer = engine.submit(said, params, adapter=agent).result()
+        request = engine.submit(said, params, adapter=agent)
+        answer = request.result()
         again = engine.submit(said, adapter=agent + _ALONE, forced=answer.token_ids).result()
-        full = len(said) // page
-        writers = writers[: answer.cached_tokens // page]
-        writers += [agent] * (full - len(writers))
-        yield HandOver(agent, len(said), TurnCost.of(answer), TurnCost.of(again), tuple(writers))
+        pages = request.cached_pages()[: len(said) // engine.layout.page_size]
+        writers = tuple(str(page.users[0]) for page in pages)
+        yield HandOver(agent, len(said), TurnCost.of(answer), TurnCost.of(again), writers)
         said += answer.token_ids

@@ -43,6 +43,12 @@ def serve(
     runtime_adapters: Annotated[
         bool, typer.Option(help="Let clients load and unload adapters, from this machine's disk.")
     ] = False,
+    max_lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Largest rank of adapters that are loaded later.")
+    ] = None,
+    lr_slots: Annotated[
+        int | None, typer.Option(min=1, help="LR slots in a page, for adapters loaded later.")
+    ] = None,
     show_texts: Annotated[
         bool, typer.Option(help="Show answers on the page, not only numbers.")
     ] = True,
@@ -81,13 +87,17 @@ def serve(
         from lragent.agents.demo import demo_adapters
         from lragent.engine import Engine
         from lragent.server import ServerOptions, create_app
+        from lragent.server.run import bind
         from lragent.server.run import serve as run
 
         if model is None and not folders:
             folders = demo_adapters()
         name = model or smollm2.NAME
+        base = served_model_name or name
+        if base in folders:
+            raise typer.BadParameter(f"{base!r} is the base model's name", param_hint="--adapter")
         options = ServerOptions(
-            base_model=served_model_name or name,
+            base_model=base,
             adapter_paths={name: str(path) for name, path in folders.items()},
             api_key=api_key or None,
             max_body_bytes=max_body_mib << 20,
@@ -95,12 +105,15 @@ def serve(
             show_texts=show_texts,
             grace_s=grace,
         )
+        at = bind(host, port)  # before the model, whose loading takes a while
         stages(f"loading {name}")
         with Engine(
             name,
             folders,
             sharing,
             kv_bytes=None if kv_mib is None else kv_mib << 20,
+            max_lora_rank=max_lora_rank,
+            lr_slots=lr_slots,
             max_num_seqs=max_num_seqs,
             max_waiting=max_waiting,
             background=True,
@@ -110,14 +123,13 @@ def serve(
 
             def ready(address: str) -> None:
                 if as_json:
-                    print_json(
-                        {"url": address, "model": options.base_model, "adapters": [*folders]}
-                    )
+                    print_json({"url": address, "model": base, "adapters": [*folders]})
                     return
                 console.print(
-                    f"{options.base_model} and {len(folders)} adapters under {sharing.value}: "
+                    f"{base} and {len(folders)} adapters under {sharing.value}: "
                     f"{address}/v1 for clients, {address}/ shows the cache. Ctrl-C stops.",
                     soft_wrap=True,
+                    markup=False,
                 )
 
-            run(app, host, port, ready)
+            run(app, at, ready)

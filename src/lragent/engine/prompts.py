@@ -85,7 +85,8 @@ class PromptEncoder:
         Raises:
             PromptTooLongError: longer than the limit.
             TypeError: a message that is no mapping of strings.
-            ValueError: no tokenizer or chat template, no message, or one without role or content.
+            ValueError: no tokenizer or chat template, no message, one without role or content, or
+                messages that the template refuses.
         """
         tokenizer = self._tokenizer
         if tokenizer is None:
@@ -100,12 +101,17 @@ class PromptEncoder:
                 {k: starts.sub(lambda m: f"{mark}{ord(m[2]):08x}", text) for k, text in m.items()}
                 for m in checked
             ]
-        text = tokenizer.apply_chat_template(
-            checked,
-            tokenize=False,
-            add_generation_prompt=not continue_final_message,
-            continue_final_message=continue_final_message,
-        )
+        from jinja2 import TemplateError  # transformers has loaded it, if there is a template
+
+        try:
+            text = tokenizer.apply_chat_template(
+                checked,
+                tokenize=False,
+                add_generation_prompt=not continue_final_message,
+                continue_final_message=continue_final_message,
+            )
+        except TemplateError as error:  # many templates ask for certain roles in a certain order
+            raise ValueError(f"the chat template refuses these messages: {error}") from error
         assert isinstance(text, str)
         if mark not in text:
             return self._tokenize(text)

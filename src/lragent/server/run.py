@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,21 +63,34 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(app: FastAPI, host: str, port: int, ready: Callable[[str], object]) -> None:
-    """Serve in the main thread until SIGINT or SIGTERM. Port 0 takes any that is free.
-
-    `ready` gets the address when the server listens.
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, not listening yet. Port 0 takes any that is free.
 
     Raises:
-        SystemExit: the address cannot be had; the log says why.
+        OSError: the address cannot be had.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another host or port"
+        ) from error
+    return made
+
+
+def serve(app: FastAPI, at: socket.socket, ready: Callable[[str], object]) -> None:
+    """Serve until SIGINT or SIGTERM, which the main thread gets.
+
+    `ready` gets the address when the server listens.
     """
     state: ServerState = app.state.lragent
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         lifespan="off",
         timeout_graceful_shutdown=int(state.options.grace_s) + _LAST_S,
     )
-    Server(config, state, ready).run()
+    Server(config, state, ready).run([at])

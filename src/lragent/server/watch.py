@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -28,7 +28,7 @@ _FRESH_PAGES_S = 2.0
 class _Seen:
     request: Request
     came: float
-    told: dict[str, Any] | None = None
+    told: dict[str, Any] = field(default_factory=dict)
     looked_at: float = 0.0
 
 
@@ -74,33 +74,35 @@ class Watch:
             return self._last
 
     def _tell(self, seen: _Seen, now: float) -> dict[str, Any]:
-        ended = seen.told is not None and seen.told["finish_reason"] is not None
+        ended = seen.told.get("finish_reason") is not None
         if ended and now - seen.looked_at < _FRESH_PAGES_S:
-            return seen.told  # pyright: ignore[reportReturnType]
-        request = seen.request
-        pages = [
-            {"count": len(list(run)), "users": page.users, "slots": page.slots}
-            for page, run in groupby(request.cached_pages())
-        ]
-        if ended:
-            seen.told = {**seen.told, "pages": pages}  # pyright: ignore[reportGeneralTypeIssues]
-        else:
-            done = request.done
-            answer = request.completion()
-            seen.told = {
-                "id": request.id,
-                "model": request.adapter or self._models.base,
-                "adapter": request.adapter,
-                "came": seen.came,
-                "prompt_tokens": answer.prompt_tokens,
-                "cached_tokens": request.cached_tokens,
-                "generated_tokens": len(answer.token_ids),
-                "ttft_s": answer.ttft_s,
-                "total_s": answer.total_s,
-                "not_shared": answer.not_shared,
-                "finish_reason": answer.finish_reason if done else None,
-                "text": answer.text[-_TEXT:] if self._show_texts else None,
-                "pages": pages,
-            }
+            return seen.told
+        seen.told = {**(seen.told if ended else self._facts(seen)), "pages": _runs(seen.request)}
         seen.looked_at = now
         return seen.told
+
+    def _facts(self, seen: _Seen) -> dict[str, Any]:
+        request = seen.request
+        done = request.done  # before the look at the answer, which is whole then
+        answer = request.completion()
+        return {
+            "id": request.id,
+            "adapter": request.adapter,
+            "came": seen.came,
+            "prompt_tokens": answer.prompt_tokens,
+            "cached_tokens": request.cached_tokens,
+            "generated_tokens": len(answer.token_ids),
+            "ttft_s": answer.ttft_s,
+            "total_s": answer.total_s,
+            "not_shared": answer.not_shared,
+            "finish_reason": answer.finish_reason if done else None,
+            "text": answer.text[-_TEXT:] if self._show_texts else None,
+        }
+
+
+def _runs(request: Request) -> list[dict[str, Any]]:
+    """The request's cached pages, neighbours that are alike together."""
+    return [
+        {"count": len(list(run)), "users": page.users, "slots": page.slots}
+        for page, run in groupby(request.cached_pages())
+    ]
