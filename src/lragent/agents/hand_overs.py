@@ -11,7 +11,7 @@ from lragent.engine import Completion, Engine, SamplingParams
 from lragent.sharing import Policy, SharingGroup
 
 _ALONE = " alone"
-TURN_TOKENS = 12
+TURN_TOKENS = 16
 
 
 @dataclass(frozen=True)
