@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 import lragent
+from lragent.cli.bench import bench
+from lragent.cli.chat import chat
+from lragent.cli.check import check
 from lragent.cli.demo import demo
 from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
@@ -44,8 +47,11 @@ def _options(
 
 app.command()(demo)
 app.command()(run)
+app.command()(chat)
+app.command()(check)
 app.command()(serve)
 app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)
 app.command()(inspect)
+app.command()(bench)
