@@ -78,7 +78,8 @@ def evaluate(
     with Meter(config.model, config.adapters, config.policies, **options) as meter:
         cases = _cases(config, inputs, meter)
         environment = _environment(config, meter)
-        journal = Journal(out / MEASUREMENTS, _identity(config, inputs, environment))
+        identity = _identity(config, inputs, environment)
+        journal = Journal(out / MEASUREMENTS, CaseResult, identity)
         wanted = [case for case in cases if case.key not in journal.results]
         for done, case in enumerate(wanted, start=len(cases) - len(wanted)):
             on_progress(done, len(cases))
