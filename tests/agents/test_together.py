@@ -61,7 +61,8 @@ def test_runs_side_by_side_are_those_of_one_after_another(engine: Engine):
         assert result.status is not Status.BACKEND_ERROR
         assert found[place].transcript == result.transcript
         assert found[place].status is result.status
-    assert engine.stats().steps - before < 0.6 * before
+    # two waves, three runs and two; prompts that come together may need a step more
+    assert engine.stats().steps - before < 0.5 * before
 
 
 def test_leaving_early_ends_the_calls(engine: Engine):

@@ -48,7 +48,7 @@ class TurnWriter:
         self._cancel = cancel
 
     def write(self, role: Role, turn: Turn) -> Generator[None, None, str]:
-        """Let `role` write its `turn`, yielding after each piece; returns the text, stripped.
+        """Let `role` write its `turn`, yielding while there is none yet; returns it stripped.
 
         The trajectory gets the text as it came. Raises RunEnded when the call cannot be made,
         fails or is cancelled; what came until then is recorded.
@@ -70,7 +70,8 @@ class TurnWriter:
                         self._on_event(AgentEvent(EventKind.TEXT, step, role, turn, chunk.text))
                     if chunk.finish_reason or chunk.usage:
                         last = chunk
-                    yield
+                    elif not chunk.text:
+                        yield
         except RunEnded as end:
             ended = end
         text = _cut("".join(parts), STOPS[turn])

@@ -74,8 +74,8 @@ class PlanActReflect:
     ) -> Steps:
         """`run` in pieces, for many runs side by side (`lragent.agents.together`).
 
-        Yields after each piece that the backend gives, empty ones too, and returns the result.
-        Closing it ends the call that is under way.
+        Yields whenever the backend gives an empty piece, which says that there is nothing yet, and
+        returns the result. Closing it ends the call that is under way.
         """
         if not question.strip():
             raise ValueError("the question is empty")
