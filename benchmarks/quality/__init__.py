@@ -17,3 +17,6 @@ TEXT = "text.txt.gz"
 """Text for the curve over context lengths."""
 
 TASK_FILE = "task-{}.json.gz"
+
+LOG = "reading.json"
+"""In the fine-tuned model's folder: how its training went."""

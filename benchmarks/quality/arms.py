@@ -43,3 +43,8 @@ ANSWER_ARMS: dict[str, Arm] = {
     "neutral-own-a/neutral": Arm("neutral-own-a", Policy.NEUTRAL),
     "base+lr-random/base+lr": Arm("base+lr-random", Policy.BASE_LR),
 }
+
+
+def file_of(name: str) -> str:
+    """An arm's or a step's name as a file's."""
+    return name.replace("/", "--").replace(" ", "-")

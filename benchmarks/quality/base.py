@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from benchmarks.common.files import save
+from benchmarks.quality import LOG
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -26,8 +27,6 @@ from lragent.training.batches import PlannedBatches
 from lragent.training.encoding import IGNORED, Example, collate, encode_all
 from lragent.training.samples import read_samples
 from lragent.training.trainer import output_loss
-
-LOG = "reading.json"
 
 
 class _Batches(Dataset[list[Example]]):

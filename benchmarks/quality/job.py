@@ -27,7 +27,7 @@ from benchmarks.quality import (
     TASK_FILE,
     TEXT,
 )
-from benchmarks.quality.arms import ANSWER_ARMS, ROLES, TRAININGS
+from benchmarks.quality.arms import ANSWER_ARMS, ROLES, TRAININGS, file_of
 
 Settings = dict[str, Any]
 
@@ -138,7 +138,7 @@ def speed(s: Settings, cancel: threading.Event) -> None:
 
 def meter(s: Settings, cancel: threading.Event, name: str) -> None:
     """Score the roles of one training, teacher-forced, under every policy."""
-    from lragent.evaluation import EvalConfig, Inputs, evaluate, write_report
+    from lragent.evaluation import EvalConfig, EvaluationError, Inputs, evaluate, write_report
     from lragent.training.samples import read_samples
 
     pack, out = Path(s["pack"]), Path(s["work"]) / "meter" / name
@@ -150,7 +150,10 @@ def meter(s: Settings, cancel: threading.Event, name: str) -> None:
         kv_bytes=s["kv_bytes"],
     )  # fmt: skip
     evaluation = evaluate(config, inputs, out, cancel=cancel)
-    write_report(evaluation, out / "report.html")
+    try:
+        write_report(evaluation, out / "report.html")
+    except EvaluationError as error:  # packages of the report are missing; result.json is there
+        print(error, flush=True)
 
 
 def similarity(s: Settings, cancel: threading.Event, name: str) -> None:
@@ -187,11 +190,6 @@ def engine(s: Settings) -> dict[str, Any]:
         "kv_bytes": s["kv_bytes"],
         "max_batch_tokens": s["max_batch_tokens"],
     }
-
-
-def file_of(arm: str) -> str:
-    """An arm's name as a folder's."""
-    return arm.replace("/", "--").replace(" ", "-")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import argparse
 import gzip
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -26,13 +27,14 @@ from typing import Any
 from benchmarks.common.files import file_name, load, save
 from benchmarks.common.machine import checked_out_commit, hardware
 from benchmarks.common.sources import ROOT
-from benchmarks.quality.arms import ANSWER_ARMS, REFERENCE, TRAININGS
-from benchmarks.quality.base import LOG
-from benchmarks.quality.job import file_of
+from benchmarks.quality import LOG
+from benchmarks.quality.arms import ANSWER_ARMS, REFERENCE, TRAININGS, file_of
 
 GRACE = 20.0
 """Seconds that a step has to keep what it has, after it was asked to stop."""
 PAUSE = 0.2
+THREADS = "2"
+"""Of each step on the CPU, since many run side by side."""
 VERSIONS = ("torch", "transformers", "peft", "bm25s", "numpy")
 KEPT = ("key", "status", "answer", "exact", "f1", "steps", "calls", "tool_errors")
 KEPT += ("prompt_tokens", "reused_tokens", "generated_tokens")
@@ -57,9 +59,12 @@ def run_stage(steps: Sequence[str], settings: Path, work: Path, until: float) ->
     """Run the steps that are not done; returns the seconds and the exit code of each."""
     missing = [step for step in steps if not (work / "done" / file_of(step)).exists()]
     started = time.monotonic()
+    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     running = {
         step: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)], cwd=ROOT
+            [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": THREADS},
         )
         for step in missing
     }
@@ -201,8 +206,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--role-steps", type=int, default=300)
     parser.add_argument("--role-batch", type=int, default=32)
     parser.add_argument("--role-rate", type=float, default=1e-3)
-    parser.add_argument("--at-once", type=int, default=300, help="conversations of an arm")
-    parser.add_argument("--kv-bytes", type=int, default=8 << 30, help="of each engine")
+    parser.add_argument("--at-once", type=int, default=200, help="conversations of an arm")
+    parser.add_argument("--kv-bytes", type=int, default=12 << 30, help="of each engine")
     parser.add_argument("--max-batch-tokens", type=int, default=4096)
     parser.add_argument("--contexts", type=int, default=60, help="for the similarities")
     parser.add_argument("--meter-samples", type=int, default=30, help="of each role")
