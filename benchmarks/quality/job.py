@@ -188,7 +188,7 @@ def engine(s: Settings) -> dict[str, Any]:
     return {
         "device": s["device"],
         "kv_bytes": s["kv_bytes"],
-        "max_batch_tokens": s["max_batch_tokens"],
+        "max_num_batched_tokens": s["max_batch_tokens"],
     }
 
 

@@ -104,7 +104,7 @@ def answer_questions(
             agents.model,
             agents.adapters,
             agents.policy,
-            max_batch_size=agents.at_once,
+            max_num_seqs=agents.at_once,
             **agents.engine,  # pyright: ignore[reportArgumentType] the caller's, checked there
         ) as engine:
             for answer in _answers(engine, task, agents, missing, cancel):
