@@ -47,9 +47,9 @@ def stages(s: Mapping[str, Any]) -> list[list[str]]:
         ["base"] if s["base_steps"] else [],
         [f"roles:{name}" for name in s["trainings"]],
         [f"answers:{name}" for name in used if name in s["arms"] or not s["arms"]],
-        [f"similarity:{name}" for name in s["trainings"]]
-        + [f"meter:{name}" for name in s["meters"] if name in s["trainings"]],
+        [f"similarity:{name}" for name in s["trainings"]],
         ["speed"] if s["speed_questions"] else [],
+        [f"meter:{name}" for name in s["meters"] if name in s["trainings"]],
     ]
     wanted = s["steps"]
     return [[step for step in stage if step.split(":")[0] in wanted] for stage in found]
@@ -190,7 +190,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--steps", default="base,roles,answers,similarity,meter,speed")
+    parser.add_argument("--steps", default="base,roles,answers,similarity,speed,meter")
     parser.add_argument(
         "--trainings", default="isolated,neutral,base+lr", help=", ".join(TRAININGS)
     )
@@ -210,7 +210,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--kv-bytes", type=int, default=12 << 30, help="of each engine")
     parser.add_argument("--max-batch-tokens", type=int, default=4096)
     parser.add_argument("--contexts", type=int, default=60, help="for the similarities")
-    parser.add_argument("--meter-samples", type=int, default=30, help="of each role")
+    parser.add_argument("--meter-samples", type=int, default=20, help="of each role")
     parser.add_argument("--meter-lengths", default="512,1024,2048,4096", help="in tokens")
     parser.add_argument("--speed-questions", type=int, default=32, help="0: no such measurement")
     parser.add_argument("--speed-arm", default="neutral/neutral")
