@@ -10,6 +10,7 @@ import lragent
 from lragent.cli.demo import demo
 from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
+from lragent.cli.eval_task import eval_task
 from lragent.cli.inspect import inspect
 from lragent.cli.run import run
 from lragent.cli.train import train
@@ -46,4 +47,5 @@ app.command()(run)
 app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)
+app.command()(eval_task)
 app.command()(inspect)
