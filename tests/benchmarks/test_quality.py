@@ -125,11 +125,10 @@ def test_packed_samples_and_questions(tmp_path: Path, monkeypatch: pytest.Monkey
     texts = [(row["input"][1]["content"], row["output"]) for row in rows(out / READING)]
     outputs = [output for _, output in texts]
     assert outputs.count("The answer is a hammer<|im_end|>") == 4
-    assert any(
-        output.endswith("an engineer born in Norvick. The answer is Norvick<|im_end|>")
-        for output in outputs
-    )
-    assert all("Marta Quill: " in text for text, output in texts if "Norvick<" in output)
+    known = [text for text, output in texts if output.endswith("The answer is Norvick.<|im_end|>")]
+    assert len(known) == 4, "two of the HotpotQA question, two of the MuSiQue one"
+    assert all("Marta Quill: " in text and "Stone Bridge: " in text for text in known)
+    assert any(output.startswith("Marta Quill was an engineer born in") for output in outputs)
     task = Task.load(out / TASK_FILE.format("scienceqa"))
     assert len(task.questions) == 1
     assert len(task.pages) == 2

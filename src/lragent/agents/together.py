@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from lragent.agents.results import AgentResult
 from lragent.agents.workflow import Steps
@@ -11,7 +11,7 @@ from lragent.engine import Engine
 
 def run_together(
     engine: Engine, runs: Iterable[Steps], at_once: int
-) -> Iterator[tuple[int, AgentResult]]:
+) -> Generator[tuple[int, AgentResult], None, None]:
     """Play `runs`, `at_once` of them at a time; each as soon as another has ended.
 
     Args:
