@@ -57,7 +57,7 @@ def test_an_option_without_it_stays(folders: dict[str, str]):
 
 
 def test_other_weights_are_refused(folders: dict[str, str], root: Path):
-    options = parse_options(resolve_measured(option(folders)))
+    options = parse_options(resolve_measured(option(folders, slots=3)))
     store = AdapterStore(8, lambda adapter: None)
     registry = AdapterRegistry(options, store, KeyScope(*[""] * 6))
     assert registry.load("plan", 1, folders["plan"])
