@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.adapters.factory import edit_tensors
 
 from lragent.adapters import AdapterError, read_adapter
 from lragent.cache.keys import KeyScope
@@ -64,10 +65,7 @@ def test_other_weights_are_refused(folders: dict[str, str], root: Path):
     with pytest.raises(AdapterError, match=r"'act' are not those .* lragent eval --save"):
         registry.load("act", 2, str(root / "own" / "reflect"))
     store.close()
-    shutil.copyfile(
-        root / "own" / "reflect" / "adapter_model.safetensors",
-        Path(folders["act"]) / "adapter_model.safetensors",
-    )
+    edit_tensors(Path(folders["act"]), lambda tensors: {n: 2 * t for n, t in tensors.items()})
     with pytest.raises(PluginError, match="weights of adapter 'act' are not those that were"):
         resolve_measured(option(folders))
 
