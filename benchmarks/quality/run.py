@@ -34,7 +34,7 @@ GRACE = 20.0
 """Seconds that a step has to keep what it has, after it was asked to stop."""
 PAUSE = 0.2
 THREADS = "2"
-"""Of each step on the CPU, since many run side by side."""
+"""Of each step on the CPU, since many run side by side; OMP_NUM_THREADS says otherwise."""
 VERSIONS = ("torch", "transformers", "peft", "bm25s", "numpy")
 KEPT = ("key", "status", "answer", "exact", "f1", "steps", "calls", "tool_errors")
 KEPT += ("prompt_tokens", "reused_tokens", "generated_tokens")
@@ -64,7 +64,7 @@ def run_stage(steps: Sequence[str], settings: Path, work: Path, until: float) ->
         step: subprocess.Popen(
             [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)],
             cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": THREADS},
+            env={"OMP_NUM_THREADS": THREADS} | os.environ | {"PYTHONPATH": path},
         )
         for step in missing
     }
