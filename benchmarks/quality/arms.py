@@ -9,12 +9,14 @@ from lragent.sharing.policies import Policy
 
 ROLES = ("plan", "act", "reflect")
 
+# All roles continue one assistant's message, so each acts from its prompt's last token on: from the
+# answer's header on the whole trajectory would be its turn, which is shared with nobody.
 TRAININGS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
-    "neutral": {"trained_for": "neutral"},
+    "neutral": {"trained_for": "neutral", "acting_text": ""},
     "base+lr": {"trained_for": "base+lr"},
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
-    "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
+    "neutral-own-a": {"trained_for": "neutral", "acting_text": "", "mode": "separate"},
     "base+lr-random": {"trained_for": "base+lr", "mode": "joint", "readers": "random"},
 }
 
