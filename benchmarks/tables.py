@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.answers.table import compared, scores
 from benchmarks.common.files import RESULTS, load
 from benchmarks.common.sources import ROOT
+from benchmarks.quality import table as quality
 
 MARKED = re.compile(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DOCUMENTS = ("README.md", "docs/**/*.md", "benchmarks/*.md")
@@ -279,6 +280,11 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "embedded": embedded,
     "answers": scores,
     "answers-compared": compared,
+    "quality-tasks": quality.tasks,
+    "quality-similarity": quality.similarity,
+    "quality-training": quality.training,
+    "quality-lengths": quality.lengths,
+    "quality-hand-overs": quality.hand_overs,
 }
 
 

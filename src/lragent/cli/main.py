@@ -13,6 +13,7 @@ from lragent.cli.check import check
 from lragent.cli.demo import demo
 from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
+from lragent.cli.eval_task import eval_task
 from lragent.cli.inspect import inspect
 from lragent.cli.run import run
 from lragent.cli.serve import serve
@@ -53,5 +54,6 @@ app.command()(serve)
 app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)
+app.command()(eval_task)
 app.command()(inspect)
 app.command()(bench)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -12,12 +12,17 @@ from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.meter import Measurement
 
 
-class CaseResult(BaseModel):
-    """A measured case; `context` and `output` are counts of tokens."""
+class Keyed(BaseModel):
+    """A result; `key` says what it is the result of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
+
+
+class CaseResult(Keyed):
+    """A measured case; `context` and `output` are counts of tokens."""
+
     series: Series
     role: str
     context: int
@@ -31,27 +36,32 @@ class _Header(BaseModel):
     identity: dict[str, Any]
 
 
-class Journal:
-    """Results by case, one line of JSON each, written as they come.
+Result = TypeVar("Result", bound=Keyed)
+
+
+class Journal(Generic[Result]):
+    """Results by key, one line of JSON each, written as they come.
 
     Args:
         path: the file; made with its folder when it is not there.
+        kind: of the results.
         identity: what the measurements depend on, in plain JSON types.
 
     Raises:
         EvaluationError: the file is damaged, or holds measurements of something else.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]):
+    def __init__(self, path: Path, kind: type[Result], identity: dict[str, Any]):
         self._path = path
-        self.results: dict[str, CaseResult] = {}
+        self._kind = kind
+        self.results: dict[str, Result] = {}
         if path.exists():
             self._read(identity)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._append(_Header(identity=identity))
 
-    def add(self, result: CaseResult) -> None:
+    def add(self, result: Result) -> None:
         """Keep a result."""
         self._append(result)
         self.results[result.key] = result
@@ -68,7 +78,7 @@ class Journal:
         try:
             first, *rest = whole.splitlines()
             found = _Header.model_validate_json(first).identity
-            results = [CaseResult.model_validate_json(line) for line in rest]
+            results = [self._kind.model_validate_json(line) for line in rest]
         except (ValueError, ValidationError) as error:
             raise EvaluationError(
                 f"{self._path} is no file of measurements; remove it, or choose another --out"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
+import lragent
 from lragent.adapters import read_adapter
 from lragent.engine.validation import as_device
 from lragent.evaluation.cases import Case, Series, hand_over_cases, length_cases, reader_cases
@@ -78,7 +79,8 @@ def evaluate(
     with Meter(config.model, config.adapters, config.policies, **options) as meter:
         cases = _cases(config, inputs, meter)
         environment = _environment(config, meter)
-        journal = Journal(out / MEASUREMENTS, _identity(config, inputs, environment))
+        identity = _identity(config, inputs, environment)
+        journal = Journal(out / MEASUREMENTS, CaseResult, identity)
         wanted = [case for case in cases if case.key not in journal.results]
         for done, case in enumerate(wanted, start=len(cases) - len(wanted)):
             on_progress(done, len(cases))
@@ -152,7 +154,8 @@ def _environment(config: EvalConfig, meter: Meter) -> dict[str, str]:
     device = as_device(config.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        **{package: version(package) for package in ("lragent", "torch", "transformers", "peft")},
+        "lragent": lragent.__version__,  # a checkout need not be installed
+        **{package: version(package) for package in ("torch", "transformers", "peft")},
         "python": platform.python_version(),
         "device": gpu or platform.processor() or platform.machine(),
         "pages": meter.engine.layout.describe(),

@@ -24,6 +24,8 @@ class GroupOptions(BaseModel):
         policy: what they share; the option's ``policy`` when left out.
         include_base_model: whether requests for the bare base model share too; when left out, they
             do where the base model computes the context (``neutral``).
+        measured: digests of the weights that the policy was measured for; a member with others is
+            refused. Set by the plugin where the policy was given as ``measured``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +33,7 @@ class GroupOptions(BaseModel):
     members: tuple[str, ...] = Field(min_length=1)
     policy: Policy | None = None
     include_base_model: bool | None = None
+    measured: tuple[str, ...] = ()
 
 
 class Options(BaseModel):

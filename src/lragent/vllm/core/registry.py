@@ -57,6 +57,7 @@ class AdapterRegistry:
         self.rows = RowTable(options.extra_rows, self._digests_in_use)
         self._page_slots = options.num_slots
         self._key_lora = options.key_lora
+        self._measured = {name: g.measured for g in options.groups for name in g.members}
         self._groups: Groups[Content] = Groups(
             [
                 SharingGroup(
@@ -70,7 +71,7 @@ class AdapterRegistry:
         )
         for group in self._groups:
             for name, content in group.members.items():
-                self._check_keys(name, content, group)
+                self._check(name, content, group)
 
     def load(self, name: str, int_id: int, path: str, *, again: bool = False) -> Content:
         """The content that an id stands for, read when the id is new or ``again`` is set.
@@ -84,7 +85,7 @@ class AdapterRegistry:
                 return known.content
             content = self._store.read(path)
             group = self._groups.of(name)
-            self._check_keys(name, content, group)
+            self._check(name, content, group)
             self._groups.put(name, content, group, self._page_slots)
             policy = Policy.ISOLATED if group is None else group.policy
             warn_of_other_policy(name, content, policy.value)
@@ -177,12 +178,18 @@ class AdapterRegistry:
         used = {c.slot_digest for group in self._groups for c in group.members.values()}
         return used.union(*(binding.row_digests for binding in self._live))
 
-    def _check_keys(self, name: str, content: Content, group: Group[Content] | None) -> None:
-        """Refuse LoRA on keys in pages that have no room for it.
+    def _check(self, name: str, content: Content, group: Group[Content] | None) -> None:
+        """Refuse weights that were not measured, and LoRA on keys in pages without room for it.
 
         Raises:
             AdapterError: says what to do.
         """
+        measured = self._measured.get(name)
+        if measured and content.digest not in measured:
+            raise AdapterError(
+                f"the weights of adapter {name!r} are not those that its group's policy was "
+                "measured for; measure again with lragent eval --save, or name a policy"
+            )
         if self._key_lora or group is None:
             return
         if group.policy.shares_base and group.policy.has_slots and "k_proj" in content.projections:
