@@ -2,6 +2,7 @@
 # make test  environment, install, lint, types and tests
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
+# make test-vllm-upstream  vLLM's own tests of its scheduler, with and without the plugin
 #
 # Needs Python 3.11 to 3.13 and a package index that pip can reach; nothing else. Name another
 # interpreter with PYTHON=… and another environment folder with VENV=….
@@ -82,7 +83,7 @@ VLLM_NEW := $(VLLM_CACHE)/vllm-$(VLLM_NEWEST)
 VLLM_FILES := $(VLLM_CACHE)/vllm-files
 VLLM_TEST := -m pytest -q tests/vllm
 
-.PHONY: test-vllm-new test-vllm-others compat
+.PHONY: test-vllm-new test-vllm-others test-vllm-upstream compat
 .PRECIOUS: $(VLLM_CACHE)/vllm-%/installed $(VLLM_FILES)/%
 test-vllm:
 	$(MAKE) --jobs=2 --output-sync=target test-vllm-new test-vllm-others
@@ -96,6 +97,11 @@ test-vllm-others: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES
 	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m every_version
 	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions \
 		tests/vllm/frontend tests/vllm/core/test_steps.py tests/vllm/core/test_events.py
+
+# vLLM's own tests, from its source archive (45 MB): what passes on stock passes with the plugin too.
+test-vllm-upstream: vllm-here-$(VLLM_NEWEST)
+	$(VLLM_NEW)/bin/python -m tests.vllm.upstream.run $(VLLM_NEWEST) \
+		$(VLLM_CACHE)/vllm-tests/$(VLLM_NEWEST)
 
 # What of any vLLM is not as the plugin knows it: make compat VLLM=0.34.0
 compat: vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM)
