@@ -7,7 +7,7 @@ TTFT of a document that one agent has read and another one is handed, the real p
 template, tokenizer, hashing. All servers start side by side and take turns request by request.
 Each repeat has a document of its own: `plan` reads it (cold), reads it again (warm), then `act` and
 `reflect` do (hand-over). A name that ends in ``-one`` sends all four to `plan`, so that the last
-two are warm too. `policies.py` says what the names mean; ``neutral`` is known as well.
+two are warm too. `policies.py` says what the names mean.
 
 The model has the shape of Llama-3.1-8B and random weights, the tokenizer is SmolLM2's. That comes
 from the package index; on a machine without network name a folder with one by --tokenizer.
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--policies", nargs="+", choices=[*NAMES, "neutral"], default=POLICIES)
+    add("--policies", nargs="+", choices=NAMES, default=POLICIES)
     add("--contexts", nargs="+", type=int, default=list(REPEATS), help="prompt tokens and answer")
     add("--repeats", type=int, help="of every context; default: 20 of 1k to 2 of 128k")
     add("--tokenizer", type=Path, help="folder of a tokenizer with a chat template")
