@@ -4,6 +4,7 @@
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-oldest  the tests on the oldest dependencies that are allowed, torch's excepted
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
+# make test-vllm-upstream  vLLM's own tests of its scheduler, with and without the plugin
 #
 # Needs Python 3.11 to 3.13 and a package index that pip can reach; nothing else. Name another
 # interpreter with PYTHON=… and another environment folder with VENV=….
@@ -115,8 +116,13 @@ VLLM_NEW := $(CACHE)/vllm-$(VLLM_NEWEST)
 VLLM_FILES := $(CACHE)/vllm-files
 VLLM_TEST := -m pytest -q tests/vllm
 
+<<<<<<< HEAD
 .PHONY: test-vllm-new test-vllm-others compat
 .PRECIOUS: $(CACHE)/vllm-%/installed $(VLLM_FILES)/%
+=======
+.PHONY: test-vllm-new test-vllm-others test-vllm-upstream compat
+.PRECIOUS: $(VLLM_CACHE)/vllm-%/installed $(VLLM_FILES)/%
+>>>>>>> plugin
 test-vllm:
 	$(MAKE) --jobs=2 --output-sync=target test-vllm-new test-vllm-others
 
@@ -129,6 +135,11 @@ test-vllm-others: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES
 	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m every_version
 	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions \
 		tests/vllm/frontend tests/vllm/core/test_steps.py tests/vllm/core/test_events.py
+
+# vLLM's own tests, from its source archive (45 MB): what passes on stock passes with the plugin too.
+test-vllm-upstream: vllm-here-$(VLLM_NEWEST)
+	$(VLLM_NEW)/bin/python -m tests.vllm.upstream.run $(VLLM_NEWEST) \
+		$(VLLM_CACHE)/vllm-tests/$(VLLM_NEWEST)
 
 # What of any vLLM is not as the plugin knows it: make compat VLLM=0.34.0
 compat: vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM)

@@ -60,7 +60,7 @@ class CorePlugin:
             policy="",
         )
         here = vllm_config.parallel_config.distributed_executor_backend != "ray"
-        self.store = AdapterStore(rank, check, copies=here)
+        self.store = AdapterStore(rank, check, copies=here, alora=options.alora)
         self.registry = AdapterRegistry(options, self.store, scope)
         self.validity = BlockValidity(manager, spec.block_size)
         self.page_bytes = spec.page_size_bytes * _layers(manager.kv_cache_config)
@@ -91,8 +91,9 @@ class CorePlugin:
         assert binding.adapter is not None
         if binding.base_reads and request.resumable:
             raise AdapterError(
-                f"the adapter {lora.lora_name!r} is in a group of policy neutral, which cannot "
-                "serve a prompt that arrives in parts (streaming input); send it as a whole"
+                f"the adapter {lora.lora_name!r} acts in its turn only (policy neutral or aLoRA); "
+                "where that begins cannot be told of a prompt that arrives in parts (streaming "
+                "input), so send it as a whole"
             )
         bound = copy.copy(request)
         bound.lora_request = request_for(binding.adapter, lora)
