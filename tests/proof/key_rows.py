@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import torch
 from tests.adapters.factory import edit_config, edit_tensors
@@ -77,8 +78,11 @@ def _rank_of_zeros(folder: Path) -> None:
 
 
 def _acts_from(*tokens: int) -> Edit:
-    sidecar = {"schema": 1, "group": "g", "role": "r", "a_digest": {}, "acting_tokens": tokens}
-    return lambda folder: (folder / "lragent.json").write_text(json.dumps(sidecar)) and None
+    def edit(folder: Path) -> None:
+        sidecar = {"schema": 1, "group": "g", "role": "r", "a_digest": {}, "acting_tokens": tokens}
+        (folder / "lragent.json").write_text(json.dumps(sidecar))
+
+    return edit
 
 
 def _invoked_by(*tokens: int) -> Edit:
@@ -113,7 +117,7 @@ NOT_OF_THE_SLOT = {
 }  # fmt: skip
 """What an LR slot does not depend on where one agent fills it for all."""
 
-GROUP: dict[str, tuple[object, ...]] = {
+GROUP: dict[str, tuple[Any, ...]] = {
     "policy of the group": ("base+lr", "base", "full"),
     "whether the base model is in it, 1 or 0": (False, True),
     "number of the group among the engine's, from 0": (0, 1),

@@ -98,13 +98,13 @@ def test_equal_strings_in_two_fields_keep_pages_apart(one: str, other: str):
 def test_tokens_keep_pages_apart(field: str):
     for wrote, reads in itertools.product(TOKENS[field], repeat=2):
         if field == "parent":
-            prompts = [(*values, 8, 8, 8, 8) for values in (wrote, reads)]
+            first, then = (*wrote, 8, 8, 8, 8), (*reads, 8, 8, 8, 8)
         else:
-            prompts = [(9, 9, 9, 9, *values) for values in (wrote, reads)]
-        base, lr = pages_hit(FIRST, FIRST, *prompts)
+            first, then = (9, 9, 9, 9, *wrote), (9, 9, 9, 9, *reads)
+        base, lr = pages_hit(FIRST, FIRST, first, then)
         assert base == lr
         common = 0 if field == "parent" else PAGE
-        assert base == (len(prompts[0]) if wrote == reads else common), (wrote, reads)
+        assert base == (len(first) if wrote == reads else common), (wrote, reads)
 
 
 def test_a_slot_is_read_only_where_it_was_written():
@@ -331,6 +331,7 @@ def test_the_training_record_tells_runs_apart(tmp_path: Path):
         then = TrainConfig(**(given | needs.get(field, {}) | {field: value}))
         assert goes_on(first, first, data)
         assert not goes_on(first, then, data), field
+    first = TrainConfig(**given)
     assert not goes_on(first, first, [DataFile("a", "2", 1)])
 
 
