@@ -101,7 +101,10 @@ class AdapterStore:
     def _take(self, folder: Path) -> Content:
         if self._copies is None:
             return self._register(read_adapter(folder, max_rank=self._max_rank), folder)
-        copy = self._copies.new()
+        try:
+            copy = self._copies.new()
+        except OSError as error:
+            raise _no_copy(folder, error) from error
         try:
             if folder.is_dir():
                 for name in _READ:
@@ -114,6 +117,9 @@ class AdapterStore:
         except AdapterError as error:
             shutil.rmtree(copy, ignore_errors=True)
             raise AdapterError(str(error).replace(str(copy), str(folder))) from error
+        except OSError as error:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise _no_copy(folder, error) from error
         except BaseException:
             shutil.rmtree(copy, ignore_errors=True)
             raise
@@ -144,6 +150,13 @@ class AdapterStore:
         self._next_id += 1
         self._contents[adapter.digest] = content
         return content
+
+
+def _no_copy(folder: Path, error: OSError) -> AdapterError:
+    return AdapterError(
+        f"{folder} cannot be copied to the temporary folder: {error}; make room there, or set "
+        "TMPDIR to another folder"
+    )
 
 
 def _local(path: str) -> Path:
