@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model_facts import ModelFacts
+from lragent.files import expanded
 
 _WEIGHT = ".weight"
 _EMBEDDING = "embed_tokens.weight"
@@ -19,7 +20,7 @@ def read_base_folder(path: str | Path) -> ModelFacts:
     Raises:
         AdapterError: no folder, no safetensors files in it, or a corrupt one.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = expanded(path).resolve()
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise AdapterError(

@@ -16,6 +16,7 @@ from pathlib import Path
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_folder import read_adapter
+from lragent.files import expanded
 from lragent.vllm.core.copies import CopyFolder
 
 _READ = ("adapter_config.json", "adapter_model.safetensors", "lragent.json")
@@ -163,7 +164,7 @@ def _local(path: str) -> Path:
     """The folder of a path, downloaded first if it names an adapter on the hub, as in vLLM."""
     from vllm.lora.utils import get_adapter_absolute_path  # pyright: ignore[reportMissingImports]
 
-    folder = Path(get_adapter_absolute_path(path)).expanduser().absolute()
+    folder = expanded(get_adapter_absolute_path(path)).absolute()
     if not folder.exists():
         raise AdapterNotFoundError(
             f"no adapter at {path}; give a local folder or a name on the Hub"
