@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lragent.engine.errors import PromptTooLongError
@@ -73,7 +74,8 @@ class PromptEncoder:
         Raises:
             PromptTooLongError: longer than the limit.
             TypeError: a message that is no mapping of strings.
-            ValueError: no tokenizer or chat template, no message, or one without role or content.
+            ValueError: no tokenizer or chat template, no message, one without role or content, or
+                messages that the template refuses.
         """
         tokenizer = self._tokenizer
         if tokenizer is None:
@@ -88,12 +90,15 @@ class PromptEncoder:
                 {k: starts.sub(lambda m: f"{mark}{ord(m[2]):08x}", text) for k, text in m.items()}
                 for m in checked
             ]
-        text = tokenizer.apply_chat_template(
-            checked,
-            tokenize=False,
-            add_generation_prompt=not continue_final_message,
-            continue_final_message=continue_final_message,
-        )
+        try:
+            text = tokenizer.apply_chat_template(
+                checked,
+                tokenize=False,
+                add_generation_prompt=not continue_final_message,
+                continue_final_message=continue_final_message,
+            )
+        except TemplateError as error:
+            raise ValueError(f"the model's chat template refuses the messages: {error}") from error
         assert isinstance(text, str)
         if mark not in text:
             return self._tokenize(text)
