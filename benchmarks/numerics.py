@@ -91,7 +91,7 @@ def errors(
     with Engine((model, None), named, groups, device="cpu", dtype=torch.float32) as engine:
         found = {}
         for policy in Policy:
-            engine.generate(prompt, adapter=f"{policy.value}/plan", params=PARAMS)
+            engine.generate(prompt, adapter=f"{policy.value}/plan", sampling_params=PARAMS)
             found[policy.value] = between(seen(engine, f"{policy.value}/act", prompt), truth)
         after, alone = (seen(engine, "neutral/act", prompt, salt) for salt in ("", "apart"))
         found["neutral, alone"] = between(after, alone)
@@ -100,7 +100,7 @@ def errors(
 
 def seen(engine: Engine, name: str, prompt: list[int], salt: str = "") -> Layers:
     """Keys and values of the context in each layer, as an adapter's queries read them."""
-    request = engine.submit(prompt, adapter=name, params=PARAMS, cache_salt=salt)
+    request = engine.submit(prompt, adapter=name, sampling_params=PARAMS, cache_salt=salt)
     while not request.token_ids:
         engine.step()
     state = request._state

@@ -46,10 +46,10 @@ def engine(plan: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def beside(engine: Engine) -> Beside:
     """The bystander's answer and the books are checked, and that it takes no more than seconds."""
-    alone = engine.generate(PROMPT, adapter="plan", params=PARAMS).token_ids
+    alone = engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS).token_ids
 
     def do(call: Callable[[], Any]) -> Any:
-        bystander = engine.submit(PROMPT, adapter="plan", params=PARAMS)
+        bystander = engine.submit(PROMPT, adapter="plan", sampling_params=PARAMS)
         engine.step()
         started = time.process_time()
         try:

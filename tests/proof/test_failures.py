@@ -85,7 +85,7 @@ def engine(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Iterator
 
 def answers(engine: Engine) -> Answers:
     requests = [
-        engine.submit(prompt_of(length, seed), adapter=name, params=PARAMS)
+        engine.submit(prompt_of(length, seed), adapter=name, sampling_params=PARAMS)
         for name, length, seed in WORK
     ]
     found: Answers = []
@@ -138,7 +138,7 @@ def test_a_reload_beside_a_request(engine: Engine, folders: dict[str, Path], poi
     prompt = prompt_of(20)
 
     def answer() -> tuple[int, ...]:
-        return engine.generate(prompt, adapter="plan", params=PARAMS).token_ids
+        return engine.generate(prompt, adapter="plan", sampling_params=PARAMS).token_ids
 
     old = answer()
     engine.reload_adapter("plan", folders["new"])
@@ -148,7 +148,7 @@ def test_a_reload_beside_a_request(engine: Engine, folders: dict[str, Path], poi
     loaded = []
 
     def work() -> None:
-        bystander = engine.submit(prompt, adapter="plan", params=PARAMS)
+        bystander = engine.submit(prompt, adapter="plan", sampling_params=PARAMS)
         engine.step()
         try:
             engine.reload_adapter("plan", folders["new"])
@@ -187,7 +187,9 @@ def test_a_load_and_an_unload(engine: Engine, folders: dict[str, Path], point: s
         engine.check_integrity()
         assert engine.adapters == ("plan", "act")
         engine.load_adapter("new", folders["new"], share=False)
-        assert len(engine.generate(prompt_of(9), adapter="new", params=PARAMS).token_ids) == 2
+        assert (
+            len(engine.generate(prompt_of(9), adapter="new", sampling_params=PARAMS).token_ids) == 2
+        )
         engine.unload_adapter("new")
 
     until_success(LOAD[point], work, check)

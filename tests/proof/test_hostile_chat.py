@@ -29,7 +29,9 @@ MESSAGE = st.one_of(
 @given(messages=st.lists(MESSAGE, max_size=4) | MESSAGE, goes_on=st.booleans())
 def test_any_conversation(engine: Engine, beside: Beside, messages: Any, goes_on: bool):
     with suppress(TypeError, ValueError):
-        done = beside(lambda: engine.chat(messages, params=PARAMS, continue_final_message=goes_on))
+        done = beside(
+            lambda: engine.chat(messages, sampling_params=PARAMS, continue_final_message=goes_on)
+        )
         assert len(done.token_ids) == PARAMS.max_tokens
         rendered = engine.render(messages, goes_on)
         turns = len(messages) - goes_on

@@ -104,7 +104,7 @@ def test_damaged_tensors(
 
     def load() -> None:
         engine.load_adapter("guest", folder, share=False)
-        answer = engine.generate(PROMPT, adapter="guest", params=PARAMS)
+        answer = engine.generate(PROMPT, adapter="guest", sampling_params=PARAMS)
         assert len(answer.token_ids) == PARAMS.max_tokens
         engine.unload_adapter("guest")
 

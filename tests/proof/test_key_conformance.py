@@ -188,9 +188,9 @@ def weights_on_the_device(wrote: Path, reads: Path, _: Path) -> bool:
 def pages_after_a_reload(wrote: Path, reads: Path, _: Path) -> bool:
     prompt, params = [*prompt_of(40), 5, 6, 5, 7], SamplingParams(max_tokens=1)
     with Engine((tiny_model(), None), {"one": wrote}, page_size=4, max_lora_rank=8) as engine:
-        engine.generate(prompt, adapter="one", params=params)
+        engine.generate(prompt, adapter="one", sampling_params=params)
         engine.reload_adapter("one", reads)
-        return engine.generate(prompt, adapter="one", params=params).cached_tokens > 0
+        return engine.generate(prompt, adapter="one", sampling_params=params).cached_tokens > 0
 
 
 def measured(wrote: Path, reads: Path, work: Path) -> bool:
@@ -309,7 +309,7 @@ def test_the_training_record_tells_runs_apart(tmp_path: Path):
     given: dict[str, Any] = {"data": (tmp_path / "a",), "model": "m", "out": tmp_path / "out"}
     changes: dict[str, Any] = {
         "model": "other", "roles": ("act", "plan"), "trained_for": TrainedFor.BASE_LR,
-        "readers": "random", "mode": Mode.SEPARATE, "rank": 3, "alpha": 5, "dropout": 0.3,
+        "readers": "random", "acting_text": "Now:", "mode": Mode.SEPARATE, "rank": 3, "alpha": 5, "dropout": 0.3,
         "targets": ("v_proj",), "epochs": 9, "max_steps": 7, "batch_size": 3, "accumulation": 3,
         "learning_rate": 0.5, "role_learning_rates": {"plan": 0.1}, "warmup": 0.2,
         "weight_decay": 0.1, "max_length": 99, "seed": 3, "save_dtype": "float16",
@@ -355,7 +355,9 @@ def test_tenants_and_adapters_of_an_engine(policy: str, root: Path, tmp_path: Pa
             prompt = [*prompt_of(9, seed=number), 3]
             hit = []
             for tenant, name in (wrote, reads):
-                done = engine.generate(prompt, adapter=name, cache_salt=tenant, params=params)
+                done = engine.generate(
+                    prompt, adapter=name, cache_salt=tenant, sampling_params=params
+                )
                 hit.append(done.cached_tokens > 0)
             equal = wrote[0] == reads[0] and same[wrote[1]] == same[reads[1]]
             assert hit == [False, equal], (wrote, reads)

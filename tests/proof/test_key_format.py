@@ -212,7 +212,7 @@ def test_the_engines_pages(
     prompt, model = prompt_of(3 * PAGE + 1), tiny_model()
     with Engine((tiny_model(), None), members, policy, include_base_model=base) as engine:
         params = SamplingParams(max_tokens=1)
-        engine.generate(prompt, adapter=name, cache_salt=tenant, params=params)
+        engine.generate(prompt, adapter=name, cache_salt=tenant, sampling_params=params)
         indexed = {key for key, _ in engine._cache._index.items()}
         read = {n: Folder(path) for n, path in members.items()}
         sharer = "base-model" if name is None else f"adapter:{read[name].digest}"

@@ -49,7 +49,7 @@ def requests(engine: Engine) -> Iterator[Any]:
             engine.submit(
                 [*prompt_of(20, seed), *prompt_of(3 + 5 * i, 50 + i)],
                 adapter=names[(i + turn) % len(names)],
-                params=PARAMS,
+                sampling_params=PARAMS,
             )
             for i in range(len(names))
         ]
@@ -58,7 +58,7 @@ def requests(engine: Engine) -> Iterator[Any]:
 def run(folders: dict[str, Path], policy: Policy, device: str) -> list[tuple[Any, ...]]:
     with Engine(
         (tiny_model(), None), folders, policy, page_size=PAGE, device=device,
-        dtype="float32", kv_bytes=120_000, max_batch_tokens=48, debug=True,
+        dtype="float32", kv_bytes=120_000, max_num_batched_tokens=48, debug=True,
     ) as engine:  # fmt: skip
         done = [r.result() for batch in requests(engine) for r in batch]
         stats = engine.stats()
