@@ -38,7 +38,7 @@ from lragent.sharing import Policy, SharingGroup
 
 FILE = RESULTS / "numerics.json"
 PARAMS = SamplingParams(max_tokens=2, ignore_eos=True)
-CONTEXT = 64
+CONTEXT = 32
 Layers = list[dict[str, Tensor]]
 Errors = dict[str, dict[str, list[float]]]
 

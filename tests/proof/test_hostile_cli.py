@@ -78,7 +78,7 @@ def refused_or_done(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", OPTIONS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_options(command: str, beside: Beside, data: st.DataObject):
     chosen = data.draw(st.lists(st.sampled_from(OPTIONS[command]), max_size=4, unique=True))
@@ -99,7 +99,7 @@ def test_any_options(command: str, beside: Beside, data: st.DataObject):
     beside(lambda: refused_or_done(words))
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(words=st.lists(WORDS, max_size=4))
 def test_any_words(beside: Beside, words: list[str]):
     beside(lambda: refused_or_done(words))

@@ -86,7 +86,7 @@ def test_tensors(folder: Path, engine: Engine, beside: Beside, content: bytes):
     assert engine.adapters == ("plan",)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     cut=st.integers(0, 3000) | st.none(),
     changes=st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), max_size=6),
@@ -146,7 +146,7 @@ def test_traces(tmp_path: Path, beside: Beside, content: bytes):
     assert len(str(caught.value)) < 3000
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(value=JSON, field=st.sampled_from([*RunTrace.model_fields, "unknown"]))
 def test_any_trace(
     tmp_path_factory: pytest.TempPathFactory, beside: Beside, value: Any, field: str
@@ -189,7 +189,7 @@ def test_samples(tmp_path: Path, beside: Beside, name: str, content: bytes):
     assert len(str(caught.value)) < 3000
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(value=JSON, field=st.sampled_from(["role", "input", "output", "unknown"]))
 def test_any_sample(
     tmp_path_factory: pytest.TempPathFactory, beside: Beside, value: Any, field: str
@@ -244,7 +244,7 @@ def test_documents(tmp_path: Path, beside: Beside, text: str):
     assert any("Oland" in document.text for document in store.documents)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(text=st.text(st.characters(codec="utf-8")), name=st.sampled_from(["a.md", "a.txt"]))
 def test_any_document(
     tmp_path_factory: pytest.TempPathFactory, beside: Beside, text: str, name: str

@@ -309,7 +309,8 @@ def test_the_training_record_tells_runs_apart(tmp_path: Path):
     given: dict[str, Any] = {"data": (tmp_path / "a",), "model": "m", "out": tmp_path / "out"}
     changes: dict[str, Any] = {
         "model": "other", "roles": ("act", "plan"), "trained_for": TrainedFor.BASE_LR,
-        "readers": "random", "acting_text": "Now:", "mode": Mode.SEPARATE, "rank": 3, "alpha": 5, "dropout": 0.3,
+        "readers": "random", "acting_text": "Now:", "mode": Mode.SEPARATE, "rank": 3, "alpha": 5,
+        "dropout": 0.3,
         "targets": ("v_proj",), "epochs": 9, "max_steps": 7, "batch_size": 3, "accumulation": 3,
         "learning_rate": 0.5, "role_learning_rates": {"plan": 0.1}, "warmup": 0.2,
         "weight_decay": 0.1, "max_length": 99, "seed": 3, "save_dtype": "float16",
