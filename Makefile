@@ -116,13 +116,8 @@ VLLM_NEW := $(CACHE)/vllm-$(VLLM_NEWEST)
 VLLM_FILES := $(CACHE)/vllm-files
 VLLM_TEST := -m pytest -q tests/vllm
 
-<<<<<<< HEAD
-.PHONY: test-vllm-new test-vllm-others compat
-.PRECIOUS: $(CACHE)/vllm-%/installed $(VLLM_FILES)/%
-=======
 .PHONY: test-vllm-new test-vllm-others test-vllm-upstream compat
-.PRECIOUS: $(VLLM_CACHE)/vllm-%/installed $(VLLM_FILES)/%
->>>>>>> plugin
+.PRECIOUS: $(CACHE)/vllm-%/installed $(VLLM_FILES)/%
 test-vllm:
 	$(MAKE) --jobs=2 --output-sync=target test-vllm-new test-vllm-others
 
@@ -139,7 +134,7 @@ test-vllm-others: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES
 # vLLM's own tests, from its source archive (45 MB): what passes on stock passes with the plugin too.
 test-vllm-upstream: vllm-here-$(VLLM_NEWEST)
 	$(VLLM_NEW)/bin/python -m tests.vllm.upstream.run $(VLLM_NEWEST) \
-		$(VLLM_CACHE)/vllm-tests/$(VLLM_NEWEST)
+		$(CACHE)/vllm-tests/$(VLLM_NEWEST)
 
 # What of any vLLM is not as the plugin knows it: make compat VLLM=0.34.0
 compat: vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM)

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.adapters.factory import edit_tensors
+from tests.adapters.factory import edit_tensors, tiny_llama
 from tests.engine.models import prompt_of
 from typer.testing import CliRunner
 
@@ -17,6 +17,7 @@ from lragent.cli.main import app
 from lragent.engine import Engine, SamplingParams
 from lragent.evaluation.cases import Case
 from lragent.evaluation.config import EvalConfig
+from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.inputs import Inputs
 from lragent.evaluation.meter import Measurement, Meter
 from lragent.evaluation.report import write_report
@@ -52,6 +53,20 @@ def test_text_alone_is_enough(config: EvalConfig, tmp_path: Path) -> None:
     assert {c.context for c in found.lengths} == {64, 96}
     assert {c.hand_overs for c in found.hand_overs if c.policy == "full"} == {1, 2}
     assert len(found.by_reader) == 3 * (2 + 2 * (len(policies) - 2))
+
+
+def test_measurements_are_not_found_again_for_another_model_of_the_same_name(
+    config: EvalConfig, tmp_path: Path
+) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    folder = shutil.copytree(config.model, tmp_path / "Llama-Test")
+    config = config.model_copy(update={"model": str(folder)})
+    evaluate(config, INPUTS, tmp_path / "out", cancel=cancel)
+    evaluate(config, INPUTS, tmp_path / "out", cancel=cancel)
+    tiny_llama(seed=1).save_pretrained(folder)
+    with pytest.raises(EvaluationError, match="weights differ"):
+        evaluate(config, INPUTS, tmp_path / "out", cancel=cancel)
 
 
 def test_an_interrupted_run_goes_on(config: EvalConfig, tmp_path: Path) -> None:

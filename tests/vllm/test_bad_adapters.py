@@ -104,6 +104,22 @@ def test_bad_adapter(
     assert again[0].tokens == good[0].tokens
 
 
+def test_no_memory_for_an_adapter(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An error of any other kind leaves no request behind that the engine would wait for."""
+    folder = make_adapter(tmp_path / "guest", tiny_model(), seed=21)
+    monkeypatch.setitem(served.ids, "guest", 70)
+    monkeypatch.setitem(served.paths, "guest", str(folder))
+
+    def fail(path: Path) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("lragent.adapters.peft_folder.read_weights", fail)
+    with pytest.raises(MemoryError):
+        served.ask(Ask("guest", PROMPT))
+    assert not served.llm.llm_engine.has_unfinished_requests()
+    assert served.ask(Ask("plan", PROMPT))[0].tokens
+
+
 def test_keys_are_served_outside_of_groups(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

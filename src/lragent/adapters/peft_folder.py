@@ -11,6 +11,7 @@ from lragent.adapters.model import CACHED_PROJECTIONS, Adapter, LoraModule
 from lragent.adapters.peft_config import CONFIG_FILE, AdapterConfig, parse_config
 from lragent.adapters.sidecar import Sidecar, read_sidecar
 from lragent.adapters.tensors import WEIGHTS_FILE, pair_modules, read_weights
+from lragent.files import expanded
 
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
@@ -91,7 +92,7 @@ def read_adapter(path: str | Path, *, max_rank: int = 256) -> Adapter:
     Raises:
         AdapterError: anything that the scheme cannot hold; the message says what to do.
     """
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     _check_files(folder)
     config = parse_config(folder / CONFIG_FILE)
     _check_rank(folder, config, max_rank)

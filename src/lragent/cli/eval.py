@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lragent.files import expanded
 from lragent.sharing.policies import Policy
 
 REPORT = "report.html"
@@ -108,8 +109,7 @@ def eval_(
 
         require_report_packages()
         folders = {
-            role: Path(path).expanduser()
-            for role, path in parse_pairs(adapter or [], known=None).items()
+            role: expanded(path) for role, path in parse_pairs(adapter or [], known=None).items()
         }
         given = {"policies": policy, "per_role": per_role, "lengths": length}
         amounts = (QUICK if quick else {}) | {k: v for k, v in given.items() if v is not None}

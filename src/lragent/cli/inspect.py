@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lragent.files import expanded
+
 if TYPE_CHECKING:
     from lragent.adapters import Adapter
 
 
 def _names(folders: list[Path]) -> dict[str, Path]:
     """The folders by their last part, or by the whole path where two end alike."""
-    distinct = list(dict.fromkeys(folder.expanduser() for folder in folders))
+    distinct = list(dict.fromkeys(map(expanded, folders)))
     endings = [folder.resolve().name for folder in distinct]
     return {
         str(folder) if endings.count(ending) > 1 else ending: folder

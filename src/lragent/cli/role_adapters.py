@@ -9,6 +9,7 @@ import typer
 
 from lragent.adapters.names import near_misses
 from lragent.agents.prompts import Role
+from lragent.files import expanded
 
 ROLES = tuple(role.value for role in Role)
 
@@ -50,8 +51,8 @@ def folders_in(root: Path, hint: str = "--adapters-dir") -> dict[str, Path]:
 
 def given_folders(pairs: list[str] | None, root: Path | None) -> dict[str, Path]:
     """Adapter folders by role from both options; single ones go before those in a folder."""
-    named = {name: Path(path).expanduser() for name, path in parse_pairs(pairs or []).items()}
-    return (folders_in(root.expanduser()) if root is not None else {}) | named
+    named = {name: expanded(path) for name, path in parse_pairs(pairs or []).items()}
+    return (folders_in(expanded(root)) if root is not None else {}) | named
 
 
 def all_folders_in(root: Path, hint: str = "--adapters-dir") -> dict[str, Path]:
@@ -59,7 +60,7 @@ def all_folders_in(root: Path, hint: str = "--adapters-dir") -> dict[str, Path]:
 
     Raises typer.BadParameter when one is missing.
     """
-    found = folders_in(root.expanduser(), hint)
+    found = folders_in(expanded(root), hint)
     missing = [role for role in ROLES if role not in found]
     if missing:
         raise typer.BadParameter(f"{root} holds no folder {', '.join(missing)}", param_hint=hint)

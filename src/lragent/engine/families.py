@@ -16,13 +16,15 @@ from lragent.engine.errors import UnsupportedModelError
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """`model_type` of the families whose attention is `RoPE` on separate q, k and v projections."""
 
+_FIRST = 64  # values of each tensor in a model's digest
+
 
 @dataclass(frozen=True)
 class ModelShape(ModelFacts):
     """The sizes of a decoder that the cache and the adapters must fit.
 
-    `digest` is the hex SHA-256 of the configuration and of the weight index (names, shapes and
-    dtypes).
+    `digest` is the hex SHA-256 of the configuration and of the weights: their names, shapes, dtypes
+    and first values, which tell a model from one of the same name that was trained on.
     """
 
     layers: int
@@ -74,11 +76,11 @@ def read_shape(model: PreTrainedModel, name: str) -> ModelShape:
 def _digest(model: PreTrainedModel) -> str:
     config = model.config.to_dict()
     config.pop("_name_or_path", None)
-    index = [
-        (name, tuple(tensor.shape), str(tensor.dtype))
+    weights = [
+        (name, tuple(tensor.shape), str(tensor.dtype), tensor.reshape(-1)[:_FIRST].tolist())
         for name, tensor in sorted(model.state_dict().items())
     ]
-    text = json.dumps([config, index], sort_keys=True, default=str)
+    text = json.dumps([config, weights], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lragent import smollm2
+from lragent.files import expanded
 from lragent.smollm2 import ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     if name_or_path == smollm2.NAME:
         return smollm2.convert()
     name = str(name_or_path)
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelUnavailableError(f"{folder} is no model folder: it has no config.json.")

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -101,8 +102,6 @@ class PromptEncoder:
                 {k: starts.sub(lambda m: f"{mark}{ord(m[2]):08x}", text) for k, text in m.items()}
                 for m in checked
             ]
-        from jinja2 import TemplateError  # transformers has loaded it, if there is a template
-
         try:
             text = tokenizer.apply_chat_template(
                 checked,
@@ -110,8 +109,8 @@ class PromptEncoder:
                 add_generation_prompt=not continue_final_message,
                 continue_final_message=continue_final_message,
             )
-        except TemplateError as error:  # many templates ask for certain roles in a certain order
-            raise ValueError(f"the chat template refuses these messages: {error}") from error
+        except TemplateError as error:
+            raise ValueError(f"the model's chat template refuses the messages: {error}") from error
         assert isinstance(text, str)
         if mark not in text:
             return self._tokenize(text)

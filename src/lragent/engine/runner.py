@@ -54,10 +54,19 @@ class ModelRunner:
             )
 
     def serve(self, bindings: Sequence[Binding[Adapter]]) -> None:
-        """Hold exactly the weights that `bindings` need, and be ready for their requests."""
-        wanted = [adapter for binding in bindings for adapter in binding.needs]
-        if self.bank.digests != {adapter.digest for adapter in wanted}:
-            self.bank.rebuild(wanted)
+        """Hold exactly the weights that `bindings` need, and be ready for their requests.
+
+        Where there is no memory to place them anew, ones that nobody needs stay till the next call.
+        """
+        adapters = [adapter for binding in bindings for adapter in binding.needs]
+        wanted = {adapter.digest for adapter in adapters}
+        if self.bank.digests != wanted:
+            try:
+                self.bank.rebuild(adapters)
+            except (MemoryError, torch.OutOfMemoryError):
+                if not wanted <= self.bank.digests:
+                    raise
+                return
             if self._graphs is not None:
                 self._graphs.clear()
         self._widths = Widths(

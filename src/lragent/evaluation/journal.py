@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lragent.evaluation.cases import Series
 from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.meter import Measurement
+from lragent.files import write_atomically
 
 
 class Keyed(BaseModel):
@@ -58,8 +60,7 @@ class Journal(Generic[Result]):
         if path.exists():
             self._read(identity)
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._append(_Header(identity=identity))
+            write_atomically(path, _Header(identity=identity).model_dump_json() + "\n")
 
     def add(self, result: Result) -> None:
         """Keep a result."""
@@ -71,12 +72,13 @@ class Journal(Generic[Result]):
             file.write(line.model_dump_json() + "\n")
 
     def _read(self, identity: dict[str, Any]) -> None:
-        text = self._path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a line
-        if whole != text:
-            self._path.write_text(whole, encoding="utf-8")
+        data = self._path.read_bytes()
+        # a killed run, or a full disk, may have left half a line
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole != data:
+            os.truncate(self._path, len(whole))
         try:
-            first, *rest = whole.splitlines()
+            first, *rest = whole.split(b"\n")[:-1]
             found = _Header.model_validate_json(first).identity
             results = [self._kind.model_validate_json(line) for line in rest]
         except (ValueError, ValidationError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 import lragent
 from lragent.adapters import read_adapter
+from lragent.content_hash import ContentHash
 from lragent.engine.validation import as_device
 from lragent.evaluation.cases import Case, Series, hand_over_cases, length_cases, reader_cases
 from lragent.evaluation.config import EvalConfig
@@ -79,7 +79,7 @@ def evaluate(
     with Meter(config.model, config.adapters, config.policies, **options) as meter:
         cases = _cases(config, inputs, meter)
         environment = _environment(config, meter)
-        identity = _identity(config, inputs, environment)
+        identity = _identity(config, inputs, environment, meter.engine.shape.digest)
         journal = Journal(out / MEASUREMENTS, CaseResult, identity)
         wanted = [case for case in cases if case.key not in journal.results]
         for done, case in enumerate(wanted, start=len(cases) - len(wanted)):
@@ -162,13 +162,16 @@ def _environment(config: EvalConfig, meter: Meter) -> dict[str, str]:
     }
 
 
-def _identity(config: EvalConfig, inputs: Inputs, environment: dict[str, str]) -> dict[str, Any]:
+def _identity(
+    config: EvalConfig, inputs: Inputs, environment: dict[str, str], weights: str
+) -> dict[str, Any]:
     """What the measurements depend on; more samples of the same inputs may be added later."""
-    content = hashlib.sha256(inputs.text.encode())
+    content = ContentHash("evaluation-inputs").text(inputs.text)
     for sample in inputs.samples:
-        content.update(sample.model_dump_json().encode())
+        content.text(sample.model_dump_json())
     return {
         "model": config.model,
+        "weights": weights,
         "adapters": {role: read_adapter(path).digest for role, path in config.adapters.items()},
         "policies": [policy.value for policy in config.policies],
         "inputs": content.hexdigest(),

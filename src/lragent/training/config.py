@@ -46,7 +46,7 @@ class TrainConfig(BaseModel):
     are left out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     data: tuple[Path, ...] = Field(min_length=1)
     model: str

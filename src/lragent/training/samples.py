@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, cast
@@ -16,6 +16,9 @@ from lragent.adapters import near_misses
 from lragent.training.errors import TrainingError
 
 _Text = Annotated[str, Field(min_length=1)]
+
+
+_LONGEST_LINE = 16 << 20  # bytes; a compressed file may hold a line of any length
 
 
 class Message(BaseModel):
@@ -68,7 +71,7 @@ def read_samples(
             sample = _parse(line, f"{path}, line {number}")
             if sample.role not in by_role:
                 raise TrainingError(
-                    f"{path}, line {number}: unknown role {sample.role!r}"
+                    f"{path}, line {number}: unknown role {sample.role!r:.80}"
                     f"{near_misses(sample.role, roles)} Name all roles: --roles of lragent train, "
                     "--adapter of lragent eval."
                 )
@@ -91,7 +94,13 @@ def require_every_role(by_role: dict[str, list[Sample]]) -> None:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with _open(path) as file:
-            yield from cast("Iterable[bytes]", file)
+            while line := file.readline(_LONGEST_LINE + 1):
+                if len(line) > _LONGEST_LINE:
+                    raise TrainingError(
+                        f"{path} has a line of more than {_LONGEST_LINE >> 20} MiB, which is no "
+                        "sample; a sample is one line"
+                    )
+                yield line
     except (OSError, EOFError, zlib.error) as error:
         raise TrainingError(f"{path} cannot be read: {error}") from error
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lragent.agents.tools.passages import split_passages, split_sentences
+from lragent.agents.tools.passages import clip, split_passages, split_sentences
 from lragent.agents.tools.search_index import SearchIndex, fold
 
 SUFFIXES = (".md", ".txt")
+_MOST_BYTES = 64 << 20  # of all files; a search index takes many times that
+_LONGEST_TITLE = 200
 
 
 class DocumentError(ValueError):
@@ -48,13 +51,13 @@ class DocumentStore:
     def __init__(self, documents: Iterable[Document | tuple[str, str]]) -> None:
         self.documents: list[Document] = []
         taken: set[str] = set()
+        number = Counter[str]()
         for item in documents:
             document = item if isinstance(item, Document) else Document(*item)
-            if document.title in taken:
-                number = 2
-                while f"{document.title} ({number})" in taken:
-                    number += 1
-                document = Document(f"{document.title} ({number})", document.text)
+            title = document.title
+            while document.title in taken:
+                number[title] += 1
+                document = Document(f"{title} ({number[title] + 1})", document.text)
             taken.add(document.title)
             self.documents.append(document)
         if not self.documents:
@@ -65,13 +68,22 @@ class DocumentStore:
         """Read every .md and .txt file under `folder`, in the order of their paths.
 
         The title is a file's first Markdown heading, else the file's name without suffix.
-        Files that cannot be read are left out, with a UserWarning for each. Raises DocumentError
-        for a missing folder, and for one without a readable file with text.
+        Files that cannot be read are left out, with a UserWarning for each, and so are links that
+        lead out of the folder. Raises DocumentError for a missing folder, one without a readable
+        file with text, and more text than can be searched.
         """
         root = Path(folder)
         if not root.is_dir():
             raise DocumentError(f"{root} is not a folder; give a folder with .md or .txt files")
-        paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        inside = root.resolve()
+        paths = sorted(
+            path
+            for path in root.rglob("*")
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and path.resolve().is_relative_to(inside)
+        )
+        _check_size(paths)
         documents = []
         for path in paths:
             try:
@@ -126,6 +138,17 @@ def title_key(title: str, short: bool = False) -> str:
     return " ".join(re.findall(r"\w+", fold(title)))
 
 
+def _check_size(paths: Iterable[Path]) -> None:
+    total = 0
+    for path in paths:
+        total += path.stat().st_size
+        if total > _MOST_BYTES:
+            raise DocumentError(
+                f"with {path} the documents have more than the {_MOST_BYTES >> 20} MiB that can be "
+                "searched; leave some out"
+            )
+
+
 def _read(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -133,10 +156,10 @@ def _read(path: Path) -> Document:
         raise DocumentError(f"{path} is not UTF-8 text; save it as UTF-8 or remove it") from error
     except OSError as error:
         raise DocumentError(f"{path} cannot be read: {error.strerror or error}") from error
-    title = path.stem
+    title = path.stem.encode("utf-8", "replace").decode()  # a name may be no text
     if path.suffix.lower() == ".md":
-        heading = re.search(r"^#\s+(.+?)\s*#*\s*$", text, re.MULTILINE)
+        heading = re.search(r"^#[ \t]+(\S.*)$", text, re.MULTILINE)
         if heading:
-            title = heading.group(1)
+            title = heading.group(1).rstrip().rstrip("#").rstrip() or title
         text = re.sub(r"^#+\s.*$", "", text, flags=re.MULTILINE)
-    return Document(title, text.strip())
+    return Document(clip(title, _LONGEST_TITLE), text.strip())

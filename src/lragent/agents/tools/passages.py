@@ -12,6 +12,7 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Mt|Jr|Sr|vs|No|Inc|Ltd|Co|Corp|Gen|Col|Capt|Lt|Rev|Prof|feat|ca|c)"
     r"|\b[A-Z]|\b(?:[A-Za-z]\.)+[A-Za-z])\.$"
 )
+_LONGEST = 40  # characters in which an abbreviation is looked for, and no more of long sentences
 
 
 def split_sentences(text: str) -> list[str]:
@@ -20,10 +21,10 @@ def split_sentences(text: str) -> list[str]:
     sentences: list[str] = []
     start = 0
     for match in _BOUNDARY.finditer(text):
-        sentence = text[start : match.end()].strip()
-        if match["next"].islower() or _ABBREVIATION.search(sentence):
+        end = text[max(start, match.end() - _LONGEST) : match.end()].strip()
+        if match["next"].islower() or _ABBREVIATION.search(end):
             continue
-        sentences.append(sentence)
+        sentences.append(text[start : match.end()].strip())
         start = match.end()
     rest = text[start:].strip()
     return [*sentences, rest] if rest else sentences

@@ -18,6 +18,7 @@ from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_config import CONFIG_FILE
 from lragent.adapters.peft_folder import read_adapter
+from lragent.files import expanded
 from lragent.vllm.core.copies import CopyFolder
 
 _READ = (CONFIG_FILE, "adapter_model.safetensors", "lragent.json")
@@ -112,7 +113,10 @@ class AdapterStore:
     def _take(self, folder: Path) -> Content:
         if self._copies is None:
             return self._register(read_adapter(folder, max_rank=self._max_rank), folder)
-        copy = self._copies.new()
+        try:
+            copy = self._copies.new()
+        except OSError as error:
+            raise _no_copy(folder, error) from error
         try:
             if folder.is_dir():
                 for name in _READ:
@@ -125,6 +129,9 @@ class AdapterStore:
         except AdapterError as error:
             shutil.rmtree(copy, ignore_errors=True)
             raise AdapterError(str(error).replace(str(copy), str(folder))) from error
+        except OSError as error:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise _no_copy(folder, error) from error
         except BaseException:
             shutil.rmtree(copy, ignore_errors=True)
             raise
@@ -176,11 +183,18 @@ class AdapterStore:
         path.write_text(json.dumps(config), encoding="utf-8")
 
 
+def _no_copy(folder: Path, error: OSError) -> AdapterError:
+    return AdapterError(
+        f"{folder} cannot be copied to the temporary folder: {error}; make room there, or set "
+        "TMPDIR to another folder"
+    )
+
+
 def _local(path: str) -> Path:
     """The folder of a path, downloaded first if it names an adapter on the hub, as in vLLM."""
     from vllm.lora.utils import get_adapter_absolute_path  # pyright: ignore[reportMissingImports]
 
-    folder = Path(get_adapter_absolute_path(path)).expanduser().absolute()
+    folder = expanded(get_adapter_absolute_path(path)).absolute()
     if not folder.exists():
         raise AdapterNotFoundError(
             f"no adapter at {path}; give a local folder or a name on the Hub"

@@ -184,19 +184,14 @@ class AdapterRegistry:
         Raises:
             AdapterError: says what to do.
         """
-<<<<<<< HEAD
         measured = self._measured.get(name)
         if measured and content.digest not in measured:
             raise AdapterError(
                 f"the weights of adapter {name!r} are not those that its group's policy was "
                 "measured for; measure again with lragent eval --save, or name a policy"
             )
-        if self._key_lora or group is None:
-            return
-=======
         if self._key_lora or group is None or content.is_alora:
             return  # an aLoRA adapter's own keys hold its term, and pages of its turn are private
->>>>>>> plugin
         if group.policy.shares_base and group.policy.has_slots and "k_proj" in content.projections:
             raise AdapterError(
                 f"the adapter {name!r} has LoRA on k_proj, for which pages have no room; start "

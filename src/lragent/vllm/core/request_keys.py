@@ -15,19 +15,16 @@ ATTRIBUTE = "lragent_binding"
 def lora_keys(stock: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
     """Wraps vLLM's ``_gen_lora_extra_hash_keys``: the binding's key where there is a binding.
 
-    It is called for every page of every request.
+    It is called for every page of every request. The tag keeps it apart from a tenant's salt of
+    the same text, which vLLM before 0.31 hashes as it stands.
     """
-
-    from vllm.v1.core import kv_cache_utils  # pyright: ignore[reportMissingImports]
-
-    tagged = hasattr(kv_cache_utils, "to_event_extra_keys")  # since vLLM 0.31
 
     @functools.wraps(stock)
     def keys(request: Any) -> list[Any]:
         binding = getattr(request, ATTRIBUTE, None)
         if binding is None:
             return stock(request)
-        return [("lora", key) for key in binding.keys] if tagged else binding.keys
+        return [("lora", key) for key in binding.keys]
 
     return keys
 
@@ -45,6 +42,11 @@ def stored_events(stock: Any) -> Any:
         binding = getattr(request, ATTRIBUTE, None)
         if binding is not None:
             event.lora_id, event.lora_name = None, binding.shared_as
+            plain = {("lora", key): key for key in binding.keys}  # as vLLM since 0.31 does itself
+            event.extra_keys = [
+                keys and tuple(plain.get(key, key) for key in keys)
+                for keys in event.extra_keys or ()
+            ]
         return event
 
     return build

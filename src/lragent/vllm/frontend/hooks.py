@@ -8,7 +8,6 @@ import functools
 import logging
 from typing import Any
 
-from lragent.adapters.errors import AdapterError
 from lragent.adapters.names import near_misses
 from lragent.vllm.errors import PluginError
 from lragent.vllm.frontend.engines import call_engines
@@ -23,7 +22,7 @@ def _add_request(stock: Any) -> Any:
     def add_request(self: Any, request_id: str, *args: Any, **kwargs: Any) -> Any:
         try:
             return stock(self, request_id, *args, **kwargs)
-        except AdapterError:
+        except Exception:
             # With the engine core in this process the request is known to the output side by now,
             # which would wait for it for ever.
             self.abort_request([request_id])
