@@ -1,5 +1,7 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
+# make test-long  the tests that take more than minutes: 20,000 runs of the cache's state machine, and
+#     a million simulated requests
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
 #
@@ -26,7 +28,7 @@ demo: export OMP_NUM_THREADS ?= $(if $(filter 1 2,$(CORES)),1,$(CORES))
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint types unit bench install test-vllm clean
+.PHONY: demo test test-long lint types unit bench install test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -44,7 +46,10 @@ types: $(VENV)/installed-dev
 
 # Two processes side by side, of one thread each.
 unit: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing and not long"
+
+test-long: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -q -m timing

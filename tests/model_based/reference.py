@@ -44,6 +44,7 @@ class Request:
     spec: Spec
     tenant: str
     tokens: list[int]
+    prompt: int  # how many of the tokens
     context: int
     pages: list[int] = field(default_factory=list)
     base: int = 0
@@ -153,11 +154,10 @@ class Reference:
     def commit(self, request: Request, done: int) -> None:
         """Publish full pages, and what they are filled with."""
         for i in range(request.done // self.size, min(done, request.context) // self.size):
-            page, end = request.pages[i], (i + 1) * self.size
-            prefix = (request.scope, tuple(request.tokens[:end]))
-            parent = (request.scope, tuple(request.tokens[: end - self.size]))
             if request.detached:
                 continue
+            page, end, parent = request.pages[i], (i + 1) * self.size, i * self.size
+            prefix, parent = [(request.scope, tuple(request.tokens[:n])) for n in (end, parent)]
             if end <= request.base:
                 if page in self.prefix_of:  # and was not forgotten meanwhile
                     self.valid[page] |= {k for k, at in request.fills_from.items() if i >= at}

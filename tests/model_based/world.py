@@ -13,6 +13,7 @@ class Adapter:
     slot_digest: str | None
     is_alora: bool = False
     acting_tokens: tuple[int, ...] | None = None
+    folder: str = ""  # where the plugin's workers would load it from
 
 
 @dataclass
