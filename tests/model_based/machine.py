@@ -322,7 +322,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def drain(self) -> None:
-        for request in list(self.reference.live):
+        for request in [*self.reference.live, *self.waiting]:
             self._end(request)
         assert not any(state.refs for state in self.books.walk()), "leased without a request"
 
