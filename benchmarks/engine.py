@@ -54,7 +54,7 @@ def cpu_chain(model: str, adapters: dict[str, Path], policy: str) -> list[tuple[
     with Engine(model, adapters, policy, device="cpu", dtype=torch.float32) as engine:
         context = document_ids(engine.tokenizer)[: CONTEXT // 2]
         for name in AGENTS:
-            done = engine.generate(context, adapter=name, params=params)
+            done = engine.generate(context, adapter=name, sampling_params=params)
             chain.append((name, [*context, *done.token_ids]))
             context = [*context, *done.token_ids]
     return chain
@@ -69,7 +69,7 @@ def gpu_agreement(
     with Engine(model, adapters, policy, device="cuda", dtype=torch.bfloat16) as engine:
         for name, tokens in chain:
             for end in range(len(tokens) - TURN, len(tokens)):
-                done = engine.generate(tokens[:end], adapter=name, params=params)
+                done = engine.generate(tokens[:end], adapter=name, sampling_params=params)
                 equal.append(done.token_ids[0] == tokens[end])
     return statistics.mean(equal)
 
@@ -121,10 +121,10 @@ def ours(engine: Engine, prompt: list[int], batch: int, tokens: int, salt: str) 
     """Seconds a step of the engine; every request has pages of its own."""
     params = SamplingParams(max_tokens=tokens, ignore_eos=True)
     requests = [
-        engine.submit(prompt, adapter="plan", params=params, cache_salt=f"{salt}-{i}")
+        engine.submit(prompt, adapter="plan", sampling_params=params, cache_salt=f"{salt}-{i}")
         for i in range(batch)
     ]
-    while any(request.first_token is None for request in requests):
+    while any(not request.token_ids for request in requests):
         engine.step()
     times = []
     while not any(request.done for request in requests):

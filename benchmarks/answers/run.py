@@ -34,6 +34,8 @@ from lragent.training import TrainConfig, train
 from lragent.training.encoding import Example, encode_all
 from lragent.training.samples import read_samples
 
+HEADER = "<|im_start|>assistant\n"
+"""What the model's chat template puts before an answer."""
 ARMS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
     "neutral": {"trained_for": "neutral"},
@@ -41,6 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "isolated-joint": {"trained_for": "isolated", "mode": "joint"},
     "neutral-joint": {"trained_for": "neutral", "mode": "joint"},
     "base+lr-random": {"trained_for": "base+lr", "mode": "joint", "readers": "random"},
+    "neutral-header": {"trained_for": "neutral", "acting_text": HEADER},
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
     "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
 }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from lragent.adapters import read_adapter
 from lragent.training.encoding import IGNORED, Example, collate
 from lragent.training.lora import use_role
 from lragent.training.served import ServedForward
@@ -46,6 +47,7 @@ class Scorer:
         self._model = PeftModel.from_pretrained(base, str(folder / first), adapter_name=first)
         for role in others:
             self._model.load_adapter(str(folder / role), adapter_name=role)
+        self._acting = {role: read_adapter(folder / role).acting_tokens for role in roles}
         self._model.eval()
         self._served = ServedForward(self._model)
         self._device = next(self._model.parameters()).device
@@ -69,11 +71,14 @@ class Scorer:
             inputs = collate(ordered[start : start + batch])
             inputs.pop("role")
             labels = inputs.pop("labels").to(self._device)
-            served.turns = Turns.of(labels)
+            ids = inputs["input_ids"].to(self._device)
+            turns = Turns.of(labels)
+            acting = self._acting[role]
+            served.turns = turns.acting_from(ids, acting) if acting else turns
             bf16 = self._device.type == "cuda"
             with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
                 logits = self._model(
-                    input_ids=inputs["input_ids"].to(self._device),
+                    input_ids=ids,
                     logits_to_keep=inputs["logits_to_keep"],
                 ).logits[:, :-1]
             targets = labels[:, -logits.shape[1] :]

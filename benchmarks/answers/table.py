@@ -48,6 +48,7 @@ def scores(result: Mapping[str, Any]) -> list[list[str]]:
 def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[str]:
     """The conditions for which an arm was trained."""
     policy = arm.removesuffix("-joint").removesuffix("-own-a").removesuffix("-random")
+    policy = policy.removesuffix("-header")
     if policy == "base+lr" and not arm.endswith("-random") and role == ROLES[0]:
         return ["isolated"]  # the first role reads for itself
     found = [name for name in scores if name == policy or name.startswith(f"{policy}, ")]

@@ -3,7 +3,7 @@
 - ``stock``: vLLM without the plugin, three adapters.
 - ``stock-targets``: the same with ``--lora-target-modules``, so that vLLM's LoRA leaves those
   modules out that no adapter changes.
-- ``isolated``, ``full``, ``base``, ``base+lr``: the plugin's policies.
+- ``isolated``, ``full``, ``base``, ``base+lr``, ``neutral``: the plugin's policies.
 - ``…-vllm-lora``: a policy of the plugin without its option ``lora_speed``: vLLM's own LoRA.
 - ``…-one``: all requests use one adapter. ``stock-one`` is the best that sharing could reach if
   the plugin changed nothing but the sharing.
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from benchmarks.common.adapters import AGENTS
 
 STOCK, TARGETS = "stock", "stock-targets"
-PLUGIN = ("isolated", "full", "base", "base+lr")
+PLUGIN = ("isolated", "full", "base", "base+lr", "neutral")
 ONE, VLLM_LORA, OLD = "-one", "-vllm-lora", "old:"
 
 _KINDS = (STOCK, TARGETS, *PLUGIN, *(policy + VLLM_LORA for policy in PLUGIN))

@@ -1,22 +1,52 @@
 """One KV cache for several LoRA agents over one base model.
 
-`Engine` and `SamplingParams` are imported when first used, so that `import lragent` stays light.
+The public names are imported when first used, so that `import lragent` stays light.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lragent.engine import Engine, SamplingParams
+    from lragent.engine import Chunk, Completion, Engine, Request, SamplingParams
+    from lragent.engine.errors import (
+        BudgetError,
+        EngineClosedError,
+        EngineError,
+        GenerationFailedError,
+        PromptTooLongError,
+        QueueFullError,
+        UnknownAdapterError,
+        UnsupportedModelError,
+    )
+    from lragent.sharing import Policy, SharingGroup
 
-__all__ = ["Engine", "SamplingParams", "__version__"]
+__all__ = [
+    "BudgetError",
+    "Chunk",
+    "Completion",
+    "Engine",
+    "EngineClosedError",
+    "EngineError",
+    "GenerationFailedError",
+    "Policy",
+    "PromptTooLongError",
+    "QueueFullError",
+    "Request",
+    "SamplingParams",
+    "SharingGroup",
+    "UnknownAdapterError",
+    "UnsupportedModelError",
+    "__version__",
+]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Engine", "SamplingParams"):
-        from lragent import engine
-
-        return getattr(engine, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "sharing" if name in ("Policy", "SharingGroup") else "engine"
+    if name.endswith("Error"):
+        home = "engine.errors"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -72,7 +72,7 @@ def test_request_and_answer():
         {
             "messages": MESSAGES,
             "adapter": "plan",
-            "params": SamplingParams(
+            "sampling_params": SamplingParams(
                 max_tokens=9, temperature=0.5, top_p=0.9, seed=3, stop=("\n",)
             ),
             "stream": True,

@@ -46,7 +46,7 @@ def record(running: RecordingEngine) -> tuple[RecordedCall, ...]:
     prompt = PROMPT
     for role in ROLES:
         params = SamplingParams(max_tokens=12, ignore_eos=True)
-        done = running.generate(prompt, adapter=role, params=params)
+        done = running.generate(prompt, adapter=role, sampling_params=params)
         prompt = [*prompt, *done.token_ids, 7]
     return running.take_calls()
 
@@ -91,9 +91,9 @@ def test_forced_text_decodes_as_if_it_had_been_prompted(folders: dict[str, Path]
     params = SamplingParams(max_tokens=8, ignore_eos=True)
     with closing(engine(folders, "isolated")) as running:
         replay(running, [RecordedCall("plan", tuple(PROMPT), forced)])
-        cached = running.generate([*PROMPT, *forced], adapter="plan", params=params)
+        cached = running.generate([*PROMPT, *forced], adapter="plan", sampling_params=params)
         fresh = running.generate(
-            [*PROMPT, *forced], adapter="plan", params=params, cache_salt="apart"
+            [*PROMPT, *forced], adapter="plan", sampling_params=params, cache_salt="apart"
         )
     assert cached.cached_tokens > fresh.cached_tokens == 0
     assert cached.token_ids == fresh.token_ids

@@ -31,7 +31,7 @@ def ours(
     params = SamplingParams(max_tokens=NEW, logprobs=0, ignore_eos=True)
     with Engine("smollm2", adapters) as engine:
         requests = {
-            (name, length): engine.submit(text_ids(length), adapter=name, params=params)
+            (name, length): engine.submit(text_ids(length), adapter=name, sampling_params=params)
             for name in NAMES
             for length in LENGTHS
         }

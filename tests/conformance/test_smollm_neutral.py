@@ -22,7 +22,9 @@ def test_order_eviction_and_preemption_change_no_answer(
     text_ids: Callable[[int], list[int]],
 ):
     story = Story(random.Random(1), 40_000, 120, texts=[[], text_ids(80), text_ids(110)])
-    with engine_with("neutral", page_size=8, max_batch_tokens=64, kv_bytes=KV_BYTES) as engine:
+    with engine_with(
+        "neutral", page_size=8, max_num_batched_tokens=64, kv_bytes=KV_BYTES
+    ) as engine:
         tell(engine, (*adapters, None), story, 3, Judge(loaded[0], adapters))
         stats = engine.stats()
     assert stats.evictions

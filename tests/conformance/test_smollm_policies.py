@@ -21,7 +21,7 @@ def hand_over(engine: Engine, ids: Callable[[int], list[int]]) -> list[int]:
     computed = []
     params = SamplingParams(max_tokens=1, ignore_eos=True)
     for turn, name in enumerate(AGENTS):
-        engine.generate(ids(CONTEXT + NEW * turn), adapter=name, params=params)
+        engine.generate(ids(CONTEXT + NEW * turn), adapter=name, sampling_params=params)
         sums = engine.stats().adapters[name]
         computed.append(sums.computed_tokens + sums.recomputed_tokens)
         engine.check_integrity()

@@ -29,7 +29,7 @@ def test_a_mixed_batch_beats_one_after_another(
     def together(engine: Engine, salt: str) -> float:
         start = time.perf_counter()
         requests = [
-            engine.submit(text_ids(24 + i), adapter=name, params=params, cache_salt=salt)
+            engine.submit(text_ids(24 + i), adapter=name, sampling_params=params, cache_salt=salt)
             for i, name in enumerate(names)
         ]
         for request in requests:
@@ -39,7 +39,7 @@ def test_a_mixed_batch_beats_one_after_another(
     def one_by_one(engine: Engine, salt: str) -> float:
         start = time.perf_counter()
         for i, name in enumerate(names):
-            engine.generate(text_ids(24 + i), adapter=name, params=params, cache_salt=salt)
+            engine.generate(text_ids(24 + i), adapter=name, sampling_params=params, cache_salt=salt)
         return time.perf_counter() - start
 
     with engine_with() as engine:
@@ -57,7 +57,7 @@ def test_the_next_agent_starts_as_fast_as_the_same_one(
     context, longer = text_ids(CONTEXT), text_ids(CONTEXT + 8)
 
     def ttft(engine: Engine, name: str, salt: str) -> float:
-        done = engine.generate(longer, adapter=name, params=params, cache_salt=salt)
+        done = engine.generate(longer, adapter=name, sampling_params=params, cache_salt=salt)
         assert done.ttft_s is not None
         return done.ttft_s
 
@@ -67,7 +67,7 @@ def test_the_next_agent_starts_as_fast_as_the_same_one(
         for i in range(repeats):
             for name in names:
                 salt = f"{name} {i}"
-                engine.generate(context, adapter="plan", params=params, cache_salt=salt)
+                engine.generate(context, adapter="plan", sampling_params=params, cache_salt=salt)
                 times[name].append(ttft(engine, name, salt))
         return [statistics.median(found) for found in times.values()]
 
@@ -124,7 +124,7 @@ def test_decoding_is_at_least_as_fast_as_generate(
     def ours(engine: Engine) -> float:
         params = SamplingParams(max_tokens=many, ignore_eos=True)
         times = []
-        for _ in engine.generate(prompt, adapter="plan", params=params, stream=True):
+        for _ in engine.generate(prompt, adapter="plan", sampling_params=params, stream=True):
             times.append(time.perf_counter())
         gaps = [b - a for a, b in zip(times[few:-1], times[few + 1 : -1], strict=False)]
         return statistics.median(gaps)

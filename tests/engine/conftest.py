@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,6 @@ def ordinary(tmp_path_factory: pytest.TempPathFactory, tiny: PreTrainedModel) ->
 @pytest.fixture(autouse=True)
 def proves_its_books(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every engine of these tests checks its cache whenever it is idle."""
-    defaults = Engine.__init__.__kwdefaults__
+    defaults = inspect.unwrap(Engine.__init__).__kwdefaults__
     assert defaults is not None
     monkeypatch.setitem(defaults, "debug", True)

@@ -98,7 +98,9 @@ def tell(
             params = SamplingParams(
                 max_tokens=story.rng.randint(1, 20), logprobs=0, ignore_eos=True
             )
-            batch.append((name, prompt, engine.submit(prompt, adapter=name, params=params)))
+            batch.append(
+                (name, prompt, engine.submit(prompt, adapter=name, sampling_params=params))
+            )
         for name, prompt, request in batch:
             got = request.result()
             judge.check(name, prompt, got)

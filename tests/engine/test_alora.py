@@ -50,7 +50,7 @@ def test_equals_peft(family: str, sharing: str, tmp_path: Path):
                 [t for t in CONTEXT if t not in tokens],  # does not act
             ):
                 expected = generate(reference, prompt, 8, folders[name])
-                got = engine.generate(prompt, adapter=name, params=PARAMS)
+                got = engine.generate(prompt, adapter=name, sampling_params=PARAMS)
                 assert list(got.token_ids) == expected.tokens, (name, prompt)
                 logprobs = [entry.logprob for entry in got.logprobs]
                 assert logprobs == pytest.approx(expected.logprobs, abs=1e-4)
@@ -62,7 +62,7 @@ def test_two_of_them_and_the_base_model_share_one_context(tmp_path: Path, tiny: 
     with Engine((tiny_model(), None), folders, "neutral", page_size=8) as engine:
         assert engine.layout.lr_slot_bytes == 0  # they need no slot
         for place, (name, tokens) in enumerate([(None, []), *TOKENS.items()]):
-            got = engine.generate([*context, *tokens, 3], adapter=name, params=PARAMS)
+            got = engine.generate([*context, *tokens, 3], adapter=name, sampling_params=PARAMS)
             assert got.cached_tokens == (64 if place else 0)
 
 

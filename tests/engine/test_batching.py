@@ -20,7 +20,7 @@ def alone(shared_a: dict[str, Path]) -> list[tuple[int, ...]]:
     answers = []
     for name, prompt in JOBS:
         with Engine((tiny_model(), None), shared_a) as engine:
-            answers.append(engine.generate(prompt, adapter=name, params=PARAMS).token_ids)
+            answers.append(engine.generate(prompt, adapter=name, sampling_params=PARAMS).token_ids)
     return answers
 
 
@@ -28,14 +28,16 @@ def alone(shared_a: dict[str, Path]) -> list[tuple[int, ...]]:
 def test_mixed_batch_equals_alone(
     chunk: int, shared_a: dict[str, Path], alone: list[tuple[int, ...]]
 ):
-    with Engine((tiny_model(), None), shared_a, max_batch_tokens=chunk) as engine:
-        requests = [engine.submit(p, adapter=name, params=PARAMS) for name, p in JOBS]
+    with Engine((tiny_model(), None), shared_a, max_num_batched_tokens=chunk) as engine:
+        requests = [engine.submit(p, adapter=name, sampling_params=PARAMS) for name, p in JOBS]
         assert [request.result().token_ids for request in requests] == alone
 
 
 def test_one_step_serves_several_adapters_and_the_base_model(shared_a: dict[str, Path]):
     with Engine((tiny_model(), None), shared_a) as engine:
-        requests = [engine.submit([5, 6, 7], adapter=name, params=PARAMS) for name in NAMES]
+        requests = [
+            engine.submit([5, 6, 7], adapter=name, sampling_params=PARAMS) for name in NAMES
+        ]
         engine.step()
         assert all(len(request.token_ids) == 1 for request in requests)
 
@@ -45,7 +47,7 @@ def test_preemption_changes_no_token(shared_a: dict[str, Path], alone: list[tupl
     longest = -(-(len(JOBS[-1][1]) + 20) // 16)
     budget = (longest + 12) * page_bytes
     with Engine((tiny_model(), None), shared_a, kv_bytes=budget, page_size=16) as engine:
-        requests = [engine.submit(p, adapter=name, params=PARAMS) for name, p in JOBS]
+        requests = [engine.submit(p, adapter=name, sampling_params=PARAMS) for name, p in JOBS]
         results = []
         while not all(request.done for request in requests):
             engine.step()
@@ -60,19 +62,21 @@ def test_running_requests_are_preempted_when_they_outgrow_the_budget(shared_a: d
     params = SamplingParams(max_tokens=60, ignore_eos=True)
     prompts = [prompt_of(30, seed) for seed in range(3)]
     with Engine((tiny_model(), None), shared_a) as roomy:
-        expected = [roomy.generate(p, adapter="plan", params=params).token_ids for p in prompts]
+        expected = [
+            roomy.generate(p, adapter="plan", sampling_params=params).token_ids for p in prompts
+        ]
     with Engine((tiny_model(), None), shared_a, kv_bytes=9 * page_bytes) as engine:
-        requests = [engine.submit(p, adapter="plan", params=params) for p in prompts]
+        requests = [engine.submit(p, adapter="plan", sampling_params=params) for p in prompts]
         assert [request.result().token_ids for request in requests] == expected
         assert engine.stats().preemptions > 0
         engine.check_integrity()
 
 
 def test_running_streams_go_on_while_a_long_prompt_is_read(shared_a: dict[str, Path]):
-    with Engine((tiny_model(), None), shared_a, max_batch_tokens=32) as engine:
-        first = engine.submit(prompt_of(10), adapter="plan", params=PARAMS)
+    with Engine((tiny_model(), None), shared_a, max_num_batched_tokens=32) as engine:
+        first = engine.submit(prompt_of(10), adapter="plan", sampling_params=PARAMS)
         engine.step()
-        engine.submit(prompt_of(300), adapter="act", params=PARAMS)
+        _second = engine.submit(prompt_of(300), adapter="act", sampling_params=PARAMS)
         for expected in range(2, 8):
             engine.step()
             assert len(first.token_ids) == expected

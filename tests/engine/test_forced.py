@@ -25,7 +25,7 @@ def test_forced_tokens_have_the_models_log_probabilities(
         done = engine.submit(
             PROMPT,
             adapter="plan",
-            params=SamplingParams(logprobs=96, temperature=2.0, max_tokens=1),
+            sampling_params=SamplingParams(logprobs=96, temperature=2.0, max_tokens=1),
             forced=[*free.tokens[:-1], last],
         ).result()
     assert done.token_ids == (*free.tokens[:-1], last)
@@ -66,7 +66,9 @@ def test_impossible_forced_outputs(forced: list[int], message: str):
 
 def test_a_handle_is_to_read():
     with Engine((tiny_model(), None)) as engine:
-        request = engine.submit(PROMPT, params=SamplingParams(max_tokens=2, ignore_eos=True))
+        request = engine.submit(
+            PROMPT, sampling_params=SamplingParams(max_tokens=2, ignore_eos=True)
+        )
         assert repr(request) == "Request(0, adapter=None, 40 prompt tokens, 0 generated, running)"
         assert (request.prompt_ids, request.cached_tokens) == (tuple(PROMPT), None)
         done = request.result()
@@ -83,7 +85,7 @@ def test_distributions_are_those_that_log_probabilities_come_from(shared_a: dict
     listing = SamplingParams(logprobs=96)
     with Engine((tiny_model(), None), shared_a) as engine:
         requests = [
-            engine.submit(PROMPT, adapter="plan", params=params, forced=forced)
+            engine.submit(PROMPT, adapter="plan", sampling_params=params, forced=forced)
             for params in (asking, listing, asking)
         ]
         first, listed, second = (request.result() for request in requests)

@@ -42,12 +42,12 @@ def engine(shared_a: dict[str, Path]) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def alone(engine: Engine) -> tuple[int, ...]:
-    return engine.generate(PROMPT, params=PARAMS).token_ids
+    return engine.generate(PROMPT, sampling_params=PARAMS).token_ids
 
 
 def beside(engine: Engine, alone: tuple[int, ...], call: Callable[[], Any]) -> None:
     """Make the call while another request is in the middle of its answer."""
-    bystander = engine.submit(PROMPT, params=PARAMS)
+    bystander = engine.submit(PROMPT, sampling_params=PARAMS)
     for _ in range(3):
         engine.step()
     try:
@@ -77,9 +77,13 @@ def beside(engine: Engine, alone: tuple[int, ...], call: Callable[[], Any]) -> N
         ({"forced": "text"}, TypeError, "forced must be one flat sequence"),
         ({"forced": [1.5]}, TypeError, "forced must be .* of token ids"),
         ({"forced": 5}, TypeError, "forced must be one flat sequence"),
-        ({"params": 5}, ValueError, "SamplingParams"),
-        ({"params": {"tempature": 1}}, ValueError, "tempature"),
-        ({"params": PARAMS.model_copy(update={"temperature": 1e-38})}, ValueError, "temperature"),
+        ({"sampling_params": 5}, ValueError, "SamplingParams"),
+        ({"sampling_params": {"tempature": 1}}, ValueError, "tempature"),
+        (
+            {"sampling_params": PARAMS.model_copy(update={"temperature": 1e-38})},
+            ValueError,
+            "temperature",
+        ),
     ],
     ids=str,
 )
@@ -92,14 +96,14 @@ def test_submit(
 
 def test_what_is_meant_clearly_works(engine: Engine, alone: Any):
     fields = {**PARAMS.model_dump(), "stop": None}
-    assert engine.generate(PROMPT, params=fields).token_ids == alone  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert engine.generate(PROMPT, sampling_params=fields).token_ids == alone  # pyright: ignore[reportArgumentType, reportCallIssue]
     ids: Any = torch.tensor(PROMPT)
-    assert engine.generate(ids, params=PARAMS).token_ids == alone
-    assert engine.generate(ids.numpy(), params=PARAMS).token_ids == alone
+    assert engine.generate(ids, sampling_params=PARAMS).token_ids == alone
+    assert engine.generate(ids.numpy(), sampling_params=PARAMS).token_ids == alone
     assert engine.submit(PROMPT, forced=ids[:3]).result().token_ids == tuple(PROMPT[:3])
     assert engine.tokenizer is not None
-    of_ids = engine.generate(engine.tokenizer("some text")["input_ids"], params=PARAMS)
-    assert engine.generate("some text", params=PARAMS).token_ids == of_ids.token_ids
+    of_ids = engine.generate(engine.tokenizer("some text")["input_ids"], sampling_params=PARAMS)
+    assert engine.generate("some text", sampling_params=PARAMS).token_ids == of_ids.token_ids
 
 
 @pytest.mark.parametrize(
@@ -148,7 +152,7 @@ def test_prompts_of_many_megabytes_are_refused_at_once(engine: Engine, alone: An
     with pytest.raises(PromptTooLongError, match="limit"):
         calls[kind]()
     assert time.process_time() - started < 1
-    assert engine.generate(PROMPT, params=PARAMS).token_ids == alone
+    assert engine.generate(PROMPT, sampling_params=PARAMS).token_ids == alone
 
 
 @pytest.mark.parametrize(
@@ -158,8 +162,8 @@ def test_prompts_of_many_megabytes_are_refused_at_once(engine: Engine, alone: An
         ({"dtype": torch.int64}, ValueError, "dtype must be one of float32"),
         ({"page_size": 1.5}, TypeError, "page_size must be a whole number"),
         ({"page_size": True}, TypeError, "page_size must be a whole number"),
-        ({"max_batch_tokens": "5"}, TypeError, "max_batch_tokens must be"),
-        ({"max_batch_size": 0}, ValueError, "max_batch_size must be at least 1"),
+        ({"max_num_batched_tokens": "5"}, TypeError, "max_num_batched_tokens must be"),
+        ({"max_num_seqs": 0}, ValueError, "max_num_seqs must be at least 1"),
         ({"kv_bytes": -1}, ValueError, "kv_bytes must be at least 1"),
         ({"kv_bytes": 2**63}, BudgetError, "more than the .* bytes of memory in this machine"),
         ({"max_lora_rank": 0}, ValueError, "max_lora_rank"),
@@ -184,14 +188,14 @@ def test_a_dtype_may_be_named():
 def test_one_model_serves_one_engine():
     model = tiny_model()
     with Engine((model, None)) as engine:
-        before = engine.generate(PROMPT, params=PARAMS).token_ids
+        before = engine.generate(PROMPT, sampling_params=PARAMS).token_ids
         with pytest.raises(UnsupportedModelError, match=r"another engine.*load another copy"):
             Engine((model, None), dtype=torch.bfloat16)
-        assert engine.generate(PROMPT, params=PARAMS).token_ids == before
+        assert engine.generate(PROMPT, sampling_params=PARAMS).token_ids == before
 
 
 def test_engines_and_handles_are_not_copied(engine: Engine):
-    request = engine.submit(PROMPT, params=PARAMS)
+    request = engine.submit(PROMPT, sampling_params=PARAMS)
     for thing in (engine, request):
         with pytest.raises(TypeError, match="start one in each process"):
             pickle.dumps(thing)
@@ -222,8 +226,8 @@ def test_logits_that_are_no_numbers_fail_their_request_alone(
 ):
     whole = engine._runner.run
     for poison in (torch.nan, torch.inf):
-        other = engine.submit(prompt_of(9, 3), params=PARAMS)
-        bystander = engine.submit(PROMPT, params=PARAMS)
+        other = engine.submit(prompt_of(9, 3), sampling_params=PARAMS)
+        bystander = engine.submit(PROMPT, sampling_params=PARAMS)
         with monkeypatch.context() as patch:
 
             def poisoned(step: Any, value: float = poison) -> torch.Tensor:
@@ -255,7 +259,7 @@ VALUES = st.one_of(
 @given(fields=st.dictionaries(st.sampled_from(list(SamplingParams.model_fields)), VALUES))
 def test_any_sampling_values(engine: Engine, alone: Any, fields: dict[str, Any]):
     def call() -> None:
-        request = engine.submit(PROMPT, params=fields)  # pyright: ignore[reportArgumentType]
+        request = engine.submit(PROMPT, sampling_params=fields)  # pyright: ignore[reportArgumentType]
         engine.step()
         request.cancel()
         assert request.completion().error is None
@@ -275,7 +279,9 @@ def test_any_sampling_values(engine: Engine, alone: Any, fields: dict[str, Any])
 )
 def test_any_prompt_and_salt(engine: Engine, alone: Any, prompt: Any, salt: Any):
     def call() -> None:
-        request = engine.submit(prompt, cache_salt=salt, params=SamplingParams(max_tokens=1))
+        request = engine.submit(
+            prompt, cache_salt=salt, sampling_params=SamplingParams(max_tokens=1)
+        )
         assert len(request.result().token_ids) == 1
 
     with suppress(TypeError, ValueError):

@@ -17,7 +17,7 @@ PARAMS = SamplingParams(max_tokens=4, ignore_eos=True)
 
 
 def cached(engine: Engine, adapter: str | None, salt: str = "") -> int:
-    done = engine.generate(PROMPT, adapter=adapter, params=PARAMS, cache_salt=salt)
+    done = engine.generate(PROMPT, adapter=adapter, sampling_params=PARAMS, cache_salt=salt)
     engine.check_integrity()
     return done.cached_tokens
 
@@ -31,7 +31,7 @@ def test_same_name_with_other_weights_never_reuses_a_page(
         assert cached(engine, "plan") == 0
         assert cached(engine, "plan") == 96
         engine.reload_adapter("plan", other)
-        got = engine.generate(PROMPT, adapter="plan", params=PARAMS)
+        got = engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS)
         assert got.cached_tokens == 0
         assert list(got.token_ids) == generate(tiny, PROMPT, 4, other).tokens
         assert cached(engine, "plan") == 96
@@ -74,7 +74,7 @@ def test_the_base_model_reads_adapter_pages_only_when_the_group_says_so(
 ):
     with Engine((tiny_model(), None), shared_a, policy) as engine:
         cached(engine, "plan")
-        got = engine.generate(PROMPT, params=PARAMS)
+        got = engine.generate(PROMPT, sampling_params=PARAMS)
         assert got.cached_tokens == 0
         assert list(got.token_ids) == generate(tiny, PROMPT, 4).tokens
     with Engine((tiny_model(), None), shared_a, policy, include_base_model=True) as engine:
@@ -109,10 +109,10 @@ def test_only_members_of_one_group_share(shared_a: dict[str, Path], ordinary: di
 
 def test_each_request_says_why_it_did_not_share(shared_a: dict[str, Path]):
     with Engine((tiny_model(), None), shared_a, "base+lr") as engine:
-        first = engine.generate(PROMPT, adapter="plan", params=PARAMS)
-        again = engine.generate(PROMPT, adapter="act", params=PARAMS)
-        salted = engine.generate(PROMPT, adapter="act", params=PARAMS, cache_salt="bob")
-        short = engine.generate(PROMPT[:5], adapter="act", params=PARAMS)
+        first = engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS)
+        again = engine.generate(PROMPT, adapter="act", sampling_params=PARAMS)
+        salted = engine.generate(PROMPT, adapter="act", sampling_params=PARAMS, cache_salt="bob")
+        short = engine.generate(PROMPT[:5], adapter="act", sampling_params=PARAMS)
         reasons = [c.not_shared for c in (first, again, salted, short)]
         assert reasons == ["not_seen", None, "not_seen", "shorter_than_page"]
         counted = engine.stats().total.not_shared

@@ -42,7 +42,9 @@ def drain(engine: Engine) -> None:
 def run(engine: Engine, at_line: int) -> tuple[list[tuple[int, ...] | str], int]:
     """The answers of a mixed batch, and the lines that ran before the interrupt."""
     requests = [
-        engine.submit(prompt_of(length, seed), adapter=adapter, params=PARAMS, forced=forced)
+        engine.submit(
+            prompt_of(length, seed), adapter=adapter, sampling_params=PARAMS, forced=forced
+        )
         for adapter, seed, length, forced in WORK
     ]
     with interrupted(at_line) as seen, suppress(KeyboardInterrupt):
@@ -84,7 +86,9 @@ def test_a_second_interrupt_may_hit_the_recovery(engine: Engine):
     expected, lines = run(engine, at_line=-1)
     for second in range(1, 200, 7):
         requests = [
-            engine.submit(prompt_of(length, seed), adapter=adapter, params=PARAMS, forced=forced)
+            engine.submit(
+                prompt_of(length, seed), adapter=adapter, sampling_params=PARAMS, forced=forced
+            )
             for adapter, seed, length, forced in WORK
         ]
         for at_line in (lines // 3, second):

@@ -19,7 +19,7 @@ def check(engine: Engine, reference, adapters: dict[str, Path], lengths=(1, 133)
         for seed, length in enumerate(lengths):
             prompt = prompt_of(length, seed)
             expected = generate(reference, prompt, 16, adapters[name] if name else None)
-            got = engine.generate(prompt, adapter=name, params=PARAMS)
+            got = engine.generate(prompt, adapter=name, sampling_params=PARAMS)
             assert list(got.token_ids) == expected.tokens, (name, length)
             logprobs = [entry.logprob for entry in got.logprobs]
             assert logprobs == pytest.approx(expected.logprobs, abs=1e-4)

@@ -21,7 +21,7 @@ AGENTS = ("plan", "act", "reflect")
 
 
 def ask(engine: Engine, name: str | None, prompt: list[int]) -> Completion:
-    got = engine.generate(prompt, adapter=name, params=PARAMS)
+    got = engine.generate(prompt, adapter=name, sampling_params=PARAMS)
     engine.check_integrity()
     return got
 
@@ -48,7 +48,7 @@ def test_pages_do_not_depend_on_the_agent(ordinary: dict[str, Path]):
     prompt, rows = prompt_of(4 * PAGE + 1), {}
     for name in (None, *AGENTS):
         with neutral_engine(ordinary, page_size=PAGE) as engine:
-            request = engine.submit(prompt, adapter=name, params=PARAMS)
+            request = engine.submit(prompt, adapter=name, sampling_params=PARAMS)
             engine.step()
             rows[name] = [
                 block[:4].clone() for layer in engine._runner.storage.views
@@ -92,7 +92,7 @@ def test_chunks_may_cross_the_acting_position(
     length: int, chunk: int, tiny: PreTrainedModel, ordinary: dict[str, Path]
 ):
     judge, prompt = Judge(tiny, ordinary), prompt_of(length)
-    with neutral_engine(ordinary, page_size=PAGE, max_batch_tokens=chunk) as engine:
+    with neutral_engine(ordinary, page_size=PAGE, max_num_batched_tokens=chunk) as engine:
         for place, name in enumerate((*AGENTS, *AGENTS)):
             got = ask(engine, name, prompt)
             judge.check(name, prompt, got)
@@ -171,9 +171,9 @@ def test_running_requests_keep_the_slots_they_started_with(
 ):
     prompt, judge = prompt_of(5 * PAGE), Judge(tiny, ordinary)
     with two(ordinary) as engine:
-        running = engine.submit(prompt, adapter="plan", params=PARAMS)
+        running = engine.submit(prompt, adapter="plan", sampling_params=PARAMS)
         engine.load_adapter("reflect", ordinary["reflect"])
-        new = engine.submit(prompt, adapter="reflect", params=PARAMS)
+        new = engine.submit(prompt, adapter="reflect", sampling_params=PARAMS)
         judge.check("plan", prompt, running.result())
         judge.check("reflect", prompt, new.result())
         judge.check("reflect", prompt, ask(engine, "reflect", prompt))

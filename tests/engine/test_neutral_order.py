@@ -57,7 +57,7 @@ def test_any_order_gives_what_each_request_gives_alone(family: str, tmp_path: Pa
     with neutral_engine(adapters, family, page_size=4) as alone:
         budget = 48 * alone.layout.page_bytes * alone.shape.layers
         with neutral_engine(
-            adapters, family, page_size=4, max_batch_tokens=48, kv_bytes=budget
+            adapters, family, page_size=4, max_num_batched_tokens=48, kv_bytes=budget
         ) as engine:
             done = tell(engine, (*adapters, None), story, ROUNDS, Judge(reference, adapters))
             stats = engine.stats()
@@ -68,7 +68,9 @@ def test_any_order_gives_what_each_request_gives_alone(family: str, tmp_path: Pa
             alone.submit(
                 prompt,
                 adapter=name,
-                params=SamplingParams(max_tokens=len(got.token_ids), logprobs=0, ignore_eos=True),
+                sampling_params=SamplingParams(
+                    max_tokens=len(got.token_ids), logprobs=0, ignore_eos=True
+                ),
                 cache_salt=f"request {number}",  # an empty cache for each
             )
             for number, (name, prompt, got) in enumerate(done)

@@ -45,7 +45,7 @@ def run_chain(engine: Engine) -> list[Completion]:
     completions = []
     for name, new in steps():
         context = [*context, *new]
-        completions.append(engine.generate(context, adapter=name, params=ALL))
+        completions.append(engine.generate(context, adapter=name, sampling_params=ALL))
         engine.check_integrity()
     return completions
 
@@ -77,7 +77,7 @@ def test_base_passes_only_over_tokens_that_others_added(
         for turn, name in enumerate(("plan", "act", "plan", "act")):
             new = prompt_of(2 * PAGE, turn)
             context = [*context, *new]
-            got = engine.generate(context, adapter=name, params=ALL)
+            got = engine.generate(context, adapter=name, sampling_params=ALL)
             expected = reference.base(seen, own[name], name, new)
             torch.testing.assert_close(logprobs_of(got), expected, atol=ATOL, rtol=0)
             assert got.cached_tokens == (0, 0, 2 * PAGE, 4 * PAGE)[turn]
@@ -91,11 +91,11 @@ def test_full_equals_reading_the_first_agents_values(
         assert engine.layout.slots == 0
         prompt = prompt_of(CONTEXT)
         params = SamplingParams(max_tokens=8, ignore_eos=True)
-        first = engine.generate(prompt, adapter="plan", params=params)
+        first = engine.generate(prompt, adapter="plan", sampling_params=params)
         assert list(first.token_ids) == generate(tiny, prompt, 8, shared_a["plan"]).tokens
-        second = engine.generate(prompt, adapter="act", params=ALL)
+        second = engine.generate(prompt, adapter="act", sampling_params=ALL)
         assert second.cached_tokens == CONTEXT - 1
-        alone = engine.generate(prompt, adapter="act", params=ALL, cache_salt="other")
+        alone = engine.generate(prompt, adapter="act", sampling_params=ALL, cache_salt="other")
         assert (logprobs_of(second) - logprobs_of(alone)).abs().max() > 100 * ATOL
 
 
@@ -106,7 +106,7 @@ def test_first_layer_base_values_do_not_depend_on_the_agent(policy: str, shared_
     rows = {}
     for name in AGENTS:
         with Engine((tiny_model(), None), shared_a, policy, page_size=PAGE) as engine:
-            request = engine.submit(prompt, adapter=name, params=ALL)
+            request = engine.submit(prompt, adapter=name, sampling_params=ALL)
             engine.step()
             views = engine._runner.storage.views
             rows[name] = [
@@ -122,10 +122,10 @@ def test_first_layer_base_values_do_not_depend_on_the_agent(policy: str, shared_
 def test_the_next_agent_computes_only_its_new_tokens(adapters: dict[str, Path]):
     with Engine((tiny_model(), None), adapters, "base+lr", page_size=PAGE) as engine:
         prompt = prompt_of(CONTEXT + 3)
-        engine.generate(prompt, adapter="plan", params=ALL)
+        engine.generate(prompt, adapter="plan", sampling_params=ALL)
         before = engine.stats().total.computed_tokens
         new = prompt_of(NEW, 9)
-        got = engine.generate([*prompt, *new], adapter="act", params=ALL)
+        got = engine.generate([*prompt, *new], adapter="act", sampling_params=ALL)
         computed = engine.stats().total.computed_tokens - before
         assert computed <= PAGE + NEW
         assert got.cached_tokens >= CONTEXT
@@ -137,7 +137,7 @@ def test_ordinary_adapters_fill_a_slot_for_each_a(ordinary: dict[str, Path]):
         assert engine.layout.slots == 3
         prompt = prompt_of(CONTEXT)
         for name in AGENTS:
-            got = engine.generate(prompt, adapter=name, params=ALL)
+            got = engine.generate(prompt, adapter=name, sampling_params=ALL)
             assert got.cached_tokens == (0 if name == "plan" else CONTEXT - 1)
 
 
@@ -153,6 +153,6 @@ def test_base_skips_key_and_value_projections_of_known_tokens(shared_a: dict[str
         layer = engine._runner.model.get_submodule("model.layers.1.self_attn.k_proj.base")
         layer.register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[-2]))
         prompt = prompt_of(CONTEXT)
-        engine.generate(prompt, adapter="plan", params=ALL)
-        engine.generate([*prompt, *prompt_of(NEW, 9)], adapter="act", params=ALL)
+        engine.generate(prompt, adapter="plan", sampling_params=ALL)
+        engine.generate([*prompt, *prompt_of(NEW, 9)], adapter="act", sampling_params=ALL)
         assert rows == [CONTEXT, NEW]

@@ -33,7 +33,7 @@ def engine(shared_a: dict[str, Path]) -> Iterator[Engine]:
     with Engine((tiny_model(), None), shared_a, "base+lr") as engine:
         yield engine
         engine.check_integrity()
-        done = engine.generate(PROMPT, adapter="plan", params=PARAMS)
+        done = engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS)
         assert len(done.token_ids) == 10
         assert engine.stats().pages["leased"] == 0
 
@@ -45,7 +45,7 @@ def chat_engine() -> Engine:
 
 
 def test_chunks_add_up_to_the_result(engine: Engine):
-    request = engine.generate(PROMPT, adapter="plan", params=PARAMS, stream=True)
+    request = engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS, stream=True)
     chunks = list(request)
     assert [len(chunk.token_ids) for chunk in chunks] == [1] * 10 + [0]
     assert [chunk.finish_reason for chunk in chunks] == [None] * 10 + ["length"]
@@ -65,16 +65,16 @@ def test_chat_uses_the_template_and_stops_at_stop_texts():
         ids = engine.render(open_end, continue_final_message=True)
         assert str(engine.tokenizer.decode(ids)).endswith("<|assistant|>Thought 1:")
         params = SamplingParams(max_tokens=40, temperature=1.5, seed=1, ignore_eos=True)
-        free = engine.chat(messages, params=params)
+        free = engine.chat(messages, sampling_params=params)
         assert len(free.text) > 10
         stop = free.text[6:8]
-        stopped = engine.chat(messages, params=params.model_copy(update={"stop": (stop,)}))
+        stopped = engine.chat(messages, sampling_params=params.model_copy(update={"stop": (stop,)}))
         assert stopped.text == free.text[: free.text.index(stop)]
         assert stopped.finish_reason == "stop"
 
 
 def test_leaving_a_stream_early_cancels_the_request(engine: Engine):
-    request = engine.generate(PROMPT, adapter="plan", params=PARAMS, stream=True)
+    request = engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS, stream=True)
     for chunk in request:
         assert chunk.token_ids
         break
@@ -85,7 +85,7 @@ def test_leaving_a_stream_early_cancels_the_request(engine: Engine):
 
 def test_a_client_that_raises_gives_its_pages_back(engine: Engine):
     def client() -> None:
-        for _ in engine.generate(PROMPT, adapter="act", params=PARAMS, stream=True):
+        for _ in engine.generate(PROMPT, adapter="act", sampling_params=PARAMS, stream=True):
             raise KeyError("client's own mistake")
 
     with pytest.raises(KeyError):
@@ -95,7 +95,7 @@ def test_a_client_that_raises_gives_its_pages_back(engine: Engine):
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
 def test_cancel_keeps_what_was_generated(engine: Engine, steps: int):
-    request = engine.submit(PROMPT, adapter="plan", params=PARAMS)
+    request = engine.submit(PROMPT, adapter="plan", sampling_params=PARAMS)
     for _ in range(steps):
         engine.step()
     request.cancel()
@@ -107,7 +107,7 @@ def test_cancel_keeps_what_was_generated(engine: Engine, steps: int):
 def test_a_failing_forward_pass_ends_its_requests_only(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
-    request = engine.submit(PROMPT, adapter="plan", params=PARAMS)
+    request = engine.submit(PROMPT, adapter="plan", sampling_params=PARAMS)
     with monkeypatch.context() as patch:
 
         def fail(*_: object) -> None:
@@ -120,11 +120,11 @@ def test_a_failing_forward_pass_ends_its_requests_only(
 
 
 def test_threads_share_the_engine(engine: Engine):
-    alone = engine.generate(PROMPT, adapter="reflect", params=PARAMS).token_ids
+    alone = engine.generate(PROMPT, adapter="reflect", sampling_params=PARAMS).token_ids
     answers: list[tuple[int, ...]] = []
 
     def client() -> None:
-        answers.append(engine.generate(PROMPT, adapter="reflect", params=PARAMS).token_ids)
+        answers.append(engine.generate(PROMPT, adapter="reflect", sampling_params=PARAMS).token_ids)
 
     threads = [threading.Thread(target=client) for _ in range(4)]
     for thread in threads:
@@ -155,16 +155,16 @@ def test_impossible_prompts(engine: Engine, prompt: list[int] | str, message: st
 
 def test_stop_texts_need_a_tokenizer(engine: Engine):
     with pytest.raises(ValueError, match="tokenizer"):
-        engine.submit(PROMPT, params=SamplingParams(stop=("x",)))
+        engine.submit(PROMPT, sampling_params=SamplingParams(stop=("x",)))
 
 
 def test_budget_too_small_for_one_request(shared_a: dict[str, Path]):
     page = 3 * (2 * 2 * 8 * 16 + 16 * 4) * 4
     with Engine((tiny_model(), None), shared_a, kv_bytes=4 * page) as engine:
         with pytest.raises(BudgetError, match=rf"need 5 pages .* holds 4.*{5 * page:,}"):
-            engine.generate(prompt_of(70), params=SamplingParams(max_tokens=10))
+            engine.generate(prompt_of(70), sampling_params=SamplingParams(max_tokens=10))
         engine.check_integrity()
-        done = engine.generate(prompt_of(54), params=PARAMS)
+        done = engine.generate(prompt_of(54), sampling_params=PARAMS)
         assert len(done.token_ids) == 10
 
 
@@ -197,7 +197,7 @@ def test_unknown_policy(shared_a: dict[str, Path]):
 
 def test_a_closed_engine_refuses_work(shared_a: dict[str, Path]):
     engine = Engine((tiny_model(), None), shared_a)
-    running = engine.submit(PROMPT, params=PARAMS)
+    running = engine.submit(PROMPT, sampling_params=PARAMS)
     engine.step()
     engine.close()
     engine.close()

@@ -61,19 +61,19 @@ def test_penalised_greedy_equals_transformers(tiny: PreTrainedModel):
     )[0, 30:].tolist()
     params = SamplingParams(max_tokens=16, repetition_penalty=1.7, ignore_eos=True)
     with Engine((tiny_model(), None)) as engine:
-        assert list(engine.generate(PROMPT, params=params).token_ids) == expected
+        assert list(engine.generate(PROMPT, sampling_params=params).token_ids) == expected
         plain = params.model_copy(update={"repetition_penalty": 1.0})
-        assert list(engine.generate(PROMPT, params=plain).token_ids) != expected
+        assert list(engine.generate(PROMPT, sampling_params=plain).token_ids) != expected
 
 
 def test_a_seed_repeats_a_sample_whatever_else_runs(shared_a: dict[str, Path]):
     params = SamplingParams(max_tokens=12, temperature=1.5, top_p=0.9, seed=7, ignore_eos=True)
     with Engine((tiny_model(), None), shared_a) as engine:
-        alone = engine.generate(PROMPT, params=params).token_ids
-        mixed = [engine.submit(PROMPT[:n], adapter="plan", params=params) for n in (3, 9)]
-        assert engine.generate(PROMPT, params=params).token_ids == alone
+        alone = engine.generate(PROMPT, sampling_params=params).token_ids
+        mixed = [engine.submit(PROMPT[:n], adapter="plan", sampling_params=params) for n in (3, 9)]
+        assert engine.generate(PROMPT, sampling_params=params).token_ids == alone
         other = params.model_copy(update={"seed": 8})
-        assert engine.generate(PROMPT, params=other).token_ids != alone
+        assert engine.generate(PROMPT, sampling_params=other).token_ids != alone
         assert all(len(request.result().token_ids) == 12 for request in mixed)
 
 
@@ -111,9 +111,11 @@ def test_logprobs_are_those_of_the_raw_distribution():
 def test_generation_ends_at_the_end_token_unless_told_otherwise():
     with Engine((tiny_model(), None)) as engine:
         free = SamplingParams(max_tokens=200, temperature=2.0, seed=3, ignore_eos=True)
-        tokens = engine.generate(PROMPT, params=free).token_ids
+        tokens = engine.generate(PROMPT, sampling_params=free).token_ids
         assert 1 in tokens[:-1]
-        ended = engine.generate(PROMPT, params=free.model_copy(update={"ignore_eos": False}))
+        ended = engine.generate(
+            PROMPT, sampling_params=free.model_copy(update={"ignore_eos": False})
+        )
         assert ended.token_ids == tokens[: tokens.index(1) + 1]
         assert ended.finish_reason == "stop"
 
@@ -122,6 +124,6 @@ def test_generation_ends_at_the_context_limit():
     with Engine((tiny_model(), None)) as engine:
         limit = engine.shape.max_positions
         done = engine.generate(
-            prompt_of(limit - 3), params=SamplingParams(max_tokens=50, ignore_eos=True)
+            prompt_of(limit - 3), sampling_params=SamplingParams(max_tokens=50, ignore_eos=True)
         )
         assert (len(done.token_ids), done.finish_reason) == (3, "length")

@@ -175,7 +175,7 @@ def test_a_saved_verdict_is_what_measured_means(
     options = {"device": "cpu", "kv_bytes": 1 << 20, "lr_slots": 1, "max_lora_rank": 4}
     with Engine(str(model_folder), adapters, "measured", **options) as engine:
         prompt = prompt_of(40, vocab=64)
-        engine.generate(prompt, adapter="plan", params=SamplingParams(max_tokens=1))
+        engine.generate(prompt, adapter="plan", sampling_params=SamplingParams(max_tokens=1))
         assert engine.generate(prompt, adapter="act").cached_tokens >= 32, "they share"
         engine.load_adapter("later", config.adapters["reflect"])
         assert engine.generate(prompt, adapter="later").cached_tokens == 0, "it was not measured"

@@ -60,7 +60,7 @@ def data(model_folder: Path, adapters: Mapping[str, Path], tmp_path_factory: Any
             role = ("one", "two")[number % 2]
             prompt = prompt_of(70 + number, number)
             done = engine.generate(
-                prompt, adapter=role, params=SamplingParams(max_tokens=8, ignore_eos=True)
+                prompt, adapter=role, sampling_params=SamplingParams(max_tokens=8, ignore_eos=True)
             )
             text, output = (engine.tokenizer.decode(ids) for ids in (prompt, list(done.token_ids)))
             lines.append(json.dumps({"role": role, "input": text, "output": output}))

@@ -73,6 +73,24 @@ def test_shared_a(make_config: Make, tiny_model: Path, save_dtype: str) -> None:
     assert not (config.out / ".checkpoints").exists()
 
 
+def test_a_role_acts_from_a_text_of_the_prompt_on(
+    make_config: Make, tokenizer: Any, tmp_path: Path
+) -> None:
+    folders = []
+    for text in ("", "<end> <assistant>"):
+        config = make_config(max_steps=3, acting_text=text, out=tmp_path / f"from {text}")
+        train(config, show_progress=False)
+        folders.append(config.out / "plan")
+    last, header = folders
+    tokens = tokenizer.convert_tokens_to_ids(["<end>", "<assistant>"])
+    assert read_adapter(header).acting_tokens == tuple(tokens)
+    assert not same(last, header, "v_proj.lora_B")
+    assert "--acting-text" in (header / "README.md").read_text()
+
+    with pytest.raises(TrainingError, match="does not hold the acting tokens"):
+        train(make_config(acting_text="w1 w1"), show_progress=False)
+
+
 def test_peft_loads_each_adapter(make_config: Make, tiny_model: Path) -> None:
     config = make_config(max_steps=2)
     train(config, show_progress=False)
@@ -192,11 +210,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, config: TrainConfig, role: str, s
     with monkeypatch.context() as patch:
         prepare = RoleTrainer.__init__
 
-        def rigged(
-            self: Any, model: Any, roles: Any, examples: Any, settings: Any, folder: Any, calls: Any
-        ) -> None:
-            plug = [_PullsThePlug(step)] if roles[0] == role else []
-            prepare(self, model, roles, examples, settings, folder, [*calls, *plug])
+        def rigged(self: Any, model: Any, roles: Any, *rest: Any) -> None:
+            prepare(self, model, roles, *rest)
+            if roles[0] == role:
+                self.add_callback(_PullsThePlug(step))
 
         patch.setattr(RoleTrainer, "__init__", rigged)
         with pytest.raises(KeyboardInterrupt):

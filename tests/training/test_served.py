@@ -65,13 +65,16 @@ def exact_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
-def expected_loss(model: PeftModel, inputs: dict[str, Tensor], reader: str | None, own: bool):
+def expected_loss(
+    model: PeftModel, inputs: dict[str, Tensor], reader: str | None, own: bool, earlier: int = 0
+):
+    """The loss by the reference; turns begin `earlier` tokens before the prompt's last one."""
     reference = Reference(model.get_base_model())
     reads = {} if reader is None else terms_of(model, reader)
     losses = []
     for ids, labels, mask in zip(*inputs.values(), strict=True):
         ids, labels = ids[mask.bool()], labels[mask.bool()]
-        start = int((labels != -100).nonzero()[0, 0]) - 1
+        start = int((labels != -100).nonzero()[0, 0]) - 1 - earlier
         with torch.no_grad():
             fixed = {name: (a.detach(), b.detach(), s) for name, (a, b, s) in reads.items()}
         hidden = reference.hidden(ids, start, terms_of(model, "act"), fixed, own)
@@ -122,6 +125,31 @@ def test_neutral_is_the_reference(family: str, targets: list[str], side: str) ->
         torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
     else:
         compare(model, inputs, None, True)
+
+
+HEADER = [1, 2, 1]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_turn_begins_at_the_last_acting_tokens(side: str) -> None:
+    samples = [(12, 5), (3, 4), (17, 1), (9, 7)]
+    inputs = batch(side, samples)
+    for row, (prompt, _) in enumerate(samples):
+        first = int(inputs["attention_mask"][row].argmax())
+        # Also earlier in the prompt, and in what is learnt.
+        for place in (first, first + prompt - len(HEADER), first + prompt + 1):
+            text = inputs["input_ids"][row, place : place + len(HEADER)]
+            text.copy_(torch.tensor(HEADER[: len(text)]))
+    learnt = inputs["labels"] != -100
+    inputs["labels"][learnt] = inputs["input_ids"][learnt]
+    model = lora_model()
+    wanted = expected_loss(model, inputs, None, True, earlier=len(HEADER) - 1)
+    loss = exact_loss(prepare_for_neutral(model, HEADER)(**inputs).logits, inputs["labels"])
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
+
+    inputs["input_ids"][1, inputs["attention_mask"][1].argmax()] = 3
+    with pytest.raises(TrainingError, match=r"does not hold the acting tokens \[1, 2, 1\]"):
+        model(**inputs)
 
 
 @pytest.mark.parametrize("own_terms", [True, False], ids=["base+lr", "full"])

@@ -26,5 +26,7 @@ def test_the_engine_loads_what_was_trained_on_smollm2(
     folders = {role.result.role: Path(report.out) / role.result.role for role in report.roles}
     for name in ("smollm2", str(smollm2.converted_folder())):
         with Engine(name, folders, "base+lr", device="cpu") as engine:
-            answer = engine.generate([5, 6, 7], adapter="plan", params=SamplingParams(max_tokens=2))
+            answer = engine.generate(
+                [5, 6, 7], adapter="plan", sampling_params=SamplingParams(max_tokens=2)
+            )
             assert answer.finish_reason in ("length", "stop")

@@ -43,7 +43,7 @@ class EngineBackend:
             request = self._engine.chat(
                 messages,
                 adapter=adapter,
-                params=sampling,
+                sampling_params=sampling,
                 stream=True,
                 continue_final_message=continue_final_message,
                 cache_salt=self._cache_salt,

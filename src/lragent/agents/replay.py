@@ -109,7 +109,7 @@ def replay(
         request = engine.submit(
             call.prompt,
             adapter=call.adapter,
-            params=SamplingParams(logprobs=1),
+            sampling_params=SamplingParams(logprobs=1),
             forced=call.output,
         )
         done = request.result()

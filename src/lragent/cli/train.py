@@ -72,6 +72,10 @@ def train(
     readers: Annotated[
         str, typer.Option(help="For base+lr, the member that reads: first or random.")
     ] = "first",
+    acting_text: Annotated[
+        str,
+        typer.Option(help="For neutral, prompt text from which a role acts; else the last token."),
+    ] = "",
     mode: Annotated[
         Mode,
         typer.Option(help="shared-a: the first role's A, frozen; joint: one A; separate: own A."),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
-from lragent.engine.errors import EngineClosedError, EngineError
+from lragent.engine.background import Background
+from lragent.engine.errors import EngineClosedError, EngineError, QueueFullError
 from lragent.engine.loop import StepLoop
+from lragent.engine.outbox import Outbox
 from lragent.engine.registry import AdapterRegistry
 from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
@@ -23,8 +26,9 @@ from lragent.sharing.group import Group
 class EngineCore:
     """Keeps the step loop, the registry of adapters, the weights and the pages in agreement.
 
-    Any thread may call it. `debug` proves the cache's books whenever the last request ends, and at
-    close.
+    Any thread may call it. Steps are run by whoever waits for a request, or by a thread in the
+    background once that is started. `debug` proves the cache's books whenever the last request
+    ends, and at close. `most_requests` is how many may be there at once, None for any number.
 
     An exception may come at any line of a change of the books, KeyboardInterrupt above all. The
     books are then in doubt until the next change, which begins by emptying the cache and lets the
@@ -39,14 +43,19 @@ class EngineCore:
         runner: ModelRunner,
         scheduler: Scheduler,
         debug: bool,
+        most_requests: int | None,
     ):
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
+        self._door = threading.RLock()
         self.loop = StepLoop(cache, runner, scheduler, layout.page_size)
         self._registry = registry
         self._layout = layout
         self._cache = cache
         self._runner = runner
         self._debug = debug
+        self._most_requests = most_requests
+        self._dropped: deque[RequestState] = deque()
+        self._background: Background | None = None
         self._closed = False
         self._in_doubt = False
         self._hold_weights()
@@ -60,17 +69,50 @@ class EngineCore:
         if self._closed:
             raise EngineClosedError("this engine is closed; start another one")
 
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the engine still. Who steps lets everybody in between two steps: a lock alone would
+        be taken again before another thread wakes up.
+        """
+        with self._door, self._lock:
+            yield
+
+    def start(self) -> None:
+        """Run steps in a thread of its own from now on."""
+        if self._background is not None:
+            return
+        with self.exclusive():
+            self.check_open()
+            if self._background is None:
+                self._background = Background(self._step_in_turn, self._give_up)
+                self._background.wake()
+
     # ---- requests
 
-    def add(self, state: RequestState) -> None:
-        """Queue a new request."""
-        with self.lock, self._change():
-            self.loop.add(state)
+    def add(self, states: Sequence[RequestState]) -> None:
+        """Queue a new request, one state for each of its answers.
+
+        Raises:
+            QueueFullError: too many are there.
+        """
+        with self.exclusive(), self._change():
+            most, there = self._most_requests, len(self.loop.running)
+            if most is not None and there + len(states) > most:
+                raise QueueFullError(
+                    f"{there} requests run or wait and the engine takes {most}; try again later, "
+                    "or start it with a higher max_waiting"
+                )
+            for state in states:
+                self.loop.add(state)
+        if self._background is not None:
+            self._background.wake()
 
     def step(self) -> bool:
         """Run one forward pass; False when there is nothing to do."""
-        with self.lock, self._change():
+        with self._lock, self._change():
             self.check_open()
+            self._end_dropped()
+            self._after(self.loop.end_overdue())
             ended = self.loop.step()
             if ended is None:
                 return False
@@ -79,24 +121,36 @@ class EngineCore:
                 self._cache.check_integrity()
             return True
 
-    def advance(self, state: RequestState) -> None:
-        """Do a step for whoever waits, unless another caller's step brought something meanwhile."""
-        with self.lock:
-            if state.chunks or state.done:
-                return
-            if not self.step():
-                raise RuntimeError(f"request {state.id} waits although nothing can run")
+    def wait(self, outbox: Outbox, ready: Callable[[], bool], at_end: bool = False) -> None:
+        """Until `ready()`: step, or wait for the thread that does.
 
-    def cancel(self, state: RequestState) -> None:
-        """End a request that has not ended."""
-        with self.lock, self._change():
-            if not state.done:
-                self.loop.end(state, "cancelled")
-                self._after([state])
+        `ready` becomes true when a chunk comes to `outbox`, or with `at_end` when an answer ends.
+        """
+        while not ready():
+            if self._background is not None:
+                outbox.wait(ready, at_end)
+                break
+            self._let_others_in()
+            with self._lock:
+                # another caller's step may have brought it meanwhile
+                if not ready() and not self.step() and not ready():
+                    raise RuntimeError("a request waits although nothing can run")
+
+    def cancel(self, states: Iterable[RequestState] | None = None) -> None:
+        """End those of `states` that have not ended; None means all that run or wait."""
+        with self.exclusive(), self._change():
+            for state in self.loop.running if states is None else states:
+                if not state.done:
+                    self.loop.end(state, "cancelled")
+                    self._after([state])
+
+    def drop(self, state: RequestState) -> None:
+        """Have a request end at the next step. Takes no lock: a garbage collector may call it."""
+        self._dropped.append(state)
 
     def close(self) -> None:
         """Cancel what runs and refuse further work."""
-        with self.lock, self._change():
+        with self.exclusive(), self._change():
             if self._closed:
                 return
             for state in self.loop.running:
@@ -104,6 +158,8 @@ class EngineCore:
             self._closed = True
             if self._debug:
                 self._cache.check_integrity()
+        if self._background is not None:
+            self._background.stop()
 
     def check_integrity(self) -> None:
         """Prove that no page is lost or held twice.
@@ -111,7 +167,7 @@ class EngineCore:
         Raises:
             IntegrityError: with every violated invariant.
         """
-        with self.lock, self._change():
+        with self.exclusive(), self._change():
             self._cache.check_integrity()
 
     # ---- adapters
@@ -122,7 +178,7 @@ class EngineCore:
         Raises:
             AdapterError: the pages do not fit it; nothing is changed.
         """
-        with self.lock, self._change():
+        with self.exclusive(), self._change():
             self.check_open()
             before = self._registry.sharers
             # First the weights: when the device has no memory for them, nothing has changed yet.
@@ -135,7 +191,7 @@ class EngineCore:
 
     def unload(self, name: str) -> Freed:
         """Take an adapter away; the pages and bytes that only it could use."""
-        with self.lock, self._change():
+        with self.exclusive(), self._change():
             self.check_open()
             before = self._registry.sharers
             self._registry.unload(name)
@@ -143,6 +199,36 @@ class EngineCore:
             return self._forget(before)
 
     # ---- inside
+
+    def _step_in_turn(self) -> bool:
+        self._let_others_in()
+        return self.step()
+
+    def _let_others_in(self) -> None:
+        with self._door:
+            pass
+
+    def _end_dropped(self) -> None:
+        while self._dropped:
+            state = self._dropped.popleft()
+            if state in self.loop.running:
+                self.loop.end(state, "cancelled")
+                self._after([state])
+
+    def _give_up(self, error: BaseException) -> None:
+        """End every request with `error`, with books or, if those cannot be mended, without."""
+        with self.exclusive():
+            running = self.loop.running
+            try:
+                with self._change():
+                    for state in running:
+                        self.loop.fail(state, error)
+                    self._after(running)
+            except Exception:
+                for state in running:
+                    if not state.done:
+                        state.error = f"{type(error).__name__}: {error}"
+                        state.finish("error")
 
     @contextmanager
     def _change(self) -> Iterator[None]:

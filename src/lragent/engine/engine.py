@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NoReturn, Self, overload
+from typing import NoReturn, Self
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,15 +18,17 @@ from lragent.attention import Implementation
 from lragent.cache.keys import KeyScope
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
+from lragent.engine.calls import Calls
 from lragent.engine.core import EngineCore
 from lragent.engine.errors import BudgetError, PromptTooLongError
 from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
 from lragent.engine.loader import load_model
 from lragent.engine.memory import check_kv_bytes, default_kv_bytes, growth_room, pages_in
-from lragent.engine.outputs import Completion
+from lragent.engine.outbox import Outbox
 from lragent.engine.params import SamplingParams
-from lragent.engine.prompts import Message, PromptEncoder
+from lragent.engine.prompts import Message, Prompt, PromptEncoder
 from lragent.engine.registry import AdapterRegistry
+from lragent.engine.renamed import renamed
 from lragent.engine.request import Request
 from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
@@ -39,6 +41,7 @@ from lragent.engine.validation import (
     check_adapters,
     check_count,
     check_model,
+    check_seconds,
     check_text,
 )
 from lragent.sharing import Policy
@@ -47,7 +50,7 @@ DEFAULT_RANK = 16
 """Width of the LR slot when an engine starts without adapters, so that some can be loaded."""
 
 
-class Engine:
+class Engine(Calls):
     """Serves one base model and any number of LoRA adapters from one paged cache.
 
     Args:
@@ -60,12 +63,15 @@ class Engine:
             Nothing is shared by default.
         page_size: tokens in a page.
         kv_bytes: budget of the cache in bytes; default a quarter of the memory, 4 GiB at most
-            (80 % of what is free on a GPU), and no more than `max_batch_size` of the model's
+            (80 % of what is free on a GPU), and no more than `max_num_seqs` of the model's
             longest requests fill.
         dtype: of weights and cache, or its name; default float32 on a CPU, bfloat16 on a GPU.
         device: default the GPU where there is one.
-        max_batch_tokens: most tokens in one forward pass; longer prompts run in chunks.
-        max_batch_size: most requests that run at once.
+        max_num_batched_tokens: most tokens in one forward pass; longer prompts run in chunks.
+        max_num_seqs: most requests that run at once.
+        max_waiting: most requests beyond those; more are refused. None lets any number wait.
+        background: whether a thread runs the requests, so that they go on while nobody waits. Then
+            close the engine when it is not needed any more.
         max_lora_rank: width of an LR slot; default the largest rank among `adapters`.
         lr_slots: slots in a page; default as many as the groups need.
         include_base_model: whether requests without adapter share too, when `sharing` is a policy;
@@ -80,6 +86,7 @@ class Engine:
             do.
     """
 
+    @renamed(max_batch_tokens="max_num_batched_tokens", max_batch_size="max_num_seqs")
     def __init__(
         self,
         model: str | Path | tuple[PreTrainedModel, PreTrainedTokenizerBase | None],
@@ -90,8 +97,10 @@ class Engine:
         kv_bytes: int | None = None,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
-        max_batch_tokens: int = 512,
-        max_batch_size: int = 32,
+        max_num_batched_tokens: int = 512,
+        max_num_seqs: int = 32,
+        max_waiting: int | None = None,
+        background: bool = False,
         max_lora_rank: int | None = None,
         lr_slots: int | None = None,
         include_base_model: bool | None = None,
@@ -102,14 +111,16 @@ class Engine:
         counts = {
             "page_size": page_size,
             "kv_bytes": kv_bytes,
-            "max_batch_tokens": max_batch_tokens,
-            "max_batch_size": max_batch_size,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "max_num_seqs": max_num_seqs,
             "max_lora_rank": max_lora_rank,
             "lr_slots": lr_slots,
         }
         for argument, count in counts.items():
             if count is not None:
                 check_count(argument, count)
+        if max_waiting is not None:
+            check_count("max_waiting", max_waiting, least=0)
         check_model(model)
         check_adapters(adapters or {})
         where = as_device(device)
@@ -143,7 +154,7 @@ class Engine:
             itemsize=kind.itemsize,
         )
         longest = -(-self.shape.max_positions // page_size) * self.layout.page_bytes
-        most = longest * self.shape.layers * max_batch_size
+        most = longest * self.shape.layers * max_num_seqs
         budget = default_kv_bytes(where, most) if kv_bytes is None else kv_bytes
         pages = pages_in(budget, self.layout, self.shape.layers)
         self._cache = CacheManager(
@@ -156,9 +167,15 @@ class Engine:
         )
         self._weight_bytes = bytes_of_weights(loaded)
         self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
-        scheduler = Scheduler(self._cache, max_batch_tokens, max_batch_size)
+        scheduler = Scheduler(self._cache, max_num_batched_tokens, max_num_seqs)
         self._core = EngineCore(
-            self._registry, self.layout, self._cache, self._runner, scheduler, debug
+            self._registry,
+            self.layout,
+            self._cache,
+            self._runner,
+            scheduler,
+            debug,
+            None if max_waiting is None else max_num_seqs + max_waiting,
         )
         self._scope = KeyScope(
             base_model=self.shape.digest,
@@ -173,36 +190,50 @@ class Engine:
         )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
         self._next_id = 0
+        if background:
+            self._core.start()
 
     # ---- requests
 
-    def submit(
+    @renamed(params="sampling_params")
+    def submit(  # pyright: ignore[reportIncompatibleMethodOverride]  # spells the options out
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
         *,
         adapter: str | None = None,
-        params: SamplingParams | None = None,
         cache_salt: str = "",
+        deadline: float | None = None,
+        priority: int = 0,
         forced: Sequence[int] | None = None,
     ) -> Request:
-        """Queue a request and return its handle; work is done while someone waits for it.
+        """Queue a request and return its handle.
+
+        It runs while someone waits for it, or with `Engine(background=True)` at once. A handle
+        that nobody holds any more cancels it.
 
         Args:
             prompt: text, or token ids.
+            sampling_params: how to decode; default greedy, 256 tokens.
             adapter: name of a loaded adapter; None for the base model.
-            params: how to decode; default greedy, 256 tokens.
             cache_salt: requests with different salts never share a page.
+            deadline: seconds from now after which it ends as it is, with the finish reason
+                `deadline`; None for never.
+            priority: requests of lower numbers go first.
             forced: token ids that the output consists of, whatever the model would choose; the
-                log-probabilities that `params` asks for are the model's. Of `params` nothing else
-                counts. For replaying and for teacher-forced scores.
+                log-probabilities that are asked for are the model's. Nothing else of
+                `sampling_params` counts. For replaying and for teacher-forced scores.
 
         Raises:
-            UnknownAdapterError, PromptTooLongError, BudgetError, EngineClosedError, TypeError,
-            ValueError.
+            UnknownAdapterError, PromptTooLongError, BudgetError, QueueFullError,
+            EngineClosedError, TypeError, ValueError.
         """
         # checks again what pydantic's model_copy has not
-        params = SamplingParams.model_validate({} if params is None else params)
+        params = SamplingParams.model_validate({} if sampling_params is None else sampling_params)
         check_text("cache_salt", cache_salt)
+        check_seconds("deadline", deadline)
+        if not isinstance(priority, int) or isinstance(priority, bool):
+            raise TypeError(f"priority must be a whole number, not {priority!r:.80}")
         if adapter is not None:
             check_text("adapter", adapter)
         tokens = self._prompts.encode(prompt)
@@ -214,94 +245,35 @@ class Engine:
                 distributions=params.distributions,
                 ignore_eos=True,
             )
-        with self._core.lock:
+        with self._core.exclusive():
             self._core.check_open()
             binding = self._registry.binding(adapter)
             self._check_length(tokens, params, forced)
+            outbox = Outbox()
             state = RequestState(
                 self._next_id,
                 tokens,
                 params,
                 binding,
                 binding.client(replace(self._scope, tenant=cache_salt)),
+                outbox=outbox,
+                index=0,
                 forced=forced,
+                deadline=deadline,
+                priority=priority,
                 tokenizer=self.tokenizer,
                 eos=self._eos,
                 max_positions=self.shape.max_positions,
                 device=self._runner.device,
             )
             self._next_id += 1
-            self._core.add(state)
-        return Request(state, self._core)
+            request = Request([state], outbox, self._core)
+            self._core.add([state])
+        return request
 
-    @overload
-    def generate(
-        self, prompt: str | Sequence[int], *, adapter: str | None = ...,
-        params: SamplingParams | None = ..., cache_salt: str = ..., stream: Literal[False] = ...,
-    ) -> Completion: ...  # fmt: skip
-
-    @overload
-    def generate(
-        self, prompt: str | Sequence[int], *, adapter: str | None = ...,
-        params: SamplingParams | None = ..., cache_salt: str = ..., stream: Literal[True],
-    ) -> Request: ...  # fmt: skip
-
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        *,
-        adapter: str | None = None,
-        params: SamplingParams | None = None,
-        cache_salt: str = "",
-        stream: bool = False,
-    ) -> Completion | Request:
-        """Continue `prompt`: the whole answer, or with `stream` a handle to iterate over."""
-        request = self.submit(prompt, adapter=adapter, params=params, cache_salt=cache_salt)
-        return request if stream else request.result()
-
-    @overload
-    def chat(
-        self, messages: Sequence[Message], *, adapter: str | None = ...,
-        params: SamplingParams | None = ..., cache_salt: str = ...,
-        continue_final_message: bool = ..., allow_special_tokens: bool = ...,
-        stream: Literal[False] = ...,
-    ) -> Completion: ...  # fmt: skip
-
-    @overload
-    def chat(
-        self, messages: Sequence[Message], *, adapter: str | None = ...,
-        params: SamplingParams | None = ..., cache_salt: str = ...,
-        continue_final_message: bool = ..., allow_special_tokens: bool = ...,
-        stream: Literal[True],
-    ) -> Request: ...  # fmt: skip
-
-    def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        adapter: str | None = None,
-        params: SamplingParams | None = None,
-        cache_salt: str = "",
-        continue_final_message: bool = False,
-        allow_special_tokens: bool = False,
-        stream: bool = False,
-    ) -> Completion | Request:
-        """Answer a conversation in the model's chat template.
-
-        Args:
-            messages: `{"role": …, "content": …}` in order.
-            continue_final_message: go on in the last message instead of starting a new one.
-            allow_special_tokens: whether a special token in a message's text counts as one. By
-                default it is plain text, so that no user and no document can end a turn.
-            adapter, params, cache_salt, stream: as for `generate`.
-        """
-        request = self.submit(
-            self.render(messages, continue_final_message, allow_special_tokens),
-            adapter=adapter,
-            params=params,
-            cache_salt=cache_salt,
-        )
-        return request if stream else request.result()
+    def cancel_all(self) -> None:
+        """End every request that runs or waits, whoever submitted it."""
+        self._core.cancel()
 
     def render(
         self,
@@ -309,7 +281,14 @@ class Engine:
         continue_final_message: bool = False,
         allow_special_tokens: bool = False,
     ) -> list[int]:
-        """The token ids of a conversation in the model's chat template; see `chat`."""
+        """The token ids of a conversation in the model's chat template.
+
+        Args:
+            messages: `{"role": …, "content": …}` in order.
+            continue_final_message: go on in the last message instead of starting a new one.
+            allow_special_tokens: whether a special token in a message's text counts as one. By
+                default it is plain text, so that no user and no document can end a turn.
+        """
         return self._prompts.render(messages, continue_final_message, allow_special_tokens)
 
     # ---- adapters
@@ -375,7 +354,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counts and bytes as of now."""
-        with self._core.lock:
+        with self._core.exclusive():
             loop = self._core.loop
             by_adapter = {
                 name: sums + AdapterStats() for name, sums in loop.recorder.by_adapter.items()
@@ -409,7 +388,7 @@ class Engine:
         self._core.check_integrity()
 
     def close(self) -> None:
-        """Cancel what runs and refuse further work."""
+        """Cancel what runs, end the thread in the background, and refuse further work."""
         self._core.close()
 
     def __enter__(self) -> Self:

@@ -26,6 +26,10 @@ class BudgetError(EngineError, ValueError):
     """The KV budget cannot hold what was asked for, even with everything else evicted."""
 
 
+class QueueFullError(EngineError, RuntimeError):
+    """As many requests wait as the engine lets wait; try again later."""
+
+
 class EngineClosedError(EngineError, RuntimeError):
     """The engine was closed and takes no more work."""
 

@@ -58,6 +58,22 @@ class StepLoop:
         del self._requests[request.id]
         self.recorder.ended(request)
 
+    def fail(self, request: RequestState, error: BaseException | str) -> None:
+        """End a request that has not ended with an error."""
+        if not request.done:
+            known = isinstance(error, str)
+            request.error = error if known else f"{type(error).__name__}: {error}"
+            self.end(request, "error")
+
+    def end_overdue(self) -> list[RequestState]:
+        """End the requests whose deadline is over; returns them."""
+        now = time.perf_counter()
+        live = self._requests.values()
+        overdue = [r for r in live if r.deadline is not None and r.deadline <= now]
+        for request in overdue:
+            self.end(request, "deadline")
+        return overdue
+
     def step(self) -> list[RequestState] | None:
         """Run one forward pass; the requests that it ended, None when there is nothing to do.
 
@@ -74,7 +90,7 @@ class StepLoop:
             self.restart()
             if at_hand is None:
                 return []
-            self._fail(at_hand, error)
+            self.fail(at_hand, error)
             return [at_hand]
         if not plan:
             return None
@@ -88,7 +104,7 @@ class StepLoop:
             self._run(plan)
         except Exception as error:  # one bad step must not take the engine down
             for item in plan:
-                self._fail(item.request, error)
+                self.fail(item.request, error)
         return [item.request for item in plan if item.request.done]
 
     def restart(self) -> None:
@@ -100,18 +116,13 @@ class StepLoop:
         for request in self.running:
             if request.done:
                 del self._requests[request.id]
+                request.outbox.wake(ended=True)
         self._scheduler.restart(self.running)
         if self._handing is not None:
             # some of its token's text may have been handed over, and must not be again
-            self._fail(self._handing, "the engine was interrupted while it handed over a token")
+            self.fail(self._handing, "the engine was interrupted while it handed over a token")
         self._handing = None
         self._chosen = deque(pair for pair in self._chosen if not pair[0].done)
-
-    def _fail(self, request: RequestState, error: Exception | str) -> None:
-        if not request.done:
-            known = isinstance(error, str)
-            request.error = error if known else f"{type(error).__name__}: {error}"
-            self.end(request, "error")
 
     def _run(self, plan: list[Scheduled]) -> None:
         runner = self._runner
@@ -141,7 +152,7 @@ class StepLoop:
             try:
                 self._hand(request, choice)
             except Exception as error:  # of this request alone
-                self._fail(request, error)
+                self.fail(request, error)
             self._chosen.popleft()
             self._handing = None
 
@@ -149,7 +160,7 @@ class StepLoop:
         if request.done:
             return
         if choice.error is not None:
-            self._fail(request, choice.error)
+            self.fail(request, choice.error)
             return
         if request.first_token is None:
             request.first_token = time.perf_counter()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a streamed answer; the last one has a finish reason."""
+    """A piece of a streamed answer; the last one has a finish reason.
+
+    `index` tells the answers of a request with `n` above 1 apart.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Completion:
     Attributes:
         text: the answer, without the stop text.
         token_ids: every generated token, those of the stop text and the end token included.
-        finish_reason: `stop`, `length`, `cancelled` or `error`.
+        finish_reason: `stop`, `length`, `cancelled`, `deadline` (it took too long) or `error`.
         prompt_tokens: tokens of the prompt.
         cached_tokens: prompt tokens that needed no computation.
         ttft_s: seconds from submission to the first token; None when there was none.
@@ -46,6 +50,8 @@ class Completion:
         not_shared: why no page of the prompt came from the cache; None when some did. It tells
             nothing about other tenants.
         error: what went wrong, when the reason is `error`.
+        index: which of the request's answers it is.
+        others: the answers behind the first, when the request asked for `n` above 1.
         distributions: log-probabilities `[generated, vocab]` in float32, on the engine's device,
             when asked for.
     """
@@ -61,4 +67,11 @@ class Completion:
     adapter: str | None
     not_shared: str | None
     error: str | None = None
+    index: int = 0
+    others: tuple[Completion, ...] = field(default=(), repr=False)
     distributions: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def outputs(self) -> tuple[Completion, ...]:
+        """All answers of the request; this one alone unless it asked for `n` above 1."""
+        return (self, *self.others)

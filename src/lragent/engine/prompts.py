@@ -9,12 +9,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lragent.engine.errors import PromptTooLongError
 from lragent.engine.validation import check_text
 
 Message = Mapping[str, str]
+Prompt = str | Sequence[int] | Tensor
+"""Text, or token ids: a sequence, tensor or array of one dimension."""
 
 
 class PromptEncoder:
@@ -33,7 +36,7 @@ class PromptEncoder:
         self._limit = limit
         self._lock = threading.Lock()  # how special tokens are read is a state of the tokenizer
 
-    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+    def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt. In text, special tokens are read as such.
 
         Raises:
@@ -50,7 +53,7 @@ class PromptEncoder:
             ids = _whole_numbers(prompt, "the prompt", "text or one flat sequence", self._limit)
         return self._in_vocabulary(ids, "the prompt")
 
-    def check_ids(self, values: Sequence[int], argument: str) -> list[int]:
+    def check_ids(self, values: Sequence[int] | Tensor, argument: str) -> list[int]:
         """The token ids of an argument that cannot be text.
 
         Raises:
@@ -152,7 +155,9 @@ class PromptEncoder:
         return "|".join(map(re.escape, longest_first)) or None
 
 
-def _whole_numbers(given: Sequence[int], argument: str, kind: str, limit: int) -> list[int]:
+def _whole_numbers(
+    given: Sequence[int] | Tensor, argument: str, kind: str, limit: int
+) -> list[int]:
     # Tensors and arrays of one dimension are welcome too.
     values = given.tolist() if hasattr(given, "tolist") else given  # pyright: ignore[reportAttributeAccessIssue]
     try:

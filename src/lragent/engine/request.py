@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from lragent.engine.core import EngineCore
 from lragent.engine.errors import GenerationFailedError
+from lragent.engine.outbox import Outbox
 from lragent.engine.outputs import Chunk, Completion, FinishReason
 from lragent.engine.params import SamplingParams
 from lragent.engine.request_state import RequestState
@@ -15,11 +18,18 @@ from lragent.engine.request_state import RequestState
 class Request:
     """Iterate over its chunks, or wait for its result; everything else is to read.
 
-    The engine works while some caller waits for a chunk or a result; there is no thread behind it.
+    Its caller does the engine's work while it waits, unless a thread in the background does. With
+    `async for` and `aresult` it is always that thread. A handle that nobody holds any more cancels
+    its request.
+
+    With `n` above 1 it has that many answers: chunks tell them apart by their `index`, `result`
+    has them in `outputs`, and what is to read here is of the first.
     """
 
-    def __init__(self, state: RequestState, core: EngineCore):
-        self._state = state
+    def __init__(self, states: Sequence[RequestState], outbox: Outbox, core: EngineCore):
+        self._states = states
+        self._state = states[0]
+        self._outbox = outbox
         self._core = core
 
     def __repr__(self) -> str:
@@ -35,6 +45,9 @@ class Request:
             "a request's handle belongs to its engine, and can be neither pickled nor copied; pass "
             "its completion() on, and of engines start one in each process"
         )
+
+    def __del__(self) -> None:
+        self._drop()
 
     @property
     def id(self) -> int:
@@ -74,7 +87,7 @@ class Request:
     @property
     def done(self) -> bool:
         """Whether no more tokens will come."""
-        return self._state.done
+        return all(state.done for state in self._states)
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield chunks as they come; leaving the loop early cancels the request.
@@ -82,22 +95,40 @@ class Request:
         Raises:
             GenerationFailedError: the forward pass failed.
         """
-        state = self._state
+        chunks = self._outbox.chunks
         try:
             while True:
-                while state.chunks:
-                    yield state.chunks.popleft()
-                if state.done:
+                while chunks:
+                    yield chunks.popleft()
+                if self.done:
                     break
-                self._core.advance(state)
+                self._core.wait(self._outbox, self._has_news)
         finally:
-            self._core.cancel(state)
-        if state.finish_reason == "error":
-            raise GenerationFailedError(state.error)
+            self.cancel()
+        self._check()
+
+    async def __aiter__(self) -> AsyncIterator[Chunk]:
+        """Yield chunks as they come, without a thread of its own; see `__iter__`."""
+        self._start()
+        chunks, news = self._outbox.chunks, asyncio.Event()
+        tell = asyncio.get_running_loop().call_soon_threadsafe
+        try:
+            with self._outbox.watched(lambda: tell(news.set), at_end=False):
+                while True:
+                    news.clear()
+                    while chunks:
+                        yield chunks.popleft()
+                    if self.done:
+                        break
+                    if not chunks:
+                        await news.wait()
+        finally:
+            self._drop()
+        self._check()
 
     def cancel(self) -> None:
         """Stop now and give the pages back; what was generated stays in the result."""
-        self._core.cancel(self._state)
+        self._core.cancel(self._states)
 
     def result(self) -> Completion:
         """Wait for the end and return the whole answer.
@@ -105,14 +136,47 @@ class Request:
         Raises:
             GenerationFailedError: the forward pass failed.
         """
-        state = self._state
-        while not state.done:
-            state.chunks.clear()  # the parts are kept; a waiting chunk would stop `advance`
-            self._core.advance(state)
-        if state.finish_reason == "error":
-            raise GenerationFailedError(state.error)
-        return state.completion()
+        self._core.wait(self._outbox, lambda: self.done, at_end=True)
+        return self._result()
+
+    async def aresult(self) -> Completion:
+        """Wait for the end without a thread of its own; see `result`. Cancelled with its task."""
+        self._start()
+        news = asyncio.Event()
+        tell = asyncio.get_running_loop().call_soon_threadsafe
+        try:
+            with self._outbox.watched(lambda: tell(news.set), at_end=True):
+                while not self.done:
+                    news.clear()
+                    if not self.done:
+                        await news.wait()
+        finally:
+            self._drop()
+        return self._result()
 
     def completion(self) -> Completion:
         """The answer as far as it came."""
-        return self._state.completion()
+        first, *others = [state.completion() for state in self._states]
+        return replace(first, others=tuple(others)) if others else first
+
+    def _start(self) -> None:
+        if not self.done:
+            self._core.start()
+
+    def _has_news(self) -> bool:
+        return bool(self._outbox.chunks) or self.done
+
+    def _result(self) -> Completion:
+        self._outbox.chunks.clear()
+        self._check()
+        return self.completion()
+
+    def _check(self) -> None:
+        for state in self._states:
+            if state.finish_reason == "error":
+                raise GenerationFailedError(state.error)
+
+    def _drop(self) -> None:
+        for state in self._states:
+            if not state.done:
+                self._core.drop(state)

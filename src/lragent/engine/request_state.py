@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +13,7 @@ from lragent.adapters.model import Adapter
 from lragent.cache.client import CacheClient
 from lragent.cache.lease import Lease
 from lragent.cache.sharing_reasons import public_reason
+from lragent.engine.outbox import Outbox
 from lragent.engine.outputs import Chunk, Completion, FinishReason, TokenLogprob
 from lragent.engine.params import SamplingParams
 from lragent.engine.sampler import Chosen, RequestSampler
@@ -30,7 +30,10 @@ class RequestState:
         computed: leading tokens that are in its pages.
         lease: its pages while it is scheduled.
         cached_tokens: prompt tokens that needed no computation; None before it was first admitted.
-        chunks: pieces of the answer that its caller has not taken yet.
+        outbox: where its caller finds the pieces of the answer, and of the other answers.
+        index: which of the answers it is.
+        deadline: the time (`time.perf_counter`) at which it ends, done or not; None for never.
+        rank: who goes first, the lowest; priority, then order of arrival.
     """
 
     def __init__(
@@ -41,7 +44,11 @@ class RequestState:
         binding: Binding[Adapter],
         client: CacheClient,
         *,
+        outbox: Outbox,
+        index: int,
         forced: Sequence[int] | None,
+        deadline: float | None,
+        priority: int,
         tokenizer: PreTrainedTokenizerBase | None,
         eos: frozenset[int],
         max_positions: int,
@@ -59,12 +66,15 @@ class RequestState:
         self.computed = 0
         self.lease: Lease | None = None
         self.sampler = RequestSampler(params, device, forced and [*prompt, *forced])
-        self.chunks: deque[Chunk] = deque()
+        self.outbox = outbox
+        self.index = index
+        self.rank = (priority, request_id)
         self.cached_tokens: int | None = None
         self.not_shared: str | None = None
         self.finish_reason: FinishReason | None = None
         self.error: str | None = None
         self.submitted = time.perf_counter()
+        self.deadline = None if deadline is None else self.submitted + deadline
         self.first_token: float | None = None
         self._finished: float | None = None
         self._text_parts: list[str] = []
@@ -111,11 +121,12 @@ class RequestState:
     def finish(self, reason: FinishReason) -> None:
         """Pass the last text on and close the request."""
         rest = self._text.flush()
-        self.finish_reason = reason
         self._finished = time.perf_counter()
         if rest:
             self._text_parts.append(rest)
-        self.chunks.append(Chunk(rest, finish_reason=reason))
+        self.outbox.chunks.append(Chunk(rest, finish_reason=reason, index=self.index))
+        self.finish_reason = reason  # from here on another thread may take everything
+        self.outbox.wake(ended=True)
 
     def completion(self) -> Completion:
         """The answer as far as it came."""
@@ -132,6 +143,7 @@ class RequestState:
             adapter=self.binding.name,
             not_shared=self.not_shared and public_reason(self.not_shared),
             error=self.error,
+            index=self.index,
             distributions=torch.stack(self._distributions) if self._distributions else None,
         )
 
@@ -139,4 +151,5 @@ class RequestState:
         if text:
             self._text_parts.append(text)
         logprobs = () if chosen.logprob is None else (chosen.logprob,)
-        self.chunks.append(Chunk(text, (chosen.token_id,), logprobs))
+        self.outbox.chunks.append(Chunk(text, (chosen.token_id,), logprobs, index=self.index))
+        self.outbox.wake(ended=False)

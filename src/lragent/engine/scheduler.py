@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,17 +26,17 @@ class Scheduled:
 
 
 class Scheduler:
-    """First come, first served; running requests before waiting ones.
+    """By priority, then first come, first served; running requests before waiting ones.
 
-    When pages run out, the request that came last gives its pages back and waits at the front of
-    the queue. What it published stays cached while there is room, so little is computed twice.
+    When pages run out, the running request that is last in this order gives its pages back and
+    waits again. What it published stays cached while there is room, so little is computed twice.
     """
 
-    def __init__(self, cache: CacheManager, max_batch_tokens: int, max_batch_size: int):
+    def __init__(self, cache: CacheManager, max_num_batched_tokens: int, max_num_seqs: int):
         self._cache = cache
-        self._max_tokens = max_batch_tokens
-        self._max_size = max_batch_size
-        self.waiting: deque[RequestState] = deque()
+        self._max_tokens = max_num_batched_tokens
+        self._max_size = max_num_seqs
+        self.waiting: list[RequestState] = []  # by rank
         self.running: list[RequestState] = []
         self.preemptions = 0
         self.at_hand: RequestState | None = None  # who is to blame for an exception in schedule()
@@ -45,7 +45,9 @@ class Scheduler:
 
     def add(self, request: RequestState) -> None:
         """Queue a request."""
-        self.waiting.append(request)
+        insort(self.waiting, request, key=_rank)
+        if self.waiting[0] is request:
+            self._front_blocked = False
 
     def remove(self, request: RequestState) -> None:
         """Take a request out, wherever it is, and give its pages back."""
@@ -53,15 +55,16 @@ class Scheduler:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
+            self._front_blocked = False
         self._release(request)
 
     def restart(self, requests: Sequence[RequestState]) -> None:
-        """Let all `requests` wait in the order they came; the cache has dropped their pages."""
+        """Let all `requests` wait; the cache has dropped their pages."""
         for request in requests:
             request.lease = None
             request.computed = 0
         self.running = []
-        self.waiting = deque(sorted(requests, key=lambda request: request.id))
+        self.waiting = sorted(requests, key=_rank)
         self._front_blocked = False
 
     def schedule(self) -> list[Scheduled]:
@@ -90,7 +93,7 @@ class Scheduler:
             if admitted is None:
                 self._front_blocked = True
                 break
-            self.waiting.popleft()
+            del self.waiting[0]
             self.running.append(admitted.request)
             plan.append(admitted)
             budget -= admitted.count
@@ -122,7 +125,7 @@ class Scheduler:
             try:
                 self._cache.extend(request.lease, tokens)
             except OutOfPages:
-                last = max(self.running, key=lambda r: r.id)
+                last = max(self.running, key=_rank)
                 self._preempt(last)
                 preempted.append(last)
                 if last is request:
@@ -133,7 +136,7 @@ class Scheduler:
     def _preempt(self, request: RequestState) -> None:
         self.running.remove(request)
         self._release(request)
-        self.waiting.appendleft(request)
+        insort(self.waiting, request, key=_rank)
         self.preemptions += 1
         self._front_blocked = True  # its pages went to an older request
 
@@ -143,3 +146,7 @@ class Scheduler:
             request.computed = 0
             self._cache.release(lease)
             self._front_blocked = False
+
+
+def _rank(request: RequestState) -> tuple[int, int]:
+    return request.rank

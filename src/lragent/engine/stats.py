@@ -15,7 +15,7 @@ class AdapterStats(TokenCounts):
     """Sums over the requests of one adapter, beside those of `TokenCounts`.
 
     Attributes:
-        finished, cancelled, failed: requests by how they went.
+        finished, cancelled, failed: requests by how they went; a deadline cancels.
         generated_tokens: tokens chosen.
         computed_tokens: tokens whose base part was computed (K and V_base written).
         ttft_s: times to first token, summed; divide by `first_tokens` for the mean.
@@ -129,7 +129,7 @@ class StatsRecorder:
         """A request ended."""
         sums = self.of(request)
         sums.generated_tokens += len(request.generated)
-        if request.finish_reason == "cancelled":
+        if request.finish_reason in ("cancelled", "deadline"):
             sums.cancelled += 1
         elif request.finish_reason == "error":
             sums.failed += 1

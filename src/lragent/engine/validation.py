@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,30 @@ def check_text(argument: str, value: object) -> str:
     return value
 
 
-def check_count(argument: str, value: object) -> None:
-    """Refuse what is no whole number of at least 1.
+def check_count(argument: str, value: object, least: int = 1) -> None:
+    """Refuse what is no whole number of at least `least`.
 
     Raises:
         TypeError, ValueError: names the argument.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{argument} must be a whole number, not {value!r:.80}")
-    if value < 1:
-        raise ValueError(f"{argument} must be at least 1, not {value}")
+    if value < least:
+        raise ValueError(f"{argument} must be at least {least}, not {value}")
+
+
+def check_seconds(argument: str, value: object) -> None:
+    """Refuse what is no positive, finite number of seconds; None is none.
+
+    Raises:
+        TypeError, ValueError: names the argument.
+    """
+    if value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{argument} must be seconds, not {value!r:.80}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{argument} must be a positive number of seconds, not {value}")
 
 
 def check_model(model: object) -> None:

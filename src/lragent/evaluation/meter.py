@@ -158,7 +158,7 @@ class Meter:
                         self.engine.submit(
                             context[:end],
                             adapter=_name(arm.policy, arm.reading.readers[turn]),
-                            params=SamplingParams(max_tokens=1, ignore_eos=True),
+                            sampling_params=SamplingParams(max_tokens=1, ignore_eos=True),
                             cache_salt=salt,
                         )
                     )
@@ -175,7 +175,7 @@ class Meter:
             self.engine.submit(
                 sample.context,
                 adapter=None if arm.policy is None else _name(arm.policy, sample.role),
-                params=params,
+                sampling_params=params,
                 cache_salt=salt,
                 forced=sample.output,
             )

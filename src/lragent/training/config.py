@@ -39,7 +39,9 @@ class TrainConfig(BaseModel):
 
     `readers` says, under `base+lr`, who reads the contexts: the first role, or a member drawn anew
     for each batch. `shared_projections` are the targets whose A the roles share: those whose output
-    is cached. `max_steps`, where given, replaces `epochs`; it counts the optimiser steps of one
+    is cached. `acting_text`, where given, is the text of the prompt from whose last occurrence on a
+    role acts under `neutral`, instead of the prompt's last token. `max_steps`, where
+    given, replaces `epochs`; it counts the optimiser steps of one
     role, and of all roles together in mode `joint`. Samples longer than `max_length` tokens are
     left out.
     """
@@ -51,6 +53,7 @@ class TrainConfig(BaseModel):
     out: Path
     trained_for: TrainedFor = TrainedFor.NEUTRAL
     readers: Literal["first", "random"] = "first"
+    acting_text: str = ""
     mode: Mode = Mode.SHARED_A
     roles: tuple[Role, ...] = Field(default=("plan", "act", "reflect"), min_length=1)
     group: str = ""
@@ -92,6 +95,8 @@ class TrainConfig(BaseModel):
                 "readers are drawn at random only when training for base+lr in mode joint, in "
                 "which all members are there"
             )
+        if self.acting_text and self.trained_for is not TrainedFor.NEUTRAL:
+            raise ValueError("only under neutral does a role act from an acting text on")
         if self.mode is not Mode.SEPARATE and not self.shared_projections:
             raise ValueError(
                 f"mode {self.mode} shares the A of k_proj or v_proj, but the targets are "

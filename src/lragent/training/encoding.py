@@ -56,6 +56,11 @@ def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Example:
     return Example(sample.role, start + output, len(output))
 
 
+def acting_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a text that stands in every prompt, such as the header of the model's turn."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
 def encode_all(
     samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[Example], int]:

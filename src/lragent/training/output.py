@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 _WEIGHTS = "adapter_model.safetensors"
 
 
-def save_adapter(model: PeftModel, role: str, config: TrainConfig, card: str) -> None:
+def save_adapter(
+    model: PeftModel, role: str, config: TrainConfig, card: str, acting: Sequence[int] = ()
+) -> None:
     """Write one role's adapter, its sidecar and its model card to `out/role`.
 
     The folder appears by one rename, so an adapter that is there is complete.
@@ -44,7 +46,12 @@ def save_adapter(model: PeftModel, role: str, config: TrainConfig, card: str) ->
     settings.target_modules = sorted(config.targets)
     settings.save_pretrained(str(part))
     write_sidecar(
-        part, config.group_name, role, config.trained_for.value, config.shared_projections
+        part,
+        config.group_name,
+        role,
+        config.trained_for.value,
+        config.shared_projections,
+        acting,
     )
     (part / "README.md").write_text(card, encoding="utf-8")
     target = config.out / role
@@ -59,6 +66,7 @@ def write_sidecar(
     role: str,
     trained_for: str,
     shared_projections: Iterable[str] = (),
+    acting_tokens: Sequence[int] = (),
 ) -> None:
     """Note in an adapter's folder what it was trained for: `lragent.json`, which loading reads.
 
@@ -68,6 +76,7 @@ def write_sidecar(
         role: the adapter's name among them.
         trained_for: the policy; `neutral` after `prepare_for_neutral`.
         shared_projections: those whose A is equal in the whole group, such as `v_proj`.
+        acting_tokens: ids of the tokens from which the adapter acts; none for the prompt's last.
 
     Raises:
         AdapterError: the folder holds no adapter that can be served.
@@ -88,6 +97,7 @@ def write_sidecar(
         role=role,
         a_digest={name: digests[name] for name in shared_projections},
         trained_for=TrainedFor(trained_for).value,
+        acting_tokens=list(acting_tokens) or None,
     )
     write_atomically(path, sidecar.model_dump_json(by_alias=True, indent=2) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,19 +19,20 @@ from lragent.training.served import ServedForward
 from lragent.training.turns import Turns
 
 
-def prepare_for_neutral(model: PeftModel) -> PeftModel:
+def prepare_for_neutral(model: PeftModel, acting_tokens: Sequence[int] = ()) -> PeftModel:
     """Have a PEFT model train as it will be served under `neutral`.
 
-    The base model computes each sample's context, and the active adapter its turn: the prompt's
-    last token and the output. The labels that a trainer passes anyway say where that is, so
-    transformers' Trainer and TRL's SFTTrainer need no other change; gradient accumulation, gradient
-    checkpointing, mixed precision and any attention implementation work as usual. Without labels
-    the model refuses to run. What is saved is an ordinary adapter; `write_sidecar` notes next to it
-    what it was trained for.
+    The base model computes each sample's context, and the active adapter its turn: the prompt from
+    the last occurrence of `acting_tokens` on (without any, its last token) and the output. The
+    labels that a trainer passes anyway say where that is, so transformers' Trainer and TRL's
+    SFTTrainer need no other change; gradient accumulation, gradient checkpointing, mixed precision
+    and any attention implementation work as usual. Without labels the model refuses to run. What is
+    saved is an ordinary adapter; `write_sidecar` notes next to it what it was trained for.
 
     Args:
         model: Llama, Mistral, Qwen2 or Qwen3 with a LoRA adapter, in place before the trainer is
             made; changed in place.
+        acting_tokens: ids of the tokens from which the adapter acts; give `write_sidecar` the same.
 
     Returns:
         The same model.
@@ -41,10 +43,15 @@ def prepare_for_neutral(model: PeftModel) -> PeftModel:
     """
     check_trainable(model)
     served = ServedForward(model)
+    acting = tuple(acting_tokens)
 
     def find_turns(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         labels = kwargs.get("labels")
-        served.turns = labels if labels is None else Turns.of(labels, kwargs.get("attention_mask"))
+        if labels is None:
+            served.turns = None
+            return
+        turns = Turns.of(labels, kwargs.get("attention_mask"))
+        served.turns = turns.acting_from(kwargs["input_ids"], acting) if acting else turns
 
     model.register_forward_pre_hook(find_turns, with_kwargs=True)
     return model

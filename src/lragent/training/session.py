@@ -16,7 +16,7 @@ from transformers import set_seed
 from lragent.engine.loader import load_model
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
-from lragent.training.encoding import Example, encode_all
+from lragent.training.encoding import Example, acting_tokens, encode_all
 from lragent.training.errors import TrainingError
 from lragent.training.lora import (
     add_adapters,
@@ -65,6 +65,7 @@ class Session:
         model, tokenizer = self._load()
         train, dropped = self._encode(samples, tokenizer)
         evaluated, _ = self._encode(held_out, tokenizer)
+        acting = acting_tokens(config.acting_text, tokenizer)
         checkpoints = config.out / CHECKPOINTS / "-".join(self._roles)
         bar = ProgressBar("training " + ", ".join(self._roles), show_progress)
         trainer = RoleTrainer(
@@ -74,6 +75,7 @@ class Session:
             config,
             checkpoints,
             [bar],
+            acting,
         )
         start = time.monotonic()
         checkpoint = trainer.last_checkpoint()
@@ -99,7 +101,7 @@ class Session:
                 device=_device_name(self._device),
                 finished=datetime.now(UTC).isoformat(timespec="seconds"),
             )
-            save_adapter(model, role, config, model_card(config, result, self._files))
+            save_adapter(model, role, config, model_card(config, result, self._files), acting)
             self._record.finished[role] = result
         self._record.save(config.out)
         shutil.rmtree(checkpoints)

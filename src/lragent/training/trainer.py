@@ -67,8 +67,9 @@ class RoleTrainer(Trainer):
         config: TrainConfig,
         folder: Path,
         callbacks: list[TrainerCallback],
+        acting: Sequence[int] = (),
     ) -> None:
-        """Prepare a run whose checkpoints go to `folder`.
+        """Prepare a run whose checkpoints go to `folder`; `acting` are the adapters' acting tokens.
 
         Raises:
             TrainingError: a model or targets that cannot be served as the run trains for.
@@ -77,6 +78,7 @@ class RoleTrainer(Trainer):
         if config.trained_for is not TrainedFor.ISOLATED:
             check_trainable(model)
             self._served = ServedForward(model)
+        self._acting = acting
         self._readers = ()
         if config.trained_for is TrainedFor.BASE_LR:
             self._readers = config.roles if config.readers == "random" else config.roles[:1]
@@ -143,7 +145,10 @@ class RoleTrainer(Trainer):
             reader = random.choice(self._readers) if self._readers else None
             self._served.isolated = reader == role
             self._served.reader = reader
-            self._served.turns = Turns.of(inputs["labels"])
+            turns = Turns.of(inputs["labels"])
+            if self._acting:
+                turns = turns.acting_from(inputs["input_ids"], self._acting)
+            self._served.turns = turns
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def held_out_loss(self, examples: Sequence[Example]) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ class Turns:
 
     Attributes:
         first: [rows] int64, column of the first token.
-        start: [rows] int64, column of the acting position, the last token of the prompt.
+        start: [rows] int64, column of the acting position; the last token of the prompt, unless
+            `acting_from` moves it.
         end: [rows] int64, column after the last learnt token.
     """
 
@@ -58,6 +60,30 @@ class Turns:
                 "switch packing off."
             )
         return cls(first_real, start, end)
+
+    def acting_from(self, ids: Tensor, acting: Sequence[int]) -> Turns:
+        """These turns, each beginning where serving has an adapter with acting tokens begin.
+
+        That is the last occurrence of `acting` in the prompt.
+
+        Args:
+            ids: [rows, columns] int64, the batch.
+            acting: token ids.
+
+        Raises:
+            TrainingError: a prompt in which they do not occur, so that the adapter would not act.
+        """
+        size = len(acting)
+        columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        inside = (columns >= self.first[:, None]) & (columns + size - 1 <= self.start[:, None])
+        for place, token in enumerate(acting):
+            inside &= ids.roll(-place, 1) == token
+        if not inside.any(1).all():
+            raise TrainingError(
+                f"a prompt does not hold the acting tokens {list(acting)}, so the adapter would "
+                "not act on it: end each prompt with the text that they stand for"
+            )
+        return replace(self, start=_last(inside, columns))
 
 
 def columns_between(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 STOCK = "stock"
 MODES = ("full", "piecewise", "eager")
 RUNNERS = ("v2", "v1")
-POLICIES = ("isolated", "base+lr", "base")
+POLICIES = ("isolated", "base+lr", "base", "neutral")
 CAPTURED = [1, 2, 4, 8, 16]
 KV_BYTES = 1 << 30
 PAGE = 16
@@ -61,7 +61,7 @@ EMBEDDED_SETTINGS: dict[str, Any] = {
     "dtype": "bfloat16",
     "page_size": PAGE,
     "kv_bytes": 2 * KV_BYTES,
-    "max_batch_tokens": 2048,
-    "max_batch_size": 64,
+    "max_num_batched_tokens": 2048,
+    "max_num_seqs": 64,
 }
 """Arguments of ``lragent.Engine`` that agree with `settings_of`."""

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.common.adapters import AGENTS
 from benchmarks.serving.engine import VllmEngine
 from tests.gpu.agreement.choices import Choice, choices_of
-from tests.gpu.agreement.program import Ask
+from tests.gpu.agreement.program import Answers, Ask, Step
 
 TOP = 20  # as many as vLLM gives without being told otherwise
 
@@ -89,14 +89,28 @@ class Embedded:
         from lragent import SamplingParams
 
         params = SamplingParams(max_tokens=tokens, ignore_eos=True, logprobs=TOP)
+        return self._submit(asks, [None] * len(asks), params, salt)
+
+    def follow(self, steps: Sequence[Step], salt: str) -> Answers:
+        """Choices for each token of what follows each prompt, whatever the engine would choose."""
+        from lragent import SamplingParams
+
+        params = SamplingParams(ignore_eos=True, logprobs=TOP)
+        found = [self._submit(step.asks, step.tokens, params, salt) for step in steps]
+        return Answers([choices for choices, _ in found], [cached for _, cached in found])
+
+    def _submit(
+        self, asks: Sequence[Ask], forced: Sequence[list[int] | None], params: Any, salt: str
+    ) -> tuple[list[list[Choice]], list[int]]:
         requests = [
             self.engine.submit(
                 prompt,
                 adapter=None if agent is None else AGENTS[agent],
-                params=params,
+                sampling_params=params,
                 cache_salt=salt,
+                forced=tokens,
             )
-            for agent, prompt in asks
+            for (agent, prompt), tokens in zip(asks, forced, strict=True)
         ]
         done = [request.result() for request in requests]
         choices = [[_choice(entry) for entry in answer.logprobs] for answer in done]

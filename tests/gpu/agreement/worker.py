@@ -40,7 +40,7 @@ def run_embedded(job: dict[str, Any]) -> dict[str, Any]:
         answer["wide"] = asdict(replay(engine, forced, "wide", wide=True))
         answer["rotated"] = asdict(replay(engine, rotated(forced), "rotated"))
     answer["replays"] = {
-        name: asdict(replay(engine, steps_from_json(steps), name))
+        name: asdict(engine.follow(steps_from_json(steps), name))
         for name, steps in job["replays"].items()
     }
     return answer
