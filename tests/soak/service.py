@@ -67,7 +67,7 @@ class Service:
                 prompt,
                 adapter=chance.choice(NAMES),
                 cache_salt=TENANTS[place % len(TENANTS)],
-                params=SamplingParams(max_tokens=chance.randint(1, 6), ignore_eos=True),
+                sampling_params=SamplingParams(max_tokens=chance.randint(1, 6), ignore_eos=True),
             )
             asked.append((place, prompt, request))
         if chance.random() < 0.5:

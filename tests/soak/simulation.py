@@ -44,6 +44,7 @@ class Asked:
     """What the scheduler knows of a request."""
 
     id: int
+    rank: tuple[int, int]
     binding: Binding[Weights]
     client: CacheClient
     tokens: list[int]
@@ -65,7 +66,7 @@ class Simulation:
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.cache = CacheManager(PAGES, PAGE, 1000, 100, slots=SLOTS)
-        self.scheduler: Any = Scheduler(self.cache, max_batch_tokens=1024, max_batch_size=24)
+        self.scheduler: Any = Scheduler(self.cache, max_num_batched_tokens=1024, max_num_seqs=24)
         self.cache._seen = SeenPrompts(max_prompts=64)  # or it would take long to fill
         self.version = dict.fromkeys(NAMES, 0)
         declared = [SharingGroup(p, m, p, p == "neutral") for p, m in GROUPS.items()]
@@ -129,8 +130,9 @@ class Simulation:
         name = chance.choice(TALKS[place % len(TALKS)])
         binding = self._bind(name)
         client = binding.client(KeyScope(**{**vars(SCOPE), "tenant": chance.choice(TENANTS)}))
+        number = next(self._ids)
         asked = Asked(
-            next(self._ids), binding, client, prompt,
+            number, (chance.choice((0, 0, 0, 1)), number), binding, client, prompt,
             binding.context_tokens(prompt) if binding.base_reads else None,
             len(prompt) + chance.randint(1, 16), place,
         )  # fmt: skip
