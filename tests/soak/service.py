@@ -10,10 +10,12 @@ from tests.engine.models import tiny_model
 from tests.soak.gauges import Gauges
 
 from lragent import Engine, SamplingParams
+from lragent.cache.sharing_reasons import SeenPrompts
 from lragent.engine.request import Request
 from lragent.sharing import SharingGroup
 
 CONVERSATIONS, LONGEST, AT_ONCE = 12, 90, 24
+TOKENS = 32  # of a step, at most: oneDNN keeps what it compiled for each number, up to 1,024 times
 NAMES = ("plan", "act", "reflect", "alone", None)
 TENANTS = ("", "", "red")
 
@@ -34,13 +36,16 @@ class Service:
             [SharingGroup("n", ["plan", "act"], "neutral", True),
              SharingGroup("l", ["reflect"], "base+lr")],
             kv_bytes=512 << 10, page_size=16, lr_slots=3, max_lora_rank=2, debug=True,
+            max_num_batched_tokens=TOKENS, max_num_seqs=8,
         )  # fmt: skip
+        self.engine._cache._seen = SeenPrompts(max_prompts=64)  # or it would take long to fill
         self.conversations: list[list[int]] = [[] for _ in range(CONVERSATIONS)]
         self.cancelled = self.reused = 0
 
     def run(self, requests: int, samples: int = 25) -> Gauges:
         every = requests // samples
-        with self.engine, Gauges() as gauges:
+        # PyTorch's own caches and the C library still grow a little
+        with self.engine, Gauges(memory=24 << 20) as gauges:
             for done in range(0, requests, AT_ONCE):
                 if done % every < AT_ONCE:
                     gauges.take(self._sizes())
