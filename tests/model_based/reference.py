@@ -61,13 +61,12 @@ class Reference:
     """Groups over time, published prefixes, the idle order, live requests."""
 
     def __init__(self, teams: dict[str, Team], slots: int, books: Any) -> None:
-        self.teams, self.slots, self.books = teams, slots, books
-        self.size: int = books.page_size
+        self.teams, self.slots, self.books, self.size = teams, slots, books, int(books.page_size)
         self.loaded: dict[str, tuple[Adapter, str | None]] = {}
         self.writers: dict[Owner, set[str]] = {}  # who may have computed an owner's pages
         self.prefix_of: dict[int, tuple[Scope, tuple[int, ...]]] = {}
         self.valid: dict[int, set[str]] = {}
-        self.built_on: dict[int, int] = {}
+        self.follows: set[int] = set()  # pages that were found behind their prefix once
         self.idle: list[int] = []
         self.live: list[Request] = []
 
@@ -164,7 +163,7 @@ class Reference:
             elif self.books.publishes_twice or prefix not in self.prefix_of.values():
                 self.prefix_of[page], self.valid[page] = prefix, set(request.spec.fills)
                 if i and self.prefix_of.get(request.pages[i - 1]) == parent:
-                    self.built_on[page] = request.pages[i - 1]
+                    self.follows.add(page)
         request.done = done
 
     def release(self, request: Request) -> None:
@@ -191,10 +190,11 @@ class Reference:
     def unpublish(self, pages: list[int]) -> None:
         for page in pages:
             del self.prefix_of[page], self.valid[page]
-            self.built_on.pop(page, None)
+            self.follows.discard(page)
         self.idle = [page for page in self.idle if page in self.prefix_of]
 
-    def orphans(self) -> list[int]:
-        """Pages whose prefix was evicted before them, though one request wrote both."""
+    def orphans(self) -> set[int]:
+        """Pages whose prefix was evicted before them, though it was there when they came."""
+        found = self.prefix_of.values()
         cut = {p: (scope, text[: -self.size]) for p, (scope, text) in self.prefix_of.items()}
-        return [page for page, on in self.built_on.items() if self.prefix_of.get(on) != cut[page]]
+        return {page for page in self.follows if cut[page] not in found}
