@@ -16,8 +16,12 @@ Key = tuple[str, ...]
 def setting(entry: Entry) -> Key:
     """What a comparison holds fixed."""
     chosen = entry["settings"]
-    targets = "all-linear" if len(chosen["targets"]) == 7 else ", ".join(chosen["targets"])
-    return f"rank {chosen['rank']}, {targets}", f"{chosen['steps']} steps"
+    targets = (
+        "all-linear"
+        if len(chosen["targets"]) == 7
+        else ", ".join(name.removesuffix("_proj") for name in chosen["targets"])
+    )
+    return f"rank {chosen['rank']}, {targets}", str(chosen["steps"])
 
 
 def grouped(entries: Sequence[Entry]) -> dict[tuple[Key, str], list[Entry]]:
@@ -58,13 +62,15 @@ def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[st
 
 
 def compared(result: Mapping[str, Any]) -> list[list[str]]:
-    """Roles as they were trained, against those trained and served alone, same setting."""
-    heads = ["exact, points", *ROLES, "NLL, times", *ROLES]
-    table = [["adapters", "trained for", *heads]]
+    """Roles as trained, against those trained and served alone: same setting and seeds."""
+    heads = ["points", *ROLES, "NLL", *ROLES]
+    table = [["adapters", "trained for", "seeds", *heads]]
     groups = grouped(result["entries"])
     for (held, arm), own in groups.items():
-        alone = groups.get((held, "isolated"))
-        if alone is None or arm == "isolated":
+        seeds = {entry["settings"]["seed"] for entry in own}
+        isolated = groups.get((held, "isolated"), [])
+        alone = [entry for entry in isolated if entry["settings"]["seed"] in seeds]
+        if len(alone) < len(seeds) or arm == "isolated":
             continue
         points, times = [], []
         for role in ROLES:
@@ -76,5 +82,5 @@ def compared(result: Mapping[str, Any]) -> list[list[str]]:
         together = math.exp(fmean(map(math.log, times)))
         cells = [f"{value:+.1f}" for value in (fmean(points), *points)]
         cells += [f"{value:.2f}" for value in (together, *times)]
-        table.append(["; ".join(held), arm, *cells])
+        table.append(["; ".join(held), arm, str(len(seeds)), *cells])
     return table

@@ -51,11 +51,15 @@ def test_each_arm_is_compared_as_it_was_trained() -> None:
     result = {"entries": entries}
     printed = "\n".join([markdown(compared(result)), markdown(scores(result))])
 
-    held = "| rank 8, q_proj, v_proj; 300 steps |"
-    assert f"{held} neutral | +0.0 | -1.0 | +2.0 | -1.0 | 2.00 | 1.00 | 8.00 | 1.00 |" in printed
-    assert f"{held} base+lr | -1.0 | +0.0 | -3.0 | +0.0 | 1.26 | 1.00 | 1.00 | 2.00 |" in printed
+    held = "| rank 8, q, v; 300 |"
     assert (
-        f"{held} base+lr-random | -1.7 | +0.0 | -5.0 | +0.0 | 1.26 | 1.00 | 2.00 | 1.00 |"
+        f"{held} neutral | 1 | +1.0 | +0.0 | +3.0 | +0.0 | 2.00 | 1.00 | 8.00 | 1.00 |" in printed
+    )
+    assert (
+        f"{held} base+lr | 1 | +0.0 | +1.0 | -2.0 | +1.0 | 1.26 | 1.00 | 1.00 | 2.00 |" in printed
+    )
+    assert (
+        f"{held} base+lr-random | 1 | -0.7 | +1.0 | -4.0 | +1.0 | 1.26 | 1.00 | 2.00 | 1.00 |"
         in printed
     )
     assert f"{held} isolated | 2 | plan | isolated | 61.0 | 0.100 |" in printed

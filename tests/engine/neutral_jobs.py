@@ -79,11 +79,11 @@ class Judge:
 
 def acting_position(adapter: Adapter, prompt: Sequence[int]) -> int | None:
     """Where the adapter begins to act, as PEFT says it of aLoRA; None where it does not."""
-    if adapter.acting_tokens is None:
-        return len(prompt) - 1
-    wanted = list(adapter.acting_tokens)
+    wanted = list(adapter.acting_tokens or ())
     found = [i for i in range(len(prompt)) if list(prompt[i : i + len(wanted)]) == wanted]
-    return found[-1] if found else None
+    if wanted and found:
+        return found[-1]
+    return None if adapter.is_alora else len(prompt) - 1
 
 
 def tell(

@@ -100,8 +100,8 @@ def test_alora_members_share_under_neutral_alone() -> None:
         ((2,), [1, 2, 3, 2, 4], 3),
         ((2, 3), [2, 3, 1, 2, 3], 3),
         ((2, 3), [2, 3, 1, 2], 0),
-        ((2, 3), [3, 2], None),
-        ((2, 3), [2], None),
+        ((2, 3), [3, 2], 1),
+        ((2, 3), [2], 0),
     ],
 )
 def test_where_a_turn_begins(

@@ -147,10 +147,6 @@ def test_the_turn_begins_at_the_last_acting_tokens(side: str) -> None:
     loss = exact_loss(prepare_for_neutral(model, HEADER)(**inputs).logits, inputs["labels"])
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
 
-    inputs["input_ids"][1, inputs["attention_mask"][1].argmax()] = 3
-    with pytest.raises(TrainingError, match=r"does not hold the acting tokens \[1, 2, 1\]"):
-        model(**inputs)
-
 
 @pytest.mark.parametrize("own_terms", [True, False], ids=["base+lr", "full"])
 def test_another_role_reads(own_terms: bool) -> None:

@@ -54,8 +54,9 @@ class Adapter:
         is_alora: an aLoRA adapter (arXiv 2504.12397): it acts from its invocation tokens on, and
             what lies before them carries no term of it.
         acting_tokens: token ids at whose last occurrence in a prompt the adapter begins to act;
-            the invocation tokens of an aLoRA adapter. None: at the prompt's last token. Only
-            aLoRA adapters and the policy ``neutral`` look at it.
+            the invocation tokens of an aLoRA adapter. None, or without them: at the prompt's last
+            token; an aLoRA adapter does not act then. Only aLoRA adapters and the policy
+            ``neutral`` look at it.
         trained_for: the sharing policy that the adapter was trained for; None when not stated.
         notes: remarks for the user, none of which stands in the way of serving.
         config: the parsed config, for checks that need the base model.

@@ -25,7 +25,7 @@ class Sidecar(BaseModel):
             :func:`lragent.adapters.a_digests` gives.
         trained_for: the sharing policy that training computed as serving does.
         acting_tokens: ids of the tokens at which the adapter begins to act under ``neutral``; None
-            for the prompt's last token.
+            for the prompt's last token, where prompts without them begin too.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")

@@ -10,13 +10,12 @@ from lragent.sharing.slots import Weights
 def context_tokens(adapter: Weights, prompt: Sequence[int]) -> int | None:
     """How many leading tokens of a request the base model computes; None for all of them.
 
-    The adapter acts from the last occurrence of its acting tokens in the prompt on, or from the
-    prompt's last token when it names none. Where they do not occur it does not act at all, as in
-    PEFT's aLoRA.
+    The adapter acts from the last occurrence of its acting tokens in the prompt on. When it names
+    none, or they do not occur, it acts from the prompt's last token on; an aLoRA adapter without
+    its invocation tokens does not act at all, as in PEFT.
     """
-    acting = adapter.acting_tokens
-    if acting is None:
-        return len(prompt) - 1
-    wanted, size = list(acting), len(acting)
-    starts = range(len(prompt) - size, -1, -1)
-    return next((i for i in starts if list(prompt[i : i + size]) == wanted), None)
+    wanted = list(adapter.acting_tokens or ())
+    size = len(wanted)
+    starts = range(len(prompt) - size, -1, -1) if wanted else ()
+    elsewhere = None if adapter.is_alora else len(prompt) - 1
+    return next((i for i in starts if list(prompt[i : i + size]) == wanted), elsewhere)

@@ -19,7 +19,7 @@ _HOW = {
 
 _FOR = {
     TrainedFor.NEUTRAL: "It is made for sharing under `neutral`: in training the base model read "
-    "each context, and the adapter acted from the prompt's last token on.",
+    "each context, and the adapter acted from the position on that `lragent.json` names.",
     TrainedFor.BASE_LR: "It is made for sharing under `base+lr`: in training {reader} read each "
     "context, and the adapter acted from the prompt's last token on.",
     TrainedFor.ISOLATED: "It was trained to read its contexts itself (`isolated`).",

@@ -27,7 +27,7 @@ class TrainedFor(StrEnum):
     """The sharing policy that training computes as serving will."""
 
     NEUTRAL = "neutral"
-    """The base model reads each context; the role acts from the prompt's last token on."""
+    """The base model reads each context; the role acts in its turn."""
     BASE_LR = "base+lr"
     """A member of the group reads each context; the role acts likewise."""
     ISOLATED = "isolated"
@@ -39,11 +39,11 @@ class TrainConfig(BaseModel):
 
     `readers` says, under `base+lr`, who reads the contexts: the first role, or a member drawn anew
     for each batch. `shared_projections` are the targets whose A the roles share: those whose output
-    is cached. `acting_text`, where given, is the text of the prompt from whose last occurrence on a
-    role acts under `neutral`, instead of the prompt's last token. `max_steps`, where
-    given, replaces `epochs`; it counts the optimiser steps of one
-    role, and of all roles together in mode `joint`. Samples longer than `max_length` tokens are
-    left out.
+    is cached. `acting_text` is the part of a prompt from whose last occurrence on a role acts under
+    `neutral`; None stands for the header that the chat template puts before an answer, "" for the
+    prompt's last token. `max_steps`, where given, replaces `epochs`; it counts the optimiser steps
+    of one role, and of all roles together in mode `joint`. Samples longer than `max_length` tokens
+    are left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +53,7 @@ class TrainConfig(BaseModel):
     out: Path
     trained_for: TrainedFor = TrainedFor.NEUTRAL
     readers: Literal["first", "random"] = "first"
-    acting_text: str = ""
+    acting_text: str | None = None
     mode: Mode = Mode.SHARED_A
     roles: tuple[Role, ...] = Field(default=("plan", "act", "reflect"), min_length=1)
     group: str = ""

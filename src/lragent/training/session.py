@@ -16,7 +16,7 @@ from transformers import set_seed
 from lragent.engine.loader import load_model
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
-from lragent.training.encoding import Example, acting_tokens, encode_all
+from lragent.training.encoding import Example, answer_header, encode_all, text_tokens
 from lragent.training.errors import TrainingError
 from lragent.training.lora import (
     add_adapters,
@@ -65,7 +65,7 @@ class Session:
         model, tokenizer = self._load()
         train, dropped = self._encode(samples, tokenizer)
         evaluated, _ = self._encode(held_out, tokenizer)
-        acting = acting_tokens(config.acting_text, tokenizer)
+        acting = self._acting(train, tokenizer)
         checkpoints = config.out / CHECKPOINTS / "-".join(self._roles)
         bar = ProgressBar("training " + ", ".join(self._roles), show_progress)
         trainer = RoleTrainer(
@@ -127,6 +127,24 @@ class Session:
             model.load_adapter(str(config.out / first), adapter_name=first)
         return model, tokenizer
 
+    def _acting(
+        self, examples: Mapping[str, Sequence[Example]], tokenizer: PreTrainedTokenizerBase
+    ) -> list[int]:
+        """The adapters' acting tokens; none where a role acts from the prompt's last token on."""
+        text = self._config.acting_text
+        if self._config.trained_for is not TrainedFor.NEUTRAL:
+            return []
+        if text is None:
+            return answer_header(tokenizer)
+        tokens = text_tokens(text, tokenizer)
+        prompts = (example.ids[: -example.learnt] for own in examples.values() for example in own)
+        if not any(_holds(prompt, tokens) for prompt in prompts):
+            raise TrainingError(
+                f"no prompt holds the acting text {text!r} (tokens {tokens}): give text that the "
+                "prompts end with, or leave the option out"
+            )
+        return tokens
+
     def _encode(
         self, samples: Mapping[str, Sequence[Sample]], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[dict[str, list[Example]], dict[str, int]]:
@@ -143,6 +161,11 @@ class Session:
                     "raise --max-length"
                 )
         return examples, dropped
+
+
+def _holds(prompt: list[int], tokens: list[int]) -> bool:
+    starts = range(len(prompt) - len(tokens) + 1)
+    return any(prompt[start : start + len(tokens)] == tokens for start in starts)
 
 
 def _device(name: str) -> torch.device:

@@ -64,26 +64,18 @@ class Turns:
     def acting_from(self, ids: Tensor, acting: Sequence[int]) -> Turns:
         """These turns, each beginning where serving has an adapter with acting tokens begin.
 
-        That is the last occurrence of `acting` in the prompt.
+        That is their last occurrence in the prompt; where they do not occur, its last token.
 
         Args:
             ids: [rows, columns] int64, the batch.
             acting: token ids.
-
-        Raises:
-            TrainingError: a prompt in which they do not occur, so that the adapter would not act.
         """
         size = len(acting)
         columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         inside = (columns >= self.first[:, None]) & (columns + size - 1 <= self.start[:, None])
         for place, token in enumerate(acting):
             inside &= ids.roll(-place, 1) == token
-        if not inside.any(1).all():
-            raise TrainingError(
-                f"a prompt does not hold the acting tokens {list(acting)}, so the adapter would "
-                "not act on it: end each prompt with the text that they stand for"
-            )
-        return replace(self, start=_last(inside, columns))
+        return replace(self, start=torch.where(inside.any(1), _last(inside, columns), self.start))
 
 
 def columns_between(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
