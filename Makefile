@@ -1,6 +1,8 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
 # make docs  the documentation, as a site in build/site
+# make test-long  the tests that take more than minutes: 20,000 runs of the cache's state machine, and
+#     a million simulated requests
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-oldest  the tests on the oldest dependencies that are allowed, torch's excepted
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
@@ -32,7 +34,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/lragent
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 
-.PHONY: demo test lint types unit chromium docs bench install test-oldest test-vllm clean
+.PHONY: demo test test-long lint types unit chromium docs bench install test-oldest test-vllm clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -50,7 +52,10 @@ types: $(VENV)/installed-dev
 
 # Two processes side by side, of one thread each.
 unit: $(VENV)/installed-dev chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing and not long"
+
+test-long: $(VENV)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long
 
 # The page is tested in a real browser. Without one its tests fail and say so.
 chromium:

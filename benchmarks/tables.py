@@ -266,6 +266,16 @@ def embedded(result: Json) -> Table:
     return table
 
 
+def planted(result: Json) -> Table:
+    """Planted faults, and the tests that catch each."""
+    catchers = result["catchers"]
+    rows = [
+        [row["what"], *("caught" if name in row["caught_by"] else "" for name in catchers)]
+        for row in result["faults"]
+    ]
+    return [["fault", *catchers], *rows]
+
+
 TABLES: dict[str, Callable[[Json], Table]] = {
     "handover": handover,
     "workflow": workflow,
@@ -278,6 +288,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "layer": layer,
     "projection": projection,
     "embedded": embedded,
+    "planted": planted,
     "answers": scores,
     "answers-compared": compared,
     "quality-tasks": quality.tasks,
