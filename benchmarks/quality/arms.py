@@ -13,10 +13,10 @@ ROLES = ("plan", "act", "reflect")
 # answer's header on the whole trajectory would be its turn, which is shared with nobody.
 TRAININGS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
-    "neutral": {"trained_for": "neutral", "acting_text": ""},
+    "neutral": {"trained_for": "neutral"},
     "base+lr": {"trained_for": "base+lr"},
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
-    "neutral-own-a": {"trained_for": "neutral", "acting_text": "", "mode": "separate"},
+    "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
     "base+lr-random": {"trained_for": "base+lr", "mode": "joint", "readers": "random"},
 }
 

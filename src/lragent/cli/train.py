@@ -99,12 +99,9 @@ def train(
         str, typer.Option(help="For base+lr, the member that reads: first or random.")
     ] = "first",
     acting_text: Annotated[
-        str | None,
-        typer.Option(
-            help="For neutral, prompt text from which on a role acts, if not the chat template's "
-            "header of an answer; empty for the prompt's last token."
-        ),
-    ] = None,
+        str,
+        typer.Option(help="For neutral, prompt text from which a role acts; else the last token."),
+    ] = "",
     mode: Annotated[
         Mode,
         typer.Option(help="shared-a: the first role's A, frozen; joint: one A; separate: own A."),

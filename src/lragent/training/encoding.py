@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,23 +37,6 @@ def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Example:
         TrainingError: chat messages, and a tokenizer without a chat template.
     """
     return _encode([sample], tokenizer)[0]
-
-
-def answer_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that the chat template puts before an answer; none where it puts nothing there.
-
-    White space at its end is left out, which the tokenizer may join with the answer's first word.
-    """
-    if not tokenizer.chat_template:
-        return []
-    asked = [{"role": "user", "content": "x"}]
-    without, with_header = (
-        cast(str, tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=add))
-        for add in (False, True)
-    )
-    if not with_header.startswith(without):
-        return []
-    return text_tokens(with_header.removeprefix(without).strip(), tokenizer)
 
 
 def text_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
