@@ -81,7 +81,7 @@ def test_notebook(
     model: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("lragent.agents.demo.demo_adapters", lambda: adapters)
-    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     names: dict[str, Any] = {}
     for cell in json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
