@@ -117,7 +117,7 @@ def handed_over(family: Family, policy: str) -> tuple[int, ...]:
     reader(torch.tensor([CONTEXT[:known]]), past_key_values=cache, use_cache=True)
     if policy != "full":
         for layer, module in enumerate(values_of(act)):
-            kept = cache.layers[layer]
+            kept: Any = cache.layers[layer]
             kept.values = module(inputs[layer]).view(1, known, -1, 8).transpose(1, 2)
     tokens: list[int] = []
     new = CONTEXT[known:]

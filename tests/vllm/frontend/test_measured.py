@@ -1,5 +1,7 @@
 """Policy ``measured`` becomes the one that was measured, for exactly the weights measured."""
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import shutil
