@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.answers.table import compared, scores
 from benchmarks.common.files import RESULTS, load
 from benchmarks.common.sources import ROOT
+from benchmarks.quality import table as quality
 
 MARKED = re.compile(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DOCUMENTS = ("README.md", "docs/**/*.md", "benchmarks/*.md")
@@ -265,6 +266,16 @@ def embedded(result: Json) -> Table:
     return table
 
 
+def planted(result: Json) -> Table:
+    """Planted faults, and the tests that catch each."""
+    catchers = result["catchers"]
+    rows = [
+        [row["what"], *("caught" if name in row["caught_by"] else "" for name in catchers)]
+        for row in result["faults"]
+    ]
+    return [["fault", *catchers], *rows]
+
+
 TABLES: dict[str, Callable[[Json], Table]] = {
     "handover": handover,
     "workflow": workflow,
@@ -277,8 +288,14 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "layer": layer,
     "projection": projection,
     "embedded": embedded,
+    "planted": planted,
     "answers": scores,
     "answers-compared": compared,
+    "quality-tasks": quality.tasks,
+    "quality-similarity": quality.similarity,
+    "quality-training": quality.training,
+    "quality-lengths": quality.lengths,
+    "quality-hand-overs": quality.hand_overs,
 }
 
 

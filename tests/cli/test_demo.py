@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -27,8 +28,9 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(tiny_model: Path, adapters_dir: Path) -> list[str]:
+def command(tiny_model: Path, adapters_dir: Path, tmp_path: Path) -> list[str]:
     options = ["--model", str(tiny_model), "--adapters-dir", str(adapters_dir)]
+    options += ["--context", "64", "--html", str(tmp_path / "demo.html")]
     return ["demo", "--questions", "2", "--max-steps", "2", "--kv-mib", "8", *options]
 
 
@@ -37,7 +39,8 @@ def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(adapters_dir, trained)
     for folder in trained.iterdir():
         write_sidecar(folder, "agents", folder.name, "neutral")
-    result = runner.invoke(app, [*command, "--adapters-dir", str(trained), "--json"])
+    every = [f"--policy={policy}" for policy in ("isolated", "neutral", "full", "base", "base+lr")]
+    result = runner.invoke(app, [*command, *every, "--adapters-dir", str(trained), "--json"])
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)
     assert len(data["questions"]) == 2
@@ -65,10 +68,26 @@ def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
     assert (full["kv_lr_bytes"], base["kv_lr_bytes"]) == (0, 3 * shared["kv_lr_bytes"])
 
 
-def test_steps_and_tables(command: list[str]) -> None:
+def test_hand_overs(command: list[str], tmp_path: Path) -> None:
+    result = runner.invoke(app, [*command, "--questions", "1", "--json"])
+    assert result.exit_code == 0, result.stderr
+    turns = json.loads(result.stdout)["hand_overs"]
+    assert [turn["agent"] for turn in turns] == ["plan", "act", "reflect"] * 2
+    assert all(turn["shared"]["cached_tokens"] >= 64 for turn in turns[1:])
+    assert [turn["alone"]["cached_tokens"] >= 64 for turn in turns] == [False] * 3 + [True] * 3
+    assert turns[1]["writers"][:4] == ["plan"] * 4
+    assert set(turns[3]["writers"]) == {"plan", "act", "reflect"}
+    page = (tmp_path / "demo.html").read_text()
+    assert page.count("<svg") == 3
+    assert not re.search('(src|href)="http', page), "opens without a network"
+
+
+def test_steps_and_tables(command: list[str], tmp_path: Path) -> None:
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.stderr
     for part in (
+        "Agents take turns on a document of 64 tokens",
+        "Waiting for first tokens",
         "1 plan    thought",
         "1 act     argument",
         "Answers",
@@ -77,6 +96,7 @@ def test_steps_and_tables(command: list[str]) -> None:
         "The agents answered 0 of 2 multi-hop questions right under base+lr",
     ):
         assert part in result.stdout
+    assert str(tmp_path / "demo.html") in result.stdout
     assert "neutral" not in result.stdout  # these adapters were not trained for it
 
 

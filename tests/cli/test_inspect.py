@@ -78,12 +78,24 @@ def test_base_folder(tmp_path: Path, model: LlamaForCausalLM, folders: list[str]
     assert "has no linear layer model.layers.1" in json.loads(small.stdout)["refused"]["plan"]
 
 
-def test_base_folder_without_weights(tmp_path: Path, folders: list[str]) -> None:
+def test_a_base_model_that_is_none(tmp_path: Path, folders: list[str]) -> None:
     (tmp_path / "empty").mkdir()
     result = runner.invoke(app, ["inspect", *folders, "--base", str(tmp_path / "empty")])
     assert result.exit_code == 1
-    assert "no safetensors files" in " ".join(result.stderr.split())
-    (tmp_path / "empty" / "model.safetensors").write_bytes(b"\xff" * 20)
+    assert "no config.json" in " ".join(result.stderr.split())
+    (tmp_path / "empty" / "config.json").write_text("{}")
     result = runner.invoke(app, ["inspect", *folders, "--base", str(tmp_path / "empty")])
     assert result.exit_code == 1
-    assert "no readable safetensors file" in " ".join(result.stderr.split())
+    assert "could not be read" in " ".join(result.stderr.split())
+
+
+def test_sixteen_adapters_in_80_columns(tmp_path: Path, model: LlamaForCausalLM) -> None:
+    names = [f"customer-support-agent-{number}" for number in range(16)]
+    paths = [make_adapter(tmp_path / name, model, seed=i) for i, name in enumerate(names)]
+    result = runner.invoke(app, ["inspect", *map(str, paths)], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) < 150
+    assert all(name in result.output for name in names)
+    assert "16 LR slots" in " ".join(result.output.split())

@@ -21,7 +21,7 @@ def test_version() -> None:
 
 def test_commands_and_their_json_option() -> None:
     shown = runner.invoke(app, ["--help"]).stdout
-    for command in ("demo", "run", "train", "train-data", "inspect"):
+    for command in ("demo", "run", "chat", "check", "serve", "train", "inspect", "bench"):
         assert f" {command} " in shown
         options = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
         assert "--json" in options

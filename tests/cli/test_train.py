@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from tests.engine.test_loader import save_tiny_model
 from typer.testing import CliRunner
 
 from lragent.cli.main import app
+from lragent.cli.train import curve
 
 runner = CliRunner()
 
@@ -41,6 +43,29 @@ def test_json_report(tmp_path: Path) -> None:
     again = runner.invoke(app, [*command, "--role-learning-rate", "act=0.001"])
     assert again.exit_code == 0
     assert again.stdout.count("(kept)") == 2
+    out = tmp_path / "out"
+    assert f"--adapter plan={out / 'plan'} --adapter act={out / 'act'}" in again.stdout
+    assert "sharing='neutral'" in again.stdout
+
+
+def test_the_curve_of_losses() -> None:
+    assert curve([]) == ""
+    assert curve([2.0, 2.0]) == "▁▁"
+    assert curve([9.0, 5.0, 2.0]) == "█▄▁"
+    assert curve([float(i) for i in range(160, 0, -1)], width=4) == "█▆▃▁"
+
+
+def test_an_interrupted_run_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lragent.training.run.train", interrupted)
+    command = ["train", "--data", str(samples(tmp_path)), "--model", "m", "--roles", "plan,act"]
+    result = runner.invoke(app, [*command, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 130
+    assert "The same command goes on" in result.stderr
 
 
 def test_bad_settings_and_samples_end_with_a_message(tmp_path: Path) -> None:

@@ -64,6 +64,12 @@ class SharedReference:
         own.tokens = list(seen.tokens)
         return logprobs
 
+    @torch.inference_mode()
+    def full(self, seen: Seen, name: str, new: Sequence[int]) -> Tensor:
+        """`full`: as `base_lr`, but V holds the term of the agent that wrote it, and no other's."""
+        length = len(seen.tokens)
+        return self._pass(seen, name, new, start=length, write_from=length, folds=True)
+
     def _pass(
         self,
         seen: Seen,
@@ -73,6 +79,7 @@ class SharedReference:
         start: int,
         write_from: int,
         own: Seen | None = None,
+        folds: bool = False,
     ) -> Tensor:
         adapter = self.adapters[name]
         seen.tokens = [*seen.tokens, *new]
@@ -95,12 +102,16 @@ class SharedReference:
             k = split(attention.k_proj(h), kv_heads)
             q, k = apply_rotary_pos_emb(q, k, cos, sin)
             v = attention.v_proj(h)[0]
+            if folds:
+                v = v + self.delta(adapter, i, "v_proj", h[0])
             fresh = write_from - start
             seen.k[i] = _append(seen.k.get(i), k[0].transpose(0, 1)[fresh:])
             seen.v[i] = _append(seen.v.get(i), v[fresh:])
-            z = self._write_z(seen, own, adapter, i, h[0])
-            module = adapter.modules[f"model.layers.{i}.self_attn.v_proj"]
-            value = seen.v[i] + module.scaling * z @ module.b.float().T
+            value = seen.v[i]
+            if not folds:
+                z = self._write_z(seen, own, adapter, i, h[0])
+                module = adapter.modules[f"model.layers.{i}.self_attn.v_proj"]
+                value = value + module.scaling * z @ module.b.float().T
             value = value.view(total, kv_heads, width).transpose(0, 1)
             group = heads // kv_heads
             key = seen.k[i].transpose(0, 1).repeat_interleave(group, 0)

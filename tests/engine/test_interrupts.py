@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import pytest
 from tests.engine.models import prompt_of, tiny_model
+from tests.interrupt import interrupted
 
 from lragent.engine import Engine, SamplingParams
 from lragent.engine.errors import GenerationFailedError
@@ -23,7 +21,6 @@ WORK = [
     ("act", 0, 37, None),
     ("plan", 1, 20, (5, 1, 7, 9)),  # its output is forced
 ]
-BOOKS = ("lragent/cache/", "lragent/engine/", "lragent/sharing/")
 
 
 def small_engine(adapters: dict[str, Path], sharing: str = "isolated") -> Engine:
@@ -35,30 +32,6 @@ def small_engine(adapters: dict[str, Path], sharing: str = "isolated") -> Engine
 def engine(shared_a: dict[str, Path]) -> Iterator[Engine]:
     with small_engine(shared_a) as engine:
         yield engine
-
-
-@contextmanager
-def interrupted(at_line: int) -> Iterator[list[int]]:
-    """Raise KeyboardInterrupt at that line of the engine's and the cache's code."""
-    seen = [0]
-
-    def local(frame: FrameType, event: str, arg: Any) -> Any:
-        if event == "line":
-            seen[0] += 1
-            if seen[0] == at_line:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return local
-
-    def trace(frame: FrameType, event: str, arg: Any) -> Any:
-        return local if any(part in frame.f_code.co_filename for part in BOOKS) else None
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield seen
-    finally:
-        sys.settrace(before)
 
 
 def drain(engine: Engine) -> None:

@@ -83,6 +83,14 @@ def test_base_passes_only_over_tokens_that_others_added(
             assert got.cached_tokens == (0, 0, 2 * PAGE, 4 * PAGE)[turn]
 
 
+def test_full_equals_the_dense_reference(tiny: PreTrainedModel, adapters: dict[str, Path]):
+    reference, seen = SharedReference(tiny, adapters), Seen()
+    with Engine((tiny_model(), None), adapters, "full", page_size=PAGE) as engine:
+        for (name, new), got in zip(steps(), run_chain(engine), strict=True):
+            expected = reference.full(seen, name, new)
+            torch.testing.assert_close(logprobs_of(got), expected, atol=ATOL, rtol=0)
+
+
 def test_full_equals_reading_the_first_agents_values(
     tiny: PreTrainedModel, shared_a: dict[str, Path]
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tests.engine.models import prompt_of, tiny_model
 from transformers import PreTrainedModel
 
 from lragent.engine import Engine, SamplingParams
+from lragent.engine.logits_edit import LogitsEdit
 from lragent.engine.sampler import RequestSampler, sample
 
 PROMPT = prompt_of(30)
@@ -33,7 +35,16 @@ PROMPT = prompt_of(30)
         {"stop": ["x"] * 65},
         {"top_p": 0.0},
         {"top_p": 1.5},
-        {"top_k": -1},
+        {"top_k": -2},
+        {"min_p": 1.5},
+        {"presence_penalty": 2.5},
+        {"frequency_penalty": math.nan},
+        {"logit_bias": {3: 101.0}},
+        {"logit_bias": {-3: 1.0}},
+        {"stop_token_ids": [-1]},
+        {"n": 0},
+        {"min_tokens": 5, "max_tokens": 4},
+        {"prompt_logprobs": -1},
         {"repetition_penalty": 0.0},
         {"stop": ""},
         {"logprobs": -1},
@@ -95,6 +106,51 @@ def test_samples_follow_the_filtered_distribution():
     got = frequencies(SamplingParams(temperature=1.0, top_p=0.7, seed=1), logits, 2000)
     assert got[2:].sum() == 0
     assert got[1] > 0
+
+
+def test_min_p_keeps_a_share_of_the_likeliest():
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, -2.0])
+    got = frequencies(SamplingParams(temperature=2.0, min_p=0.3, seed=1), logits, 2000)
+    kept = (logits / 2).softmax(-1) >= 0.3 * (logits / 2).softmax(-1).max()
+    assert kept.tolist() == [True, True, True, False, False]
+    expected = torch.where(kept, (logits / 2).exp(), 0)
+    torch.testing.assert_close(got, expected / expected.sum(), atol=0.04, rtol=0)
+
+
+def choose(logits: list[float], tokens: list[int], prompt: int, **fields: Any) -> torch.Tensor:
+    """The edited logits that the choice is made from."""
+    params = SamplingParams(**fields)
+    given = torch.tensor(logits)
+    edit = LogitsEdit(params, torch.device("cpu"), prompt, ends=(1,))
+    assert edit
+    edited = edit(given, tokens)
+    assert given.tolist() == logits
+    return edited
+
+
+def test_penalties_count_the_output_and_bias_comes_first():
+    logits, tokens = [1.0, 1.0, -1.0, 4.0], [0, 0, 2, 3, 3]  # the first two are the prompt
+    got = choose(logits, tokens, 2, presence_penalty=0.5, frequency_penalty=0.25)
+    assert got.tolist() == [1.0, 1.0, -1.0 - 0.75, 4.0 - 1.0]
+    got = choose(logits, tokens, 2, logit_bias={0: 3.0, 2: -5.0}, repetition_penalty=2.0)
+    assert got.tolist() == [2.0, 1.0, -12.0, 2.0]
+    got = choose(logits, tokens, 2, min_tokens=4)
+    assert got.tolist() == [1.0, -math.inf, -1.0, 4.0]
+    assert choose(logits, tokens, 2, min_tokens=3).tolist() == logits
+    assert not LogitsEdit(SamplingParams(temperature=1.0), torch.device("cpu"), 2, (1,))
+
+
+def test_penalties_and_bias_reach_the_answer():
+    plain = SamplingParams(max_tokens=16, ignore_eos=True)
+    with Engine((tiny_model(), None)) as engine:
+
+        def answer(**fields: object) -> tuple[int, ...]:
+            return engine.generate(PROMPT, plain.model_copy(update=fields)).token_ids
+
+        assert len(set(answer())) < 16, "the test needs a model that repeats itself"
+        assert len(set(answer(frequency_penalty=2.0))) > len(set(answer()))
+        assert set(answer(logit_bias={17: 100.0})) == {17}
+        assert answer()[0] not in answer(logit_bias={answer()[0]: -100.0})
 
 
 def test_logprobs_are_those_of_the_raw_distribution():

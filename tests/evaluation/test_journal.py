@@ -19,31 +19,31 @@ def result(key: str) -> CaseResult:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     file = tmp_path / "new" / "measurements.jsonl"
-    journal = Journal(file, {"model": "m"})
+    journal = Journal(file, CaseResult, {"model": "m"})
     journal.add(result("one"))
     journal.add(result("two"))
     return file
 
 
 def test_results_are_found_again(path: Path) -> None:
-    again = Journal(path, {"model": "m"})
+    again = Journal(path, CaseResult, {"model": "m"})
     assert again.results == {key: result(key) for key in ("one", "two")}
     again.add(result("three"))
-    assert list(Journal(path, {"model": "m"}).results) == ["one", "two", "three"]
+    assert list(Journal(path, CaseResult, {"model": "m"}).results) == ["one", "two", "three"]
 
 
 def test_half_a_line_is_measured_again(path: Path) -> None:
     path.write_text(path.read_text()[:-20])
-    journal = Journal(path, {"model": "m"})
+    journal = Journal(path, CaseResult, {"model": "m"})
     assert list(journal.results) == ["one"]
     journal.add(result("two"))
-    assert list(Journal(path, {"model": "m"}).results) == ["one", "two"]
+    assert list(Journal(path, CaseResult, {"model": "m"}).results) == ["one", "two"]
 
 
 def test_another_evaluation_is_refused(path: Path) -> None:
     before = path.read_text()
     with pytest.raises(EvaluationError, match=r"another evaluation \(model differ\)"):
-        Journal(path, {"model": "other"})
+        Journal(path, CaseResult, {"model": "other"})
     assert path.read_text() == before
 
 
@@ -51,4 +51,4 @@ def test_another_evaluation_is_refused(path: Path) -> None:
 def test_other_files_are_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(EvaluationError, match="no file of measurements"):
-        Journal(path, {"model": "m"})
+        Journal(path, CaseResult, {"model": "m"})

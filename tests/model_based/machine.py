@@ -1,20 +1,30 @@
-"""A Hypothesis state machine that drives the cache manager beside the reference."""
+"""A Hypothesis state machine that drives cache and groups beside the reference."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+from tests.interrupt import interrupted
+from tests.model_based.books import Books, EmbeddedBooks
 from tests.model_based.memory import Memory
-from tests.model_based.reference import Held, Reference
-from tests.model_based.world import NAMES, RELOADABLE, SLOTS, World
+from tests.model_based.reference import NEVER, Owner, Reference, Request
+from tests.model_based.world import NAMES, SLOTS, TEAMS, Adapter, Team, adapter, key_of
 
-from lragent.cache import CacheManager, CacheStats, Lease, OutOfPages
+from lragent.sharing import Binding
 
-PAGES, PAGE_SIZE = 24, 2
 MAX_TOKENS = 14
 MAX_LIVE = 5  # more requests than that finish the oldest, or nothing would ever be published
 
@@ -25,7 +35,9 @@ more = st.lists(token, max_size=4)
 chunks = st.integers(1, 8)
 # Mostly one tenant, or hits would be rare.
 tenants = st.sampled_from(["", "", "", "red", "blue"])
-groups = st.sampled_from(["iso", "bare", "full", "base", "lr", "neutral"])
+teams = st.sampled_from([None, *TEAMS])
+names = st.sampled_from(list(NAMES))
+versions = st.sampled_from([0, 0, 0, 1, 2])
 pick = st.integers(0, 1 << 16)
 
 
@@ -44,190 +56,285 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.fail_in = 0
-        self.manager = CacheManager(
-            PAGES, PAGE_SIZE, 1000, 100, slots=SLOTS, allocation_hook=self._allocating
-        )
-        self.world = World()
-        self.memory = Memory(PAGE_SIZE)
-        self.reference = Reference(PAGES, PAGE_SIZE)
-        self.leases: dict[Held, Lease] = {}
-        self.histories: list[list[int]] = [[0] * PAGE_SIZE]
+
+    def make_books(self, teams: dict[str, Team]) -> Books:
+        self.embedded = EmbeddedBooks(teams, self._allocating)
+        return self.embedded
+
+    @initialize(with_base=teams, absent=st.sets(names, max_size=4))
+    def start(self, with_base: str | None, absent: set[str]) -> None:
+        declared = {name: Team(policy, name == with_base) for name, policy in TEAMS.items()}
+        self.books = self.make_books(declared)
+        self.memory = Memory(self.books.page_size)
+        self.reference = Reference(declared, SLOTS, self.books)
+        self.bindings: dict[Request, Binding[Adapter]] = {}
+        self.writes_from: dict[Request, dict[int, int]] = {}
+        self.waiting: list[Request] = []
+        self.histories: list[list[int]] = [[0] * self.books.page_size]
+        self.sharer_of: dict[Owner, str] = {}
+        self.key_of_slot: dict[tuple[Owner, int], str] = {}
+        for name, (team, _) in NAMES.items():
+            if name not in absent:
+                self._put(name, 0, team)
 
     # What requests do
 
-    @rule(name=st.sampled_from(NAMES), tenant=tenants, tokens=prompt)
+    @rule(name=names, tenant=tenants, tokens=prompt)
     def admit(self, name: str, tenant: str, tokens: list[int]) -> None:
-        if name in self.world.loaded:
+        if name in self.reference.loaded:
             self._admit(name, tenant, tokens)
 
-    @rule(group=groups, member=pick, tenant=tenants, which=pick, more=more, chunk=chunks)
+    @rule(team=teams, member=pick, tenant=tenants, which=pick, more=more, chunk=chunks)
     def hand_over(
-        self, group: str, member: int, tenant: str, which: int, more: list[int], chunk: int
+        self, team: str | None, member: int, tenant: str, which: int, more: list[int], chunk: int
     ) -> None:
         """Another agent goes on where one left off, or repeats it (``more`` is empty), and runs its
         first chunk."""
         history = self.histories[-1 - which % min(6, len(self.histories))]
-        names = [n for n in NAMES if n.startswith(group) and n in self.world.loaded]
-        if names:
+        if members := self._members(team):
             tokens = (history + more)[:MAX_TOKENS]
-            held = self._admit(names[member % len(names)], tenant, tokens)
-            self._compute(held, min(held.done + chunk, len(tokens)))
+            request = self._admit(members[member % len(members)], tenant, tokens)
+            self._chunk(request, chunk)
 
-    @rule(group=groups, tokens=prompt, chunk=chunks)
-    def workflow(self, group: str, tokens: list[int], chunk: int) -> None:
-        """Each agent of a group takes its turn on one growing trajectory, in chunks."""
-        for name in NAMES:
-            if name.startswith(group) and name in self.world.loaded:
-                held = self._admit(name, "", tokens)
-                while held.done < len(tokens):
-                    if not self._compute(held, min(held.done + chunk, len(tokens))):
-                        break
-                    self.contents_are_true()
-                self._release(held)
-                tokens = [*tokens, 1][:MAX_TOKENS]
+    @rule(team=teams, tokens=prompt, chunk=chunks)
+    def workflow(self, team: str | None, tokens: list[int], chunk: int) -> None:
+        """Each agent of a group takes its turn on one growing trajectory, in chunks; the first one
+        twice."""
+        members = self._members(team)
+        for name in members + members[:1]:
+            request = self._admit(name, "", tokens)
+            while request in self.reference.live and request.done < len(tokens):
+                if not self._chunk(request, chunk):
+                    break
+                self.contents_are_true()
+            self._end(request)
+            tokens = [*tokens, 1][:MAX_TOKENS]
 
-    @rule(group=groups, tokens=prompt, first=pick)
-    def race(self, group: str, tokens: list[int], first: int) -> None:
+    @rule(team=teams, tokens=prompt, first=pick)
+    def race(self, team: str | None, tokens: list[int], first: int) -> None:
         """Two agents of a group start on one prompt, neither sees the other's pages."""
-        names = [n for n in NAMES if n.startswith(group) and n in self.world.loaded]
-        for i in range(first, first + 2 if names else first):
-            self._admit(names[i % len(names)], "", tokens)
+        members = self._members(team)
+        for i in range(first, first + 2 if members else first):
+            self._admit(members[i % len(members)], "", tokens)
 
-    @precondition(lambda self: self.leases)
-    @rule(which=pick, count=chunks)
-    def extend(self, which: int, count: int) -> None:
-        held = self._held(which)
-        self._extend(held, min(len(held.pages) * PAGE_SIZE + count, MAX_TOKENS))
+    @precondition(lambda self: self.reference.live)
+    @rule(which=pick, new=token, chunk=chunks)
+    def fork(self, which: int, new: int, chunk: int) -> None:
+        """A second sample of a request, which goes its own way from here on."""
+        one = self._pick(which)
+        tokens = [*one.tokens, new][:MAX_TOKENS]
+        twin = Request(one.spec, one.tenant, tokens, one.prompt, one.context)
+        self._enter(twin, self.bindings[one])
+        self._chunk(twin, chunk)
+        self.events["fork"] += 1
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.reference.live)
     @rule(which=pick, count=chunks, new=token)
     def compute(self, which: int, count: int, new: int) -> None:
         """A prefill chunk of the prompt, or, at its end, one decoded token."""
-        held = self._held(which)
-        if held.done == len(held.tokens) and len(held.tokens) < MAX_TOKENS:
-            held.tokens.append(new)
-        self._compute(held, min(held.done + count, len(held.tokens)))
+        request = self._pick(which)
+        if request.done == len(request.tokens) and len(request.tokens) < MAX_TOKENS:
+            request.tokens.append(new)
+        self._chunk(request, count)
 
-    @precondition(lambda self: self.leases)
-    @rule(which=pick)
-    def compute_all(self, which: int) -> None:
-        held = self._held(which)
-        self._compute(held, len(held.tokens))
-
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.reference.live)
     @rule(which=pick)
     def finish(self, which: int) -> None:
-        held = self._held(which)
-        self._compute(held, len(held.tokens))
-        self._release(held)
+        request = self._pick(which)
+        self._chunk(request, MAX_TOKENS)
+        self._end(request)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.reference.live)
     @rule(which=pick, uncommitted=st.integers(0, 6))
     def abort(self, which: int, uncommitted: int) -> None:
         """Dies after writing into its pages, before the commit."""
-        held = self._held(which)
-        room = len(held.pages) * PAGE_SIZE
-        self._write(held, min(held.done + uncommitted, len(held.tokens), room))
-        self._release(held)
+        request = self._pick(which)
+        self.events["abort in prefill"] += request.done < len(request.tokens)
+        room = len(request.pages) * self.books.page_size
+        self._write(request, min(request.done + uncommitted, len(request.tokens), room))
+        self._end(request)
+
+    @precondition(lambda self: self.reference.live)
+    @rule(which=pick)
+    def preempt(self, which: int) -> None:
+        request = self._pick(which)
+        self._release(request)
+        self.waiting.append(request)
+
+    @precondition(lambda self: self.waiting)
+    @rule(which=pick, chunk=chunks)
+    def resume(self, which: int, chunk: int) -> None:
+        """Comes back with what it generated; its context ends where it ended."""
+        request = self.waiting.pop(which % len(self.waiting))
+        binding = self.bindings.pop(request)
+        again = replace(request, pages=[], detached=False)
+        self._enter(again, binding)
+        self._chunk(again, chunk)
+        self.events["resumed"] += 1
 
     # What happens to the pool
 
     @rule(share=st.integers(1, 4))
     def pressure(self, share: int) -> None:
         """One request takes a part of the pages there are, or all, and goes."""
-        held = self._admit("bare", "pressure", [1])
-        self._extend(held, self.reference.available() * PAGE_SIZE * share // 4)
-        self._release(held)
+        request = self._admit(None, "pressure", [0])
+        self._extend(request, self.reference.available() * share // 4 * self.books.page_size)
+        self._end(request)
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.reference.live)
+    @rule(which=pick, count=chunks)
+    def extend(self, which: int, count: int) -> None:
+        request = self._pick(which)
+        room = len(request.pages) * self.books.page_size
+        self._extend(request, min(room + count, MAX_TOKENS))
+
+    @precondition(lambda self: self.reference.live)
     @rule(which=pick, beyond=st.integers(1, 3))
     def ask_too_much(self, which: int, beyond: int) -> None:
-        held = self._held(which)
-        pages = len(held.pages) + self.reference.available() + beyond
-        assert not self._extend(held, pages * PAGE_SIZE), "got more pages than there are"
+        request = self._pick(which)
+        pages = len(request.pages) + self.reference.available() + beyond
+        before = self.embedded.state()
+        assert not self._extend(request, pages * self.books.page_size), "more than there are"
+        assert self.embedded.state() == before, "OutOfPages left traces"
 
-    @precondition(lambda self: self.leases)
+    @precondition(lambda self: self.reference.live)
     @rule(which=pick, count=st.integers(1, 6), nth=st.integers(1, 6))
     def failing_allocation(self, which: int, count: int, nth: int) -> None:
-        held = self._held(which)
-        available = self.reference.available()
-        if available == 0:
+        request = self._pick(which)
+        count = min(count, self.reference.available())
+        if count == 0:
             return
-        count = min(count, available)
-        before = self._books()
-        self.fail_in = min(nth, count)
-        try:
-            self.manager.extend(self.leases[held], (len(held.pages) + count) * PAGE_SIZE)
-        except InjectedError:
-            pass
-        else:
-            raise AssertionError("the injected failure was swallowed")
-        finally:
-            self.fail_in = 0
-        assert self._books() == before, "a failed extend left traces"
+        before = self.embedded.state()
+        with self._failing(min(nth, count)) as failed:
+            self.embedded.extend(request, (len(request.pages) + count) * self.books.page_size)
+        assert failed, "the injected failure was swallowed"
+        assert self.embedded.state() == before, "a failed extend left traces"
         self.events["failed allocation"] += 1
+
+    @rule(
+        kind=st.sampled_from(["admit", "compute", "finish", "put", "remove", "reset"]),
+        which=pick, name=names, version=versions, team=teams, tokens=prompt,
+        line=st.integers(1, 20) | st.integers(1, 90), again=st.integers(1, 20),
+    )  # fmt: skip
+    def interrupt(
+        self, kind: str, which: int, name: str, version: int, team: str | None, tokens: list[int],
+        line: int, again: int,
+    ) -> None:  # fmt: skip
+        """KeyboardInterrupt at a line of one operation, and at one of the recovery.
+
+        As an engine does: the cache is emptied, the requests wait to be computed again, and what an
+        operator asked for is asked for once more.
+        """
+        operations: dict[str, Callable[[], object]] = {
+            "admit": lambda: self._admit(None, "", tokens),
+            "compute": lambda: self.reference.live and self.compute(which, 8, 0),
+            "finish": lambda: self.reference.live and self._end(self._pick(which)),
+            "put": lambda: self._put(name, version, team),
+            "remove": lambda: self._remove(name),
+            "reset": self.books.reset,
+        }
+        try:
+            with interrupted(line):
+                operations[kind]()
+            if kind != "reset":
+                return
+        except KeyboardInterrupt:
+            self.events[f"interrupted {kind}"] += 1
+        try:
+            with interrupted(again):
+                self.books.reset()
+        except KeyboardInterrupt:
+            self.books.reset()
+        self._lost_all()
+        if kind == "put":
+            self._put(name, version, team, again=True)
+        elif kind == "remove":
+            self._remove(name, again=True)
 
     # What operators do
 
-    @rule(name=st.sampled_from(RELOADABLE), version=st.integers(0, 1))
+    @rule(name=names, version=versions)
     def load_or_reload(self, name: str, version: int) -> None:
-        """Other weights under the name, or old ones again. Nothing is forgotten: the keys alone
-        must tell them apart."""
-        self.world.version[name] = version
-        self.world.loaded.add(name)
+        """Other weights under the name, or old ones again, where it was or begins."""
+        _, team = self.reference.loaded.get(name, (None, NAMES[name][0]))
+        self._put(name, version, team)
 
-    @rule(name=st.sampled_from(RELOADABLE), tenant=st.sampled_from([None, "", "red"]))
-    def unload(self, name: str, tenant: str | None) -> None:
-        if name in self.world.loaded:
-            self._forget(self.world.sharer(name), tenant)
-            self.world.loaded.remove(name)
+    @rule(name=names, version=versions, team=teams)
+    def change_policy(self, name: str, version: int, team: str | None) -> None:
+        """Into another group, or out of all."""
+        self._put(name, version, team)
 
-    @precondition(lambda self: self.leases)
+    @rule(name=names)
+    def unload(self, name: str) -> None:
+        self._remove(name)
+
+    @precondition(lambda self: self.reference.live)
     @rule(which=pick, count=chunks)
-    def reload_while_running(self, which: int, count: int) -> None:
-        """The same weights unloaded and loaded under a running request, which goes on."""
-        held = self._held(which)
-        self._forget(held.spec.sharer, None)
-        self.compute(which, count, 0)
+    def leave_while_running(self, which: int, count: int) -> None:
+        """A request's adapter goes, and comes again; the request goes on."""
+        request = self._pick(which)
+        for name, (weights, team) in list(self.reference.loaded.items()):
+            if weights == request.spec.adapter:
+                self._remove(name)
+                self._chunk(request, count)
+                self._put(name, int(weights.digest[-1]), team)
+
+    @rule()
+    def reset(self) -> None:
+        self.books.reset()
+        self._lost_all()
 
     # What must hold after every step
 
     @invariant()
     def books_balance(self) -> None:
-        self.manager.check_integrity()
-        stats, reference = self.manager.stats(), self.reference
-        held = {page for one in reference.live for page in one.pages}
-        assert stats.pages_leased == len(held), "stats.pages_leased"
-        assert stats.pages_idle == len(reference.idle), "stats.pages_idle"
-        assert stats.pages_free == PAGES - len(held) - len(reference.idle), "stats.pages_free"
-        for page in self.manager._pool.pages:
-            assert page.refs == reference.holders(page.id), f"holders of page {page.id}"
+        self.books.check()
+        for page, state in enumerate(self.books.walk()):
+            holders = self.reference.holders(page)
+            assert state.refs == holders, f"page {page} has {holders} holders, counts {state.refs}"
+            published = page in self.reference.prefix_of
+            assert state.published == published, f"published or not: page {page}"
+            free = not holders and not published
+            assert state.free == free, f"page {page} is free or not: {state}"
 
     @invariant()
     def contents_are_true(self) -> None:
-        reference = self.reference
-        for page in self.manager._pool.pages:
-            bits = {slot for slot in range(SLOTS) if page.valid >> slot & 1}
-            published = page.id in reference.prefix_of
-            assert (page.key is not None) == published, f"published or not: page {page.id}"
-            assert bits == reference.valid.get(page.id, set()), f"validity bits of page {page.id}"
-            if published:
-                self.memory.check_published(page.id, reference.prefix_of[page.id][0], bits)
-                assert page.scope is not None, f"no scope: page {page.id}"
+        states = self.books.walk()
+        for page, (scope, _) in self.reference.prefix_of.items():
+            owner = scope[2]
+            slots = {(s, self.key_of_slot.get((owner, s), "?")) for s in states[page].slots}
+            keys = {key for _, key in slots}
+            wanted = self.reference.valid[page]
+            assert keys == wanted, f"validity bits of page {page}: {keys}, not {wanted}"
+            self.memory.check_published(page, scope, slots)
 
     @invariant()
     def tenants_are_apart(self) -> None:
         tenant_of: dict[int, str] = {}
-        for held, lease in self.leases.items():
-            for page in lease.pages:
-                tenant = tenant_of.setdefault(page, held.spec.tenant)
-                assert tenant == held.spec.tenant, f"page {page} is shared across tenants"
+        for request in self.reference.live:
+            for page in request.pages:
+                tenant = tenant_of.setdefault(page, request.tenant)
+                assert tenant == request.tenant, f"page {page} is shared across tenants"
+
+    @invariant()
+    def children_go_first(self) -> None:
+        assert not self.reference.orphans(), "a page was evicted before those that follow it"
 
     @rule()
     def drain(self) -> None:
-        for held in list(self.leases):
-            self._release(held)
-        assert self.manager.stats().pages_leased == 0, "pages stay leased without a lease"
+        for request in [*self.reference.live, *self.waiting]:
+            self._end(request)
+        assert not any(state.refs for state in self.books.walk()), "leased without a request"
+
+    def teardown(self) -> None:
+        """All is free when nobody is left."""
+        if sys.exc_info()[0] is not None:
+            return  # a step failed, and that is what shall be told
+        self.drain()
+        for owner, sharer in self.sharer_of.items():
+            self.reference.forget(owner)
+            self.books.forget(sharer)
+        assert all(state.free for state in self.books.walk()), "pages stay used after a drain"
 
     # Helpers
 
@@ -237,71 +344,161 @@ class CacheMachine(RuleBasedStateMachine):
             if not self.fail_in:
                 raise InjectedError
 
-    def _held(self, which: int) -> Held:
+    @contextmanager
+    def _failing(self, nth: int) -> Iterator[list[bool]]:
+        failed: list[bool] = []
+        self.fail_in = nth
+        try:
+            yield failed
+        except InjectedError:
+            failed.append(True)
+        finally:
+            self.fail_in = 0
+
+    def _pick(self, which: int) -> Request:
         return self.reference.live[which % len(self.reference.live)]
 
-    def _admit(self, name: str, tenant: str, tokens: list[int]) -> Held:
-        if len(self.leases) == MAX_LIVE:
-            self.finish(0)
-        spec = self.world.spec(name, tenant)
-        lease = self.manager.admit(spec.client, tokens, spec.context(tokens))
-        self.memory.check_hits(spec, lease, tokens)
-        held = self.reference.admit(spec, tokens)
-        found = (lease.pages, lease.base_tokens, lease.lr_tokens, lease.computed_tokens)
-        wanted = (held.pages, held.base, held.lr, held.done)
-        assert found == wanted, f"admit gives {found}, should give {wanted}"
-        assert lease.computed_tokens < len(tokens), "the last token's output is wanted"
-        assert (lease.not_shared is None) == bool(held.pages), lease.not_shared
-        self.leases[held] = lease
-        self.histories.append(held.tokens)
-        self.events[f"{spec.policy.value} hit" if held.pages else "miss"] += 1
-        self.events["lr behind base"] += held.lr < held.base
-        return held
+    def _members(self, team: str | None) -> list[Any]:
+        members: list[Any] = [n for n, (_, t) in self.reference.loaded.items() if t == team]
+        based = team is None or self.reference.teams[team].with_base
+        return [*members, None] if based else members
 
-    def _extend(self, held: Held, num_tokens: int) -> bool:
-        lease, missing = self.leases[held], self.reference.missing(held, num_tokens)
-        before = self._books()
-        try:
-            self.manager.extend(lease, num_tokens)
-        except OutOfPages:
-            assert missing > self.reference.available(), "OutOfPages although there are pages"
-            assert self._books() == before, "OutOfPages left traces"
+    def _bind(self, name: str | None) -> Binding[Adapter]:
+        """The binding, whose identity and slots must be those of the reference."""
+        spec, binding = self.reference.spec(name), self.books.binding(name)
+        assert self.sharer_of.setdefault(spec.owner, binding.sharer) == binding.sharer, spec.owner
+        assert len(set(self.sharer_of.values())) == len(self.sharer_of), "one sharer of two owners"
+        assert binding.policy.value == spec.policy
+        keys = [key_of(spec.policy, fill.adapter) for fill in binding.fills]
+        assert set(keys) == spec.fills, f"{name} fills {keys}, should fill {spec.fills}"
+        for fill, key in zip(binding.fills, keys, strict=True):
+            assert key is not None
+            known = self.key_of_slot.setdefault((spec.owner, fill.slot), key)
+            assert known == key, f"slot {fill.slot} of {spec.owner} is {key} and {known}"
+        reads = None if binding.slot is None else self.key_of_slot[spec.owner, binding.slot]
+        assert reads == spec.reads, f"{name} reads the slot of {reads}, not of {spec.reads}"
+        return binding
+
+    def _sharers(self) -> dict[Owner, str]:
+        """Whose pages somebody can ask for now."""
+        names = (None, *self.reference.loaded)
+        return {self.reference.spec(n).owner: self._bind(n).sharer for n in names}
+
+    def _admit(self, name: str | None, tenant: str, tokens: list[int]) -> Request:
+        binding, spec = self._bind(name), self.reference.spec(name)
+        request = Request(spec, tenant, list(tokens), len(tokens), spec.context(tokens))
+        context = binding.context_tokens(tokens) if binding.base_reads else None
+        assert request.context == (NEVER if context is None else context), f"{name} acts from there"
+        self._enter(request, binding)
+        self.histories.append(request.tokens)
+        return request
+
+    def _enter(self, request: Request, binding: Binding[Adapter]) -> None:
+        if len(self.reference.live) >= MAX_LIVE:
+            self.finish(0)
+        found = self.books.admit(request, binding)
+        self.bindings[request] = binding
+        if found is None:
+            most = len(request.tokens) // self.books.page_size  # those that it found, too
+            assert self.reference.available() <= most, "not admitted though there are pages"
+            self.waiting.append(request)
+            return
+        self.reference.admit(request, found.pages)
+        lr = self.books.page_size * self._leading(request)
+        self.writes_from[request] = found.writes_from
+        writers = self.reference.writers[request.spec.owner]
+        self.memory.check_hits(request, binding.slot, lr, writers)
+        what = (found.base, found.computed)
+        assert what == (request.base, request.done), f"{what}, not {request.base, request.done}"
+        assert request.done < len(request.tokens), "the last token's output is wanted"
+        self.events[f"{request.spec.policy} hit" if found.pages else "miss"] += 1
+        self.events["lr behind base"] += lr < request.base
+        if self.books.computes_whole_pages:
+            assert self._chunk(request, 1), "it was admitted with its first token"
+
+    def _leading(self, request: Request) -> int:
+        """Pages in whose slot the request finds what it needs."""
+        key, valid = request.spec.reads, self.reference.valid
+        lacking = (i for i, page in enumerate(request.pages) if key and key not in valid[page])
+        return next(lacking, len(request.pages))
+
+    def _extend(self, request: Request, upto: int) -> bool:
+        missing = max(0, -(-upto // self.books.page_size) - len(request.pages))
+        new = self.books.extend(request, upto)
+        if new is None:
+            assert missing > self.reference.available(), "out of pages although there are some"
             self.events["out of pages"] += 1
             return False
-        assert missing <= self.reference.available(), "more pages than there are"
-        new_pages = lease.pages[len(held.pages) :]
-        assert len(new_pages) == missing, f"{len(new_pages)} new pages, not {missing}"
-        self.events["eviction"] += self.manager.stats().evictions > before[-1].evictions
-        self.reference.extend(held, new_pages)
-        assert lease.pages == held.pages, "extend changed the pages it had"
+        assert len(new) == missing, f"{len(new)} new pages, not {missing}"
+        longest_idle = self.reference.idle
+        free = self.reference.available() - len(longest_idle)
+        evicted = self.reference.extend(request, new)
+        if not self.books.publishes_twice:
+            assert set(evicted) == set(longest_idle[: max(0, missing - free)]), (
+                "evicted out of turn"
+            )
+        self.events["eviction"] += len(evicted)
         return True
 
-    def _compute(self, held: Held, upto: int) -> bool:
-        if not self._extend(held, upto):
+    def _chunk(self, request: Request, count: int) -> bool:
+        """Compute up to that many tokens more."""
+        if request not in self.reference.live:
             return False
-        self._write(held, upto)
-        self.manager.commit(self.leases[held], held.tokens, upto)
-        self.events["commit of a forgotten lease"] += held.detached
-        for event in self.reference.commit(held, upto):
-            self.events[event] += 1
+        upto = min(request.done + count, len(request.tokens))
+        if not self._extend(request, upto):
+            return False
+        self._write(request, upto)
+        self.books.commit(request, upto)
+        private = min(upto, request.context) < upto
+        self.events["private page filled"] += private
+        self.events["commit of a forgotten lease"] += request.detached
+        self.reference.commit(request, upto)
         return True
 
-    def _forget(self, sharer: str, tenant: str | None) -> None:
-        expected = self.reference.forget(sharer, tenant)
-        freed = self.manager.forget(sharer, tenant)
-        assert freed == (expected, expected * 1000), f"forget freed {freed}, not {expected}"
-        self.events["unload frees pages"] += expected > 0
+    def _write(self, request: Request, upto: int) -> None:
+        self.memory.write(request, self.bindings[request], self.writes_from[request], upto)
 
-    def _write(self, held: Held, upto: int) -> None:
-        lease = self.leases[held]
-        self.memory.write(held, lease, upto)
+    def _release(self, request: Request) -> None:
+        self.books.release(request)
+        self.reference.release(request)
 
-    def _release(self, held: Held) -> None:
-        self.manager.release(self.leases.pop(held))
-        self.reference.release(held)
+    def _end(self, request: Request) -> None:
+        """Finished or aborted: what only its old binding could find goes."""
+        if request in self.waiting:
+            self.waiting.remove(request)
+        else:
+            self._release(request)
+        del self.bindings[request]
+        if request.spec.owner not in self._sharers():
+            self._forget(request.spec.owner)
 
-    def _books(self) -> tuple[Sequence[object], Sequence[int], Sequence[object], CacheStats]:
-        pool = self.manager._pool
-        pages = [(p.refs, p.key, p.tokens, p.valid, pool.is_free(p.id)) for p in pool.pages]
-        leases = [list(lease.pages) for lease in self.leases.values()]
-        return pages, list(pool.idle), leases, self.manager.stats()
+    def _lost_all(self) -> None:
+        self.waiting += self.reference.reset()
+
+    def _put(self, name: str, version: int, team: str | None, again: bool = False) -> None:
+        """``again``: after an interrupted one, which may have been done in part."""
+        before = {} if again else self._sharers()
+        weights = adapter(name, version)
+        known = self.reference.loaded.get(name)
+        done = self.books.put(name, weights, team)
+        assert done == self.reference.put(name, weights, team), f"{name} into {team}: {done}"
+        after = self._sharers()
+        if not done:
+            assert again or after == before, "a refused load changed something"
+            self.events["refused load"] += 1
+        self.events["changed policy"] += done and known is not None and known[1] != team
+        self._forget(*(before.keys() - after.keys()))
+
+    def _remove(self, name: str, again: bool = False) -> None:
+        if name in self.reference.loaded:
+            before = {} if again else self._sharers()
+            self.books.remove(name)
+            self.reference.remove(name)
+            self._forget(*(before.keys() - self._sharers().keys()))
+
+    def _forget(self, *owners: Owner) -> None:
+        for owner in owners:
+            expected = self.reference.forget(owner)
+            freed = self.books.forget(self.sharer_of[owner])
+            assert freed == expected, f"forget freed {freed}, not {expected}"
+            self.events["unload frees pages"] += expected > 0

@@ -2,100 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
-from tests.model_based.reference import Held
-from tests.model_based.world import Spec
+from tests.model_based.reference import Request, Scope
+from tests.model_based.world import Adapter
 
-from lragent.cache import Lease
-from lragent.sharing import Policy
+from lragent.sharing import Binding
+
+BASE = "base model"
 
 
-class Base(NamedTuple):
-    """K and V of one token. ``term`` is the adapter whose LoRA term V holds, None for V_base."""
+class Row(NamedTuple):
+    """K and V of one token, or ``x A`` of one slot of it.
 
-    tenant: str
-    policy: str
+    ``writer`` computed the hidden state. ``term`` is the adapter whose LoRA term K and V hold, None
+    for base values; ``a`` the down-projection of a slot.
+    """
+
+    scope: Scope
     writer: str
     prefix: tuple[int, ...]
-    term: str | None
-
-
-class Lr(NamedTuple):
-    """One LR slot of one token: ``x A`` with the hidden state of ``writer``."""
-
-    tenant: str
-    writer: str
-    prefix: tuple[int, ...]
-    a: str
-    own_pass: bool  # whether the writer itself reads this slot
+    term: str | None = None
+    a: str | None = None
 
 
 class Memory:
-    """page id → contents. Nothing is erased when a page changes hands, as in a real pool."""
+    """(page, offset) → contents. Nothing is erased when a page changes hands, as in a real pool."""
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
-        self.base: dict[tuple[int, int], Base] = {}
-        self.lr: dict[tuple[int, int, int], Lr] = {}
+        self.base: dict[tuple[int, int], Row] = {}
+        self.lr: dict[tuple[int, int, int], Row] = {}
 
-    def write(self, held: Held, lease: Lease, stop: int) -> None:
+    def write(
+        self, request: Request, binding: Binding[Adapter], writes_from: dict[int, int], stop: int
+    ) -> None:
         """Run the tokens up to ``stop`` and store what the lease allows to store."""
-        spec = held.spec
-        for t in range(held.done, stop):
-            page, offset = held.pages[t // self.page_size], t % self.page_size
-            prefix = tuple(held.tokens[: t + 1])
-            in_context = held.context is not None and t < held.context
-            writer = "base-model" if in_context else spec.weights
-            if t >= lease.base_tokens:
-                term = None
-                if spec.policy is Policy.FULL and spec.weights != "base-model":
-                    term = spec.weights
-                self.base[page, offset] = Base(spec.tenant, spec.policy.value, writer, prefix, term)
-            if t >= lease.lr_tokens:
-                for slot in spec.fills:
-                    self.lr[page, offset, slot] = Lr(
-                        spec.tenant, writer, prefix, spec.a_of[slot], slot == spec.slot
-                    )
+        spec = request.spec
+        for t in range(request.done, stop):
+            page, offset = request.pages[t // self.page_size], t % self.page_size
+            prefix = tuple(request.tokens[: t + 1])
+            turn = not binding.base_reads or t >= request.context
+            writer = spec.adapter.digest if spec.adapter is not None and turn else BASE
+            if t >= request.base:
+                folds = spec.policy == "full" or (
+                    spec.adapter is not None and spec.adapter.is_alora
+                )
+                term = writer if folds and writer != BASE else None
+                self.base[page, offset] = Row(request.scope, writer, prefix, term)
+            for fill in binding.fills:
+                own_only = binding.base_reads and turn
+                if t >= writes_from[fill.slot] and (not own_only or fill.slot == binding.slot):
+                    row = Row(request.scope, writer, prefix, a=fill.adapter.slot_digest)
+                    self.lr[page, offset, fill.slot] = row
 
-    def check_hits(self, spec: Spec, lease: Lease, tokens: Sequence[int]) -> None:
-        """Every token that the lease calls cached holds what this client and prompt demand."""
-        assert lease.lr_tokens <= lease.base_tokens, lease
-        assert lease.base_tokens == len(lease.pages) * self.page_size, lease
-        for t in range(lease.base_tokens):
-            page, offset = lease.pages[t // self.page_size], t % self.page_size
-            prefix = tuple(tokens[: t + 1])
-            self._check_base(self.base[page, offset], spec, prefix)
-            if t < lease.lr_tokens and spec.slot is not None:
-                self._check_lr(self.lr[page, offset, spec.slot], spec, prefix)
+    def check_hits(
+        self, request: Request, slot: int | None, lr: int, writers: Collection[str]
+    ) -> None:
+        """Every token that the lease calls cached holds what this request demands."""
+        spec, adapter = request.spec, request.spec.adapter
+        for t in range(request.base):
+            page, offset = request.pages[t // self.page_size], t % self.page_size
+            base = self.base[page, offset]
+            self._check(base, request, t, writers)
+            terms = {None, *writers} if spec.policy == "full" else {None}
+            assert base.term in terms, f"{adapter} reads an adapter's term: {base}"
+            if t < lr and slot is not None and adapter is not None:
+                row = self.lr[page, offset, slot]
+                self._check(row, request, t, writers)
+                assert row.a == adapter.slot_digest, f"{adapter} reads the slot of another A: {row}"
+                if spec.policy == "base":
+                    assert row.writer == adapter.digest, f"{adapter} reads LR of another's: {row}"
 
-    def check_published(self, page: int, scope: tuple[str, str, str], slots: set[int]) -> None:
-        """A published page: one tenant, an adapter term only under ``full``, true bits."""
-        policy, tenant, _ = scope
+    def _check(self, row: Row, request: Request, t: int, writers: Collection[str]) -> None:
+        prefix, who = tuple(request.tokens[: t + 1]), request.spec.adapter or BASE
+        assert row.scope[1] == request.tenant, f"{who} of {request.tenant!r} reads {row}"
+        assert row.prefix == prefix, f"{who} wants {prefix}, reads {row}"
+        assert row.writer in writers, f"{who} may not read {row}"
+        assert row.scope == request.scope, f"{who} in {request.scope} reads {row}"
+
+    def check_published(self, page: int, scope: Scope, slots: Collection[tuple[int, str]]) -> None:
+        """A published page: one scope, an adapter's term only under ``full``, true bits."""
         for offset in range(self.page_size):
             base = self.base[page, offset]
-            assert (base.policy, base.tenant) == (policy, tenant), f"page {page}: {base}"
-            assert base.term is None or policy == "full", f"page {page} holds a term: {base}"
-            if policy == "neutral":
-                assert base.writer == "base-model", f"page {page} holds a turn: {base}"
-            for slot in slots:
-                lr = self.lr[page, offset, slot]
-                assert lr.prefix == base.prefix, f"page {page}, slot {slot}: {lr} over {base}"
-                assert lr.tenant == tenant, f"page {page}, slot {slot}: {lr} over {base}"
-
-    def _check_base(self, base: Base, spec: Spec, prefix: tuple[int, ...]) -> None:
-        assert base.tenant == spec.tenant, f"{spec.weights} of {spec.tenant!r} reads {base}"
-        assert base.prefix == prefix, f"{spec.weights} wants {prefix}, reads {base}"
-        assert base.writer in spec.members, f"{spec.weights} may not read {base}"
-        wanted = {None} if spec.policy is not Policy.FULL else {*spec.members, None}
-        assert base.term in wanted, f"{spec.weights} reads an adapter term: {base}"
-
-    def _check_lr(self, lr: Lr, spec: Spec, prefix: tuple[int, ...]) -> None:
-        assert spec.slot is not None, spec
-        assert lr.tenant == spec.tenant, f"{spec.weights} of {spec.tenant!r} reads {lr}"
-        assert lr.prefix == prefix, f"{spec.weights} wants {prefix}, reads {lr}"
-        assert lr.writer in spec.members, f"{spec.weights} may not read {lr}"
-        assert lr.a == spec.a_of[spec.slot], f"{spec.weights} reads the slot of another A: {lr}"
-        if spec.policy in (Policy.BASE, Policy.ISOLATED):
-            assert lr.own_pass, f"{spec.weights} reads LR of another agent's pass: {lr}"
+            assert base.scope == scope, f"page {page}: {base}"
+            assert base.term is None or scope[0] == "full", f"page {page} holds a term: {base}"
+            if scope[0] == "neutral":
+                assert base.writer == BASE, f"page {page} holds a turn: {base}"
+            for slot, key in slots:
+                row = self.lr[page, offset, slot]
+                assert row[:3:2] == base[:3:2], f"page {page}, slot {slot}: {row} over {base}"
+                found = row.writer if scope[0] in ("base", "isolated") else row.a
+                assert found == key, f"page {page}, slot {slot} of {key}: {row}"
+                if scope[0] == "neutral":
+                    assert row.writer == BASE, f"page {page}, slot {slot} holds a turn: {row}"

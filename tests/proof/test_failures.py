@@ -220,8 +220,8 @@ def result(key: str) -> CaseResult:
     return CaseResult(key=key, series=Series.READER, role="a", context=9, output=3, arms=())
 
 
-def journal(path: Path) -> Journal:
-    return Journal(path / "measurements.jsonl", {"model": "m" * 500})
+def journal(path: Path) -> Journal[CaseResult]:
+    return Journal(path / "measurements.jsonl", CaseResult, {"model": "m" * 500})
 
 
 def measure(path: Path) -> None:

@@ -38,7 +38,7 @@ from lragent.evaluation import run
 from lragent.evaluation.config import EvalConfig
 from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.inputs import Inputs
-from lragent.evaluation.journal import Journal
+from lragent.evaluation.journal import CaseResult, Journal
 from lragent.sharing import Policy, SharingGroup, alone
 from lragent.sharing.group import Group
 from lragent.sharing.measured import MeasuredSharing, MeasuredSharingError, measured_policy
@@ -223,9 +223,9 @@ def journal(wrote: Path, reads: Path, work: Path) -> bool:
 
 def same_journal(wrote: Mapping[str, Any], reads: Mapping[str, Any], path: Path) -> bool:
     path.unlink(missing_ok=True)
-    Journal(path, dict(wrote))
+    Journal(path, CaseResult, dict(wrote))
     try:
-        Journal(path, dict(reads))
+        Journal(path, CaseResult, dict(reads))
     except EvaluationError:
         return False
     return True

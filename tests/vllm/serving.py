@@ -165,7 +165,7 @@ class Embedded:
         params = Sampling(max_tokens=tokens, ignore_eos=True, temperature=0)
         requests = [
             self.engine.submit(
-                list(a.prompt), adapter=a.name, params=params, cache_salt=a.salt or ""
+                list(a.prompt), adapter=a.name, sampling_params=params, cache_salt=a.salt or ""
             )
             for a in asks
         ]

@@ -165,6 +165,42 @@ def test_blocks_of_a_turn_are_private(tight: Served, judge: Judge):
     assert check(tight, judge, None, longer).cached_tokens == 3 * PAGE
 
 
+def test_several_answers_of_one_prompt(tight: Served, judge: Judge):
+    """They share the context's blocks, and each has a turn of its own."""
+    from vllm import SamplingParams
+
+    tight.reset()
+    prompt = prompt_of(5 * PAGE + 3)
+    expected = check(tight, judge, "act", prompt).token_ids
+    greedy = SamplingParams(
+        n=3, top_k=1, temperature=1, max_tokens=8, ignore_eos=True, detokenize=False
+    )
+    [found] = tight.llm.generate(
+        [{"prompt_token_ids": prompt}], greedy, lora_request=tight.lora("act"), use_tqdm=False
+    )
+    assert [tuple(answer.token_ids) for answer in found.outputs] == [expected] * 3
+    assert found.num_cached_tokens == 5 * PAGE
+
+
+def test_streamed_tokens(tight: Served, judge: Judge):
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    tight.reset()
+    prompt = prompt_of(3 * PAGE + 7)
+    params = SamplingParams(
+        temperature=0, max_tokens=8, ignore_eos=True, detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+    )  # fmt: skip
+    engine = tight.llm.llm_engine
+    engine.add_request("s", {"prompt_token_ids": prompt}, params, lora_request=tight.lora("plan"))
+    parts = []
+    while engine.has_unfinished_requests():
+        parts += [tuple(output.outputs[0].token_ids) for output in engine.step()]
+    assert len(parts) == 8
+    assert sum(parts, ()) == check(tight, judge, "plan", prompt).token_ids
+
+
 def test_acting_tokens_of_a_sidecar(tight: Served, judge: Judge):
     """The adapter acts from the last occurrence on; without one from the prompt's last token."""
     tight.reset()

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 from tests.engine.models import prompt_of
+from tests.vllm.server_process import serve
 from tests.vllm.serving import AGENTS, PAGE, Ask, Embedded, folders
 
 CONTEXT = prompt_of(150)
@@ -30,7 +26,6 @@ FULL = len(CONTEXT) // PAGE * PAGE
 class Server:
     url: str
     client: openai.OpenAI
-    process: subprocess.Popen[bytes]
 
     def complete(self, model: str, prompt: list[int], **more: Any) -> Any:
         extra = {"ignore_eos": True, "return_token_ids": True, **more.pop("extra", {})}
@@ -58,46 +53,12 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     option = {"policy": "base+lr", "groups": [list(AGENTS)], "allow_other_base": True}
-    modules = [f"{name}={path}" for name, path in folders(root, "shared").items()]
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [
-        # The command `vllm` looks for a package of that name, and the build for CPUs has another.
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(root / "llama"),
-        "--served-model-name", "base", "--port", str(port), "--enable-lora",
-        "--max-lora-rank", "8", "--max-loras", "4", "--dtype", "float32", "--enforce-eager",
-        "--block-size", str(PAGE), "--max-model-len", "512", "--max-num-seqs", "8",
-        "--kv-cache-memory-bytes", str(16 << 20), "--enable-prompt-tokens-details",
-        "--additional-config", json.dumps({"lragent": option}), "--lora-modules", *modules,
-    ]  # fmt: skip
-    env = {
-        **os.environ,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-        "VLLM_PLUGINS": "lragent",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    }
-    url = f"http://127.0.0.1:{port}"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env)
-        try:
-            deadline = time.monotonic() + 240
-            while True:
-                assert process.poll() is None, log.read_text()[-4000:]
-                assert time.monotonic() < deadline, log.read_text()[-4000:]
-                with contextlib.suppress(OSError):
-                    urllib.request.urlopen(url + "/health", timeout=5)
-                    break
-                time.sleep(1)
-            client = openai.OpenAI(base_url=url + "/v1", api_key="none", max_retries=0)
-            yield Server(url, client, process)
-            assert process.poll() is None, log.read_text()[-4000:]
-        finally:
-            process.terminate()
-            process.wait(60)
+    more = ["--max-model-len", "512", "--additional-config", json.dumps({"lragent": option})]
+    with serve(root / "llama", folders(root, "shared"), log, *more) as running:
+        client = openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0)
+        yield Server(running.url, client)
 
 
 def ids(answer: Any) -> tuple[int, ...]:
@@ -144,6 +105,8 @@ def test_stats_and_metrics(server: Server):
     pages = 'lragent_pages{engine="0",state="cached"}'
     assert float(metrics[pages]) == stats["pages"]["cached"]
     assert 'lragent_not_shared_total{engine="0",reason="not_seen"}' in metrics
+    assert "agents and their cache" in server.get("/lragent/")
+    assert "export" in server.get("/lragent/feed.js")
 
 
 def test_a_bad_adapter_is_an_error_of_its_load(server: Server, root: Path, tmp_path: Path):

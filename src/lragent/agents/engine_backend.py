@@ -17,11 +17,19 @@ from lragent.engine.errors import EngineError, PromptTooLongError
 
 
 class EngineBackend:
-    """Calls an `Engine` of this process; `cache_salt` keeps tenants apart."""
+    """Calls an `Engine` of this process.
 
-    def __init__(self, engine: Engine, *, cache_salt: str = "") -> None:
+    Args:
+        engine: the engine.
+        cache_salt: keeps tenants apart.
+        steps_engine: whether a call makes the engine work. Where it does not, it gives empty pieces
+            until its answer is there, for a caller who steps the engine for many calls at once.
+    """
+
+    def __init__(self, engine: Engine, *, cache_salt: str = "", steps_engine: bool = True) -> None:
         self._engine = engine
         self._cache_salt = cache_salt
+        self._steps_engine = steps_engine
 
     def complete(
         self,
@@ -49,6 +57,8 @@ class EngineBackend:
                 cache_salt=self._cache_salt,
             )
             try:
+                while not self._steps_engine and not request.done:
+                    yield CallChunk()
                 for chunk in request:
                     if chunk.text:
                         yield CallChunk(chunk.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,7 @@ class PolicyComparison:
         options: limits of the runs; decoding is greedy.
         kv_bytes: budget of each engine's cache.
         on_stage: called with a short text before each longer piece of work.
+        among: the policies to compare.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class PolicyComparison:
         options: WorkflowOptions,
         kv_bytes: int,
         on_stage: Callable[[str], None],
+        among: Collection[Policy] = tuple(Policy),
     ) -> None:
         if options.temperature:
             raise ValueError("runs are compared token by token, which needs temperature 0")
@@ -100,12 +102,14 @@ class PolicyComparison:
         self._options = options
         self._kv_bytes = kv_bytes
         self._on_stage = on_stage
+        self._among = among
 
     @property
     def policies(self) -> list[Policy]:
         """What is compared: `neutral` only where every adapter says that it was trained for it."""
         trained = {read_adapter(path).trained_for for path in self._adapters.values()}
-        return [p for p in Policy if not p.base_reads or trained == {p.value}]
+        fit = [p for p in Policy if not p.base_reads or trained == {p.value}]
+        return [policy for policy in fit if policy in self._among]
 
     def answer(
         self,

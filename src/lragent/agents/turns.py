@@ -47,8 +47,8 @@ class TurnWriter:
         self._on_event = on_event
         self._cancel = cancel
 
-    def write(self, role: Role, turn: Turn) -> str:
-        """Let `role` write its `turn`; returns the text, stripped.
+    def write(self, role: Role, turn: Turn) -> Generator[None, None, str]:
+        """Let `role` write its `turn`, yielding while there is none yet; returns it stripped.
 
         The trajectory gets the text as it came. Raises RunEnded when the call cannot be made,
         fails or is cancelled; what came until then is recorded.
@@ -70,6 +70,8 @@ class TurnWriter:
                         self._on_event(AgentEvent(EventKind.TEXT, step, role, turn, chunk.text))
                     if chunk.finish_reason or chunk.usage:
                         last = chunk
+                    elif not chunk.text:
+                        yield
         except RunEnded as end:
             ended = end
         text = _cut("".join(parts), STOPS[turn])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from lragent.agents.backend import ChatBackend
 from lragent.agents.options import WorkflowOptions
@@ -20,6 +20,9 @@ from lragent.agents.results import (
 )
 from lragent.agents.tools import DocumentStore, Observation, Toolbox, document_toolbox
 from lragent.agents.turns import RunEnded, TurnWriter
+
+Steps = Generator[None, None, AgentResult]
+"""A run that goes on whenever it is asked for its next piece."""
 
 
 class PlanActReflect:
@@ -55,6 +58,25 @@ class PlanActReflect:
         `on_event` is called for each event as it happens; setting `cancel` (from any thread or from
         `on_event`) ends the run at the next piece of text.
         """
+        steps = self.steps(question, on_event=on_event, cancel=cancel)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def steps(
+        self,
+        question: str,
+        *,
+        on_event: EventHandler | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Steps:
+        """`run` in pieces, for many runs side by side (`lragent.agents.together`).
+
+        Yields whenever the backend gives an empty piece, which says that there is nothing yet, and
+        returns the result. Closing it ends the call that is under way.
+        """
         if not question.strip():
             raise ValueError("the question is empty")
         handler = on_event or _ignore
@@ -66,7 +88,7 @@ class PlanActReflect:
             handler,
             cancel or threading.Event(),
         )
-        result = run.play()
+        result = yield from run.play()
         handler(AgentEvent(EventKind.ENDED, result.steps, text=result.answer or "", result=result))
         return result
 
@@ -94,9 +116,9 @@ class _Run:
         self._seen: Counter[tuple[str, str, str]] = Counter()
         self._started = time.perf_counter()
 
-    def play(self) -> AgentResult:
+    def play(self) -> Steps:
         try:
-            self._rounds()
+            yield from self._rounds()
             status, detail = Status.ANSWERED, None
         except RunEnded as end:
             status, detail = end.status, end.detail
@@ -115,23 +137,23 @@ class _Run:
             seconds=time.perf_counter() - self._started,
         )
 
-    def _rounds(self) -> None:
+    def _rounds(self) -> Generator[None, None, None]:
         for retries_left in range(self._options.max_retries, -1, -1):
-            answer = self._until_finish()
+            answer = yield from self._until_finish()
             self._answer, self._verdict = answer, None
             if not self._options.reflect:
                 return
-            self._verdict = self._judge()
+            self._verdict = yield from self._judge()
             if self._verdict is not Verdict.WRONG or retries_left == 0:
                 return
 
-    def _until_finish(self) -> str:
+    def _until_finish(self) -> Generator[None, None, str]:
         """Steps up to the next Finish; its answer."""
         while True:
             if self._trajectory.step >= self._options.max_steps:
                 limit = self._options.max_steps
                 raise RunEnded(Status.STEP_LIMIT, f"there was no answer within {limit} steps")
-            tool, argument = self._step()
+            tool, argument = yield from self._step()
             if tool.lower() == FINISH.lower() and argument:
                 return argument
             observation = self._observe(tool, argument)
@@ -141,15 +163,15 @@ class _Run:
             )
             self._check_progress(tool, argument, observation)
 
-    def _step(self) -> tuple[str, str]:
+    def _step(self) -> Generator[None, None, tuple[str, str]]:
         """Thought and action; the tool's name and its argument."""
         t, write = self._trajectory, self._writer.write
         t.open_thought()
-        write(Role.PLAN, Turn.THOUGHT)
+        yield from write(Role.PLAN, Turn.THOUGHT)
         t.open_action()
-        tool = write(Role.PLAN, Turn.TOOL)
+        tool = yield from write(Role.PLAN, Turn.TOOL)
         t.open_argument()
-        argument = write(Role.ACT, Turn.ARGUMENT)
+        argument = yield from write(Role.ACT, Turn.ARGUMENT)
         t.close_argument()
         return tool, argument
 
@@ -173,15 +195,15 @@ class _Run:
                 Status.LOOP, f"{tool}[{argument}] brought the same {self._seen[key]} times"
             )
 
-    def _judge(self) -> Verdict | None:
+    def _judge(self) -> Generator[None, None, Verdict | None]:
         """Reflect's verdict; None when it is neither of the two words."""
         t = self._trajectory
         t.open_thought()
-        self._writer.write(Role.REFLECT, Turn.THOUGHT)
+        yield from self._writer.write(Role.REFLECT, Turn.THOUGHT)
         t.open_verdict()
-        verdict = self._writer.write(Role.REFLECT, Turn.VERDICT).lower()
+        verdict = yield from self._writer.write(Role.REFLECT, Turn.VERDICT)
         t.close_argument()
-        return next((v for v in Verdict if verdict.startswith(v.value)), None)
+        return next((v for v in Verdict if verdict.lower().startswith(v.value)), None)
 
 
 def _ignore(event: AgentEvent) -> None:

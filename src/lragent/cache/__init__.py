@@ -6,6 +6,7 @@ from lragent.cache.keys import KeyScope, page_key, root_key
 from lragent.cache.layout import PageLayout
 from lragent.cache.lease import Lease
 from lragent.cache.manager import CacheManager, Freed
+from lragent.cache.page import CachedPage
 from lragent.cache.sharing_reasons import REASONS, public_reason
 from lragent.cache.stats import CacheStats
 
@@ -14,6 +15,7 @@ __all__ = [
     "CacheClient",
     "CacheManager",
     "CacheStats",
+    "CachedPage",
     "Freed",
     "IntegrityError",
     "KeyScope",

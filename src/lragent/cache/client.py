@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lragent.cache.keys import KeyScope, root_key
@@ -18,6 +18,7 @@ class CacheClient:
             without LoRA on a cached projection, a policy without slots).
         fills: every LR slot that its new tokens write, its own among them.
         shares: whether other adapters may read its pages.
+        name: the adapter's name for people, None for the base model; it decides nothing.
 
     Raises:
         ValueError: a slot is negative, or ``slot`` is not among ``fills``.
@@ -27,6 +28,7 @@ class CacheClient:
     slot: int | None
     fills: tuple[int, ...]
     shares: bool
+    name: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         slots = self.fills if self.slot is None else (self.slot, *self.fills)

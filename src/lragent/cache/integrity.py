@@ -28,6 +28,7 @@ def violations(
         *_index(pool, index),
         *_bits(pool, slots),
         *_bytes(stats),
+        *_counts(pool, index, stats),
     ]
 
 
@@ -105,3 +106,19 @@ def _bytes(stats: CacheStats) -> Iterable[str]:
             f"{stats.base_bytes} base bytes + {stats.lr_bytes} LR bytes are not the "
             f"{stats.used_bytes} bytes of the used pages"
         )
+
+
+def _counts(pool: PagePool, index: PrefixIndex, stats: CacheStats) -> Iterable[str]:
+    published = [page for _, page in index.items()]
+    users = sum(len(page.users) for page in published)
+    alone = stats.pages_used - len(published) + users
+    slots = sum(page.valid.bit_count() for page in published)
+    counted = (stats.pages_found, stats.pages_alone, stats.valid_slots)
+    if counted != (len(published), alone, slots):
+        yield (
+            f"stats say {counted} pages found, pages alone, valid slots: "
+            f"{len(published), alone, slots}"
+        )
+    for page in pool.pages:
+        if len(set(page.users)) != len(page.users) or bool(page.users) != (page.key is not None):
+            yield f"page {page.id} with key {page.key!r} has the users {page.users}"

@@ -10,7 +10,7 @@ from lragent.cache.client import CacheClient
 from lragent.cache.errors import IntegrityError, LeaseError
 from lragent.cache.keys import pack_tokens, packed_page_key
 from lragent.cache.lease import Lease
-from lragent.cache.page import Page
+from lragent.cache.page import CachedPage, Page
 from lragent.cache.pool import PagePool
 from lragent.cache.prefix_index import PrefixIndex
 from lragent.cache.sharing_reasons import SHORTER_THAN_PAGE, SeenPrompts
@@ -78,6 +78,8 @@ class CacheManager:
         self._seen = SeenPrompts()
         self._leases: set[Lease] = set()
         self._evictions = 0
+        self._valid_slots = 0
+        self._more_users = 0  # of published pages, beyond their writers
 
     @property
     def num_pages(self) -> int:
@@ -116,6 +118,9 @@ class CacheManager:
         first_run_whole = -(-computed // size)
         for page in pages:
             self._pool.lease(page)
+            if client.name not in page.users:
+                page.users.append(client.name)
+                self._more_users += 1
         lease = Lease(
             client,
             [page.id for page in pages],
@@ -150,7 +155,7 @@ class CacheManager:
             return
         handed = self._pool.hand_out(missing, lease.pages[-1] if lease.pages else None)
         for page in handed.evicted:
-            self._index.drop(page)
+            self._drop(page)
         self._evictions += len(handed.evicted)
         lease.pages.extend(page.id for page in handed.pages)
 
@@ -201,7 +206,7 @@ class CacheManager:
         doomed = [page for _, page in self._index.items() if _belongs(page, sharer, tenant)]
         idle = [page for page in doomed if page.refs == 0]
         for page in doomed:
-            self._index.drop(page)
+            self._drop(page)
         for page in idle:
             self._pool.discard(page)
         for lease in self._leases:
@@ -215,6 +220,16 @@ class CacheManager:
         self._pool = PagePool(self.num_pages, self._growth_room, self._allocation_hook)
         self._index = PrefixIndex(self.page_size)
         self._leases = set()
+        self._valid_slots = self._more_users = 0
+
+    def look_up(self, client: CacheClient, tokens: Sequence[int]) -> list[CachedPage]:
+        """The cached pages of the longest prefix of ``tokens``, for people; changes nothing."""
+        return [
+            CachedPage(
+                tuple(page.users), tuple(i for i in range(self.slots) if page.valid >> i & 1)
+            )
+            for page in self._index.match(client.root, tokens)
+        ]
 
     def check_integrity(self) -> None:
         """Recompute the books from the live leases and compare.
@@ -240,6 +255,9 @@ class CacheManager:
             base_bytes=used * self._page_bytes - lr_bytes,
             lr_bytes=lr_bytes,
             evictions=self._evictions,
+            pages_found=len(self._index),
+            pages_alone=used + self._more_users,
+            valid_slots=self._valid_slots,
         )
 
     def _page_filled(self, lease: Lease, tokens: Sequence[int], i: int) -> None:
@@ -249,14 +267,24 @@ class CacheManager:
         if start < lease.base_tokens:
             for slot, filled_from in zip(lease.client.fills, lease.fill_from, strict=True):
                 if start >= filled_from:
-                    page.valid |= 1 << slot
+                    self._now_valid(page, 1 << slot)
             return
         packed = pack_tokens(tokens[start : start + self.page_size])
         lease.chain = packed_page_key(lease.chain, packed)
-        if self._index.publish(page, lease.chain, packed, lease.client.scope):
-            page.valid |= lease.client.filled_mask
+        client = lease.client
+        if self._index.publish(page, lease.chain, packed, client.scope, client.name):
+            self._now_valid(page, client.filled_mask)
             if i == 0:
-                self._seen.record(lease.client, packed)
+                self._seen.record(client, packed)
+
+    def _now_valid(self, page: Page, mask: int) -> None:
+        self._valid_slots += (mask & ~page.valid).bit_count()
+        page.valid |= mask
+
+    def _drop(self, page: Page) -> None:
+        self._valid_slots -= page.valid.bit_count()
+        self._more_users -= len(page.users) - 1
+        self._index.drop(page)
 
     def _why_not(self, client: CacheClient, tokens: Sequence[int]) -> str:
         if len(tokens) < self.page_size:

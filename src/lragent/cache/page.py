@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from lragent.cache.keys import KeyScope
+
+
+class CachedPage(NamedTuple):
+    """A page that later requests can find, for people.
+
+    Attributes:
+        users: adapters (None is the base model) whose requests wrote or read it; the first wrote.
+        slots: LR slots that are valid.
+    """
+
+    users: tuple[str | None, ...]
+    slots: tuple[int, ...]
 
 
 class Page:
@@ -15,9 +29,10 @@ class Page:
         tokens: its packed tokens while it has a key.
         scope: the scope it was published in while it has a key.
         valid: one bit a slot whose LR values are there for every token of the page.
+        users: names of the clients that wrote or read it while it has a key, its writer first.
     """
 
-    __slots__ = ("id", "key", "refs", "scope", "tokens", "valid")
+    __slots__ = ("id", "key", "refs", "scope", "tokens", "users", "valid")
 
     def __init__(self, page_id: int) -> None:
         self.id = page_id
@@ -26,11 +41,12 @@ class Page:
         self.tokens = b""
         self.scope: KeyScope | None = None
         self.valid = 0
+        self.users: list[str | None] = []
 
-    def publish(self, key: bytes, tokens: bytes, scope: KeyScope) -> None:
+    def publish(self, key: bytes, tokens: bytes, scope: KeyScope, writer: str | None) -> None:
         """Give the page its identity; no slot is valid yet."""
-        self.key, self.tokens, self.scope = key, tokens, scope
+        self.key, self.tokens, self.scope, self.users = key, tokens, scope, [writer]
 
     def unpublish(self) -> None:
         """Take identity and validity bits away: the next holder must not inherit them."""
-        self.key, self.tokens, self.scope, self.valid = None, b"", None, 0
+        self.key, self.tokens, self.scope, self.valid, self.users = None, b"", None, 0, []

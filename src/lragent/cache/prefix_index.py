@@ -38,12 +38,14 @@ class PrefixIndex:
             found.append(page)
         return found
 
-    def publish(self, page: Page, key: bytes, tokens: bytes, scope: KeyScope) -> bool:
+    def publish(
+        self, page: Page, key: bytes, tokens: bytes, scope: KeyScope, writer: str | None
+    ) -> bool:
         """Make ``page`` findable; False, and no change, when the key has a page already."""
         if key in self._page_of:
             return False
         self._page_of[key] = page
-        page.publish(key, tokens, scope)
+        page.publish(key, tokens, scope, writer)
         return True
 
     def drop(self, page: Page) -> None:

@@ -15,6 +15,9 @@ class CacheStats:
         base_bytes: K, V_base and padding of the pages that are leased or idle.
         lr_bytes: LR slots of the same pages, valid or not.
         evictions: pages taken from the idle to be handed out.
+        pages_found: those that later requests can find.
+        pages_alone: pages that the same contents would take if every adapter kept its own.
+        valid_slots: LR slots that are valid, over all pages.
     """
 
     pages_free: int
@@ -24,6 +27,9 @@ class CacheStats:
     base_bytes: int
     lr_bytes: int
     evictions: int
+    pages_found: int
+    pages_alone: int
+    valid_slots: int
 
     @property
     def pages_used(self) -> int:

@@ -15,6 +15,8 @@ from lragent.agents import BackendError, ChatBackend
 from lragent.cli.role_adapters import ROLES
 from lragent.sharing.policies import Policy
 
+DEFAULT_MODEL = smollm2.NAME
+
 
 @dataclass(frozen=True)
 class Served:
@@ -42,7 +44,7 @@ def embedded(
 
     if model is None and not folders:
         folders = demo_adapters()
-    name = model or smollm2.NAME
+    name = model or DEFAULT_MODEL
     on_stage(f"loading {name}")
     kv_bytes = None if kv_mib is None else kv_mib << 20
     with Engine(name, folders, policy, kv_bytes=kv_bytes) as engine:

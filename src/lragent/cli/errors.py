@@ -28,12 +28,25 @@ _EXPECTED = {
 }
 """Errors that tell users something about their input or their machine; others are bugs."""
 
+_EXTRAS = {
+    "bm25s": "agents",
+    "openai": "agents",
+    "matplotlib": "eval",
+    "jinja2": "eval",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+}
+"""The extra that brings a package."""
+
 
 def message_of(error: Exception) -> str | None:
     """What to show for an expected error; None for one that needs its traceback.
 
     An error's class can only come from a module that is loaded, so nothing is imported here.
     """
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"This needs {error.name}: pip install 'lragent[{_EXTRAS[error.name]}]'"
     known = [
         getattr(sys.modules[module], name)
         for module, names in _EXPECTED.items()

@@ -31,12 +31,13 @@ def _row(cell: Cell) -> tuple[str, ...]:
     return (
         cell.policy,
         str(cell.role),
-        _shown(cell.nll_ratio, 2),
-        _shown(cell.kl, 2),
-        _shown(cell.exact, 0),
+        shown(cell.nll_ratio, 2),
+        shown(cell.kl, 2),
+        shown(cell.exact, 0),
     )
 
 
-def _shown(estimate: Estimate, digits: int) -> str:
+def shown(estimate: Estimate, digits: int) -> str:
+    """A value and its interval."""
     value, low, high = (f"{x:.{digits}f}" for x in (estimate.value, estimate.low, estimate.high))
     return f"{value} [{low}, {high}]"

@@ -24,20 +24,20 @@ def _names(folders: list[Path]) -> dict[str, Path]:
 
 
 def _read(
-    folders: dict[str, Path], max_rank: int, base: Path | None
+    folders: dict[str, Path], max_rank: int, base: str | None
 ) -> tuple[dict[str, Adapter], dict[str, str]]:
     """The adapters that can be served, and the reason for each that cannot."""
     from lragent.adapters import AdapterError, check_against_model, read_adapter
-    from lragent.adapters.base_folder import read_base_folder
+    from lragent.cli.base_model import model_facts
 
-    model = None if base is None else read_base_folder(base)
+    model = None if base is None else model_facts(base)
     adapters: dict[str, Adapter] = {}
     refused: dict[str, str] = {}
     for name, folder in folders.items():
         try:
             adapter = read_adapter(folder, max_rank=max_rank)
             if model is not None:
-                # The user named the folder, so its tensors count and its name does not.
+                # The user named the model, so its sizes count and its name does not.
                 check_against_model(adapter, model, allow_other_base=True)
         except AdapterError as error:
             refused[name] = str(error)
@@ -49,8 +49,10 @@ def _read(
 def inspect(
     adapters: Annotated[list[Path], typer.Argument(help="PEFT adapter folders.")],
     base: Annotated[
-        Path | None,
-        typer.Option(help="Local folder of the base model, to check that the tensors fit it."),
+        str | None,
+        typer.Option(
+            help="Base model, to check that the tensors fit it: folder, hub name, or smollm2."
+        ),
     ] = None,
     max_rank: Annotated[int, typer.Option(min=1, help="Largest rank to accept.")] = 256,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

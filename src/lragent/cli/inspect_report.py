@@ -6,9 +6,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lragent.sharing.compare import AdapterReport, AdapterSummary, PairSummary, ProposedGroup
+from lragent.sharing.compare import (
+    AdapterReport,
+    AdapterSummary,
+    PairSummary,
+    ProposedGroup,
+    TargetSummary,
+)
 
 _SHORT = 10
+_NAMED = 6  # pairs of one kind; of more, only the number
 
 
 def _short(digest: str | None) -> str:
@@ -25,43 +32,50 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 
 def _adapter_table(adapters: tuple[AdapterSummary, ...]) -> Table:
-    table = Table(title="Adapters", title_justify="left")
-    for column in ("adapter", "base model", "digest"):
-        table.add_column(column, overflow="fold")
-    for column in ("target", "layers", "rank", "scaling", "digest of A"):
+    bases = {summary.base_model or "not stated" for summary in adapters}
+    title = f"Adapters of {next(iter(bases))}" if len(bases) == 1 else "Adapters"
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("adapter", overflow="fold")
+    if len(bases) > 1:
+        table.add_column("base model", overflow="fold")
+    table.add_column("targets", overflow="fold")
+    for column in ("layers", "rank", "scaling"):
         table.add_column(column)
+    for column in ("digest", "A, cached"):
+        table.add_column(column, no_wrap=True)
     for summary in adapters:
-        whose = (summary.name, summary.base_model or "not stated", _short(summary.digest))
-        for projection, target in summary.targets.items():
-            table.add_row(
-                *_cells(
-                    *whose,
-                    projection,
-                    str(target.layers),
-                    _numbers(target.ranks),
-                    _numbers(target.scalings),
-                    _short(summary.a_digests[projection]),
-                )
-            )
-            whose = ("", "", "")
-        table.add_section()
+        base = [summary.base_model or "not stated"] if len(bases) > 1 else []
+        whose = [summary.name, *base]
+        digests = [_short(summary.digest), _short(summary.slot_digest)]
+        for target, projections in _alike(summary).items():
+            sizes = (str(target.layers), _numbers(target.ranks), _numbers(target.scalings))
+            table.add_row(*_cells(*whose, ", ".join(projections), *sizes, *digests))
+            whose, digests = [""] * len(whose), ["", ""]
     return table
 
 
+def _alike(summary: AdapterSummary) -> dict[TargetSummary, list[str]]:
+    """Projections by what LoRA on them is like."""
+    found: dict[TargetSummary, list[str]] = {}
+    for projection, target in summary.targets.items():
+        found.setdefault(target, []).append(projection)
+    return found
+
+
 def _pair_table(pairs: tuple[PairSummary, ...]) -> Table:
-    table = Table(title="What a sharing group lets them share", title_justify="left")
-    for column in ("pair", "base part", "LR slot", "why not"):
-        table.add_column(column, overflow="fold")
+    alike: dict[tuple[bool, bool, str], list[str]] = {}
     for pair in pairs:
         why = "the same weights" if pair.same_content else "; ".join(pair.reasons)
-        table.add_row(
-            *_cells(
-                f"{pair.first} + {pair.second}",
-                "yes" if pair.shares_base else "no",
-                "yes" if pair.shares_slot else "no",
-                why,
-            )
-        )
+        found = alike.setdefault((pair.shares_base, pair.shares_slot, why), [])
+        found.append(f"{pair.first} + {pair.second}")
+    table = Table(title="What a sharing group lets them share", title_justify="left")
+    table.add_column("pairs", overflow="fold")
+    for column in ("base part", "LR slot"):
+        table.add_column(column)
+    table.add_column("why not", overflow="fold")
+    for (base, slot, why), names in alike.items():
+        which = "\n".join(names) if len(names) <= _NAMED else f"{len(names)} of {len(pairs)}"
+        table.add_row(*_cells(which, "yes" if base else "no", "yes" if slot else "no", why))
     return table
 
 

@@ -7,11 +7,16 @@ from typing import Annotated
 import typer
 
 import lragent
+from lragent.cli.bench import bench
+from lragent.cli.chat import chat
+from lragent.cli.check import check
 from lragent.cli.demo import demo
 from lragent.cli.errors import ErrorGroup
 from lragent.cli.eval import eval_
+from lragent.cli.eval_task import eval_task
 from lragent.cli.inspect import inspect
 from lragent.cli.run import run
+from lragent.cli.serve import serve
 from lragent.cli.train import train
 from lragent.cli.train_data import train_data
 
@@ -43,7 +48,12 @@ def _options(
 
 app.command()(demo)
 app.command()(run)
+app.command()(chat)
+app.command()(check)
+app.command()(serve)
 app.command()(train)
 app.command()(train_data)
 app.command("eval")(eval_)
+app.command()(eval_task)
 app.command()(inspect)
+app.command()(bench)

@@ -105,6 +105,12 @@ def run(
         print_json(record.model_dump(mode="json"))
     else:
         console.print(summary(result))
+        if base_url is None and sharing is None and len(served.roles) > 1:
+            console.print(
+                "Each adapter read everything for itself. With --sharing they work on one cache: "
+                "neutral for adapters that were trained for it, base+lr for others.",
+                style="dim",
+            )
     if trace is not None:
         record.save(trace)
     if code := exit_code(result):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 _DEFAULTS: dict[str, Any] = {
     name: field.default for name, field in TrainConfig.model_fields.items()
 }
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def _split(text: str) -> tuple[str, ...]:
@@ -40,6 +44,7 @@ def _table(report: TrainReport) -> Any:
     table = Table(title=f"Adapters in {report.out} ({report.mode})")
     for column in ("role", "samples", "too long", "steps", "seconds", "loss", "held-out loss"):
         table.add_column(column, justify="left" if column == "role" else "right")
+    table.add_column("loss by step")
     table.add_column("A digest")
     for trained in report.roles:
         result = trained.result
@@ -52,9 +57,30 @@ def _table(report: TrainReport) -> Any:
             f"{result.seconds:.0f}",
             f"{result.first_loss:.3f} → {result.last_loss:.3f}",
             "-" if result.eval_loss is None else f"{result.eval_loss:.3f}",
+            curve(result.losses),
             digests,
         )
     return table
+
+
+def curve(losses: Sequence[float], width: int = 16) -> str:
+    """Losses as a line of blocks, each the mean of as many steps, the highest loss the highest."""
+    count = min(width, len(losses))
+    ends = [round(i * len(losses) / max(1, count)) for i in range(count + 1)]
+    means = [sum(losses[a:b]) / (b - a) for a, b in pairwise(ends)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+def _next_steps(report: TrainReport, config: TrainConfig) -> str:
+    folders = " ".join(f"--adapter {Path(r.folder).name}={r.folder}" for r in report.roles)
+    return (
+        f"\nTry one:       lragent chat --model {config.model} --adapter {report.roles[0].folder}\n"
+        f"Measure them:  lragent eval --model {config.model} {folders} --samples HELD-OUT.jsonl\n"
+        f"Serve them:    lragent check --model {config.model} {folders}\n"
+        f"In Python:     Engine({config.model!r}, adapters, sharing={config.trained_for.value!r})"
+    )
 
 
 def train(
@@ -73,12 +99,9 @@ def train(
         str, typer.Option(help="For base+lr, the member that reads: first or random.")
     ] = "first",
     acting_text: Annotated[
-        str | None,
-        typer.Option(
-            help="For neutral, prompt text from which on a role acts, if not the chat template's "
-            "header of an answer; empty for the prompt's last token."
-        ),
-    ] = None,
+        str,
+        typer.Option(help="For neutral, prompt text from which a role acts; else the last token."),
+    ] = "",
     mode: Annotated[
         Mode,
         typer.Option(help="shared-a: the first role's A, frozen; joint: one A; separate: own A."),
@@ -137,7 +160,7 @@ def train(
     from pydantic import ValidationError
     from rich.console import Console
 
-    from lragent.cli.errors import message_of, show_error
+    from lragent.cli.errors import INTERRUPTED, message_of, show_error
 
     settings = {
         name: value
@@ -160,8 +183,14 @@ def train(
     from lragent.cli.output import print_json
     from lragent.training import train as run
 
-    report = run(config, show_progress=not as_json)
+    try:
+        report = run(config, show_progress=not as_json)
+    except KeyboardInterrupt:
+        show_error("Interrupted. The same command goes on from the last checkpoint.")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(report.to_json())
     else:
-        Console().print(_table(report))
+        console = Console()
+        console.print(_table(report))
+        console.print(_next_steps(report, config), markup=False, highlight=False, soft_wrap=True)

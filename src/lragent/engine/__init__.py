@@ -2,7 +2,7 @@
 
 from lragent.engine.engine import Engine
 from lragent.engine.outputs import Chunk, Completion, TokenLogprob
-from lragent.engine.params import SamplingParams
+from lragent.engine.params import SamplingParams, StructuredOutputsParams
 from lragent.engine.request import Request
 from lragent.engine.stats import AdapterStats, EngineStats
 
@@ -14,5 +14,6 @@ __all__ = [
     "EngineStats",
     "Request",
     "SamplingParams",
+    "StructuredOutputsParams",
     "TokenLogprob",
 ]

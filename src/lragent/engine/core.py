@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
+from lragent.cache.page import CachedPage
 from lragent.engine.background import Background
 from lragent.engine.errors import EngineClosedError, EngineError, QueueFullError
 from lragent.engine.loop import StepLoop
@@ -89,21 +90,20 @@ class EngineCore:
 
     # ---- requests
 
-    def add(self, states: Sequence[RequestState]) -> None:
-        """Queue a new request, one state for each of its answers.
+    def add(self, state: RequestState) -> None:
+        """Queue a new request and its followers.
 
         Raises:
             QueueFullError: too many are there.
         """
         with self.exclusive(), self._change():
             most, there = self._most_requests, len(self.loop.running)
-            if most is not None and there + len(states) > most:
+            if most is not None and there + 1 + len(state.followers) > most:
                 raise QueueFullError(
                     f"{there} requests run or wait and the engine takes {most}; try again later, "
                     "or start it with a higher max_waiting"
                 )
-            for state in states:
-                self.loop.add(state)
+            self.loop.add(state)
         if self._background is not None:
             self._background.wake()
 
@@ -144,6 +144,11 @@ class EngineCore:
                     self.loop.end(state, "cancelled")
                     self._after([state])
 
+    def cached_pages(self, state: RequestState) -> list[CachedPage]:
+        """The pages that the cache has now of a request, whether it has ended or not."""
+        with self.exclusive():
+            return self._cache.look_up(state.client, state.tokens[: state.shareable_tokens])
+
     def drop(self, state: RequestState) -> None:
         """Have a request end at the next step. Takes no lock: a garbage collector may call it."""
         self._dropped.append(state)
@@ -160,6 +165,13 @@ class EngineCore:
                 self._cache.check_integrity()
         if self._background is not None:
             self._background.stop()
+
+    @contextmanager
+    def books(self) -> Iterator[None]:
+        """Change the cache from outside of the loop."""
+        with self.exclusive(), self._change():
+            self.check_open()
+            yield
 
     def check_integrity(self) -> None:
         """Prove that no page is lost or held twice.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -12,16 +13,26 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lragent.adapters.checks import check_against_model
+from lragent.adapters.hub import adapter_folder
 from lragent.adapters.model import Adapter
 from lragent.adapters.peft_folder import read_adapter
 from lragent.attention import Implementation
+from lragent.cache.client import CacheClient
 from lragent.cache.keys import KeyScope
 from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
+from lragent.engine.cache_file import CacheFiles
 from lragent.engine.calls import Calls
 from lragent.engine.core import EngineCore
 from lragent.engine.errors import BudgetError, PromptTooLongError
-from lragent.engine.families import bytes_of_weights, dtype_name, eos_ids, read_shape
+from lragent.engine.families import (
+    bytes_of_weights,
+    dtype_name,
+    eos_ids,
+    read_shape,
+    sample_of_weights,
+)
+from lragent.engine.grammar import Grammars
 from lragent.engine.loader import load_model
 from lragent.engine.memory import check_kv_bytes, default_kv_bytes, growth_room, pages_in
 from lragent.engine.outbox import Outbox
@@ -44,7 +55,7 @@ from lragent.engine.validation import (
     check_seconds,
     check_text,
 )
-from lragent.sharing import Policy
+from lragent.sharing import Binding, Policy
 
 DEFAULT_RANK = 16
 """Width of the LR slot when an engine starts without adapters, so that some can be loaded."""
@@ -56,7 +67,7 @@ class Engine(Calls):
     Args:
         model: hub name, local folder, `smollm2` (the demo's model), or a `(model, tokenizer)` pair
             that the engine then owns.
-        adapters: PEFT folders by the name that requests use.
+        adapters: PEFT folders, or names on the Hugging Face hub, by the name that requests use.
         sharing: a policy (`isolated`, `neutral`, `base+lr`, `base`, `full`) for one group of all
             adapters, those that are loaded later too; `measured` for the policy that `lragent eval
             --save` has recommended for exactly these adapters; or the sharing groups themselves.
@@ -166,6 +177,7 @@ class Engine(Calls):
             growth_room=growth_room(where),
         )
         self._weight_bytes = bytes_of_weights(loaded)
+        weights = sample_of_weights(loaded)
         self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
         scheduler = Scheduler(self._cache, max_num_batched_tokens, max_num_seqs)
         self._core = EngineCore(
@@ -177,6 +189,7 @@ class Engine(Calls):
             debug,
             None if max_waiting is None else max_num_seqs + max_waiting,
         )
+        self._files = CacheFiles(self._core, self._cache, self._runner.storage, weights)
         self._scope = KeyScope(
             base_model=self.shape.digest,
             dtype=dtype_name(kind),
@@ -189,6 +202,7 @@ class Engine(Calls):
             self.tokenizer, loaded.config.vocab_size, self.shape.max_positions
         )
         self._eos = eos_ids(loaded, getattr(self.tokenizer, "eos_token_id", None))
+        self._grammars = Grammars(self.tokenizer, loaded.config.vocab_size, self._eos)
         self._next_id = 0
         if background:
             self._core.start()
@@ -236,39 +250,49 @@ class Engine(Calls):
             raise TypeError(f"priority must be a whole number, not {priority!r:.80}")
         if adapter is not None:
             check_text("adapter", adapter)
+        self._prompts.check_known(params.stop_token_ids, "stop_token_ids")
+        self._prompts.check_known(params.logit_bias or {}, "logit_bias")
+        wanted = params.structured_outputs if forced is None else None
+        form = None if wanted is None else self._grammars.compile(wanted)
         tokens = self._prompts.encode(prompt)
         if forced is not None:
             forced = self._prompts.check_ids(forced, "forced")
             params = SamplingParams(
                 max_tokens=len(forced),
                 logprobs=params.logprobs,
+                prompt_logprobs=params.prompt_logprobs,
                 distributions=params.distributions,
                 ignore_eos=True,
             )
         with self._core.exclusive():
             self._core.check_open()
-            binding = self._registry.binding(adapter)
+            binding, client = self._client(adapter, cache_salt)
             self._check_length(tokens, params, forced)
             outbox = Outbox()
-            state = RequestState(
-                self._next_id,
-                tokens,
-                params,
-                binding,
-                binding.client(replace(self._scope, tenant=cache_salt)),
-                outbox=outbox,
-                index=0,
-                forced=forced,
-                deadline=deadline,
-                priority=priority,
-                tokenizer=self.tokenizer,
-                eos=self._eos,
-                max_positions=self.shape.max_positions,
-                device=self._runner.device,
-            )
-            self._next_id += 1
-            request = Request([state], outbox, self._core)
-            self._core.add([state])
+            states = [
+                RequestState(
+                    self._next_id + index,
+                    tokens,
+                    params.of_answer(index),
+                    binding,
+                    client,
+                    outbox=outbox,
+                    index=index,
+                    forced=forced,
+                    form=form and form.copy(),
+                    deadline=deadline,
+                    priority=priority,
+                    tokenizer=self.tokenizer,
+                    eos=self._eos,
+                    max_positions=self.shape.max_positions,
+                    device=self._runner.device,
+                )
+                for index in range(params.n)
+            ]
+            self._next_id += params.n
+            states[0].followers = states[1:]
+            request = Request(states, outbox, self._core)
+            self._core.add(states[0])
         return request
 
     def cancel_all(self) -> None:
@@ -301,11 +325,11 @@ class Engine(Calls):
     def load_adapter(
         self, name: str, path: str | Path, *, group: str | None = None, share: bool = True
     ) -> None:
-        """Load a PEFT folder under a new name.
+        """Load a PEFT folder, or an adapter from the hub, under a new name.
 
         Args:
             name: what requests call it.
-            path: the folder.
+            path: the folder, or `owner/name` on the hub.
             group: the sharing group that it joins, by name. Default: the group that declares
                 `name`, or the one of all adapters when the engine's `sharing` is a policy.
             share: False keeps it out of every group.
@@ -346,6 +370,52 @@ class Engine(Calls):
         check_text("an adapter's name", name)
         return self._core.unload(name)
 
+    # ---- the cache of a prompt
+
+    def save_cache(
+        self,
+        path: str | Path,
+        prompt: Prompt,
+        *,
+        adapter: str | None = None,
+        cache_salt: str = "",
+    ) -> int:
+        """Write the cached pages of a prompt to a safetensors file, computing them if need be.
+
+        Whole pages only; under `neutral` those of the context. The file holds the prompt's token
+        ids, from which its text can be read.
+
+        Returns:
+            Tokens in the file.
+
+        Raises:
+            ValueError: not one page of the prompt is in the cache, because it is too short.
+            What `submit` and writing a file raise.
+        """
+        request = self.submit(
+            prompt, SamplingParams(max_tokens=1), adapter=adapter, cache_salt=cache_salt
+        )
+        request.result()
+        find = partial(self._client, adapter, cache_salt)
+        return self._files.save(Path(path), request.prompt_ids, find)
+
+    def load_cache(
+        self, path: str | Path, *, adapter: str | None = None, cache_salt: str = ""
+    ) -> int:
+        """Put a file of `save_cache` back, for the same model, adapter or group, and salt.
+
+        Load only files that you trust: keys and values in them are taken as they are.
+
+        Returns:
+            Tokens of the prompt that the cache has now.
+
+        Raises:
+            CacheFileError: damaged, or saved for something else.
+            UnknownAdapterError, BudgetError, EngineClosedError.
+        """
+        check_text("cache_salt", cache_salt)
+        return self._files.load(Path(path), partial(self._client, adapter, cache_salt))
+
     # ---- the loop
 
     def step(self) -> bool:
@@ -359,24 +429,32 @@ class Engine(Calls):
             by_adapter = {
                 name: sums + AdapterStats() for name, sums in loop.recorder.by_adapter.items()
             }
-            cache = self._cache.stats()
+            cache, layers = self._cache.stats(), self.shape.layers
+            alone = replace(self.layout, slots=min(1, self.layout.slots))
             return EngineStats(
                 adapters=by_adapter,
                 total=sum(by_adapter.values(), AdapterStats()),
                 kv_base_bytes=cache.base_bytes,
                 kv_lr_bytes=cache.lr_bytes,
+                kv_lr_valid_bytes=cache.valid_slots * self.layout.lr_slot_bytes * layers,
+                kv_isolated_bytes=cache.pages_alone * alone.page_bytes * layers,
                 kv_budget_bytes=self._runner.storage.nbytes,
                 peak_kv_bytes=loop.peak_pages * cache.page_bytes,
                 weight_bytes=self._weight_bytes,
                 adapter_bytes=self._runner.bank.nbytes,
+                page_bytes=cache.page_bytes,
                 pages={
                     "free": cache.pages_free,
                     "leased": cache.pages_leased,
                     "idle": cache.pages_idle,
                 },
+                found_pages=cache.pages_found,
+                running=loop.scheduled,
+                waiting=len(loop.running) - loop.scheduled,
                 evictions=cache.evictions,
                 preemptions=loop.preemptions,
                 steps=loop.recorder.steps,
+                groups=self._registry.groups(),
             )
 
     def check_integrity(self) -> None:
@@ -390,6 +468,15 @@ class Engine(Calls):
     def close(self) -> None:
         """Cancel what runs, end the thread in the background, and refuse further work."""
         self._core.close()
+
+    def __repr__(self) -> str:
+        loop, storage = self._core.loop, self._runner.storage
+        return (
+            f"Engine({self.shape.name!r}, adapters={list(self.adapters)}, "
+            f"{storage.num_pages} pages of {self.layout.page_size} tokens, "
+            f"{dtype_name(self._runner.dtype)} on {self._runner.device}, "
+            f"{len(loop.running)} requests)"
+        )
 
     def __enter__(self) -> Self:
         self._core.check_open()
@@ -411,8 +498,12 @@ class Engine(Calls):
 
     # ---- inside
 
+    def _client(self, adapter: str | None, cache_salt: str) -> tuple[Binding[Adapter], CacheClient]:
+        binding = self._registry.binding(adapter)
+        return binding, binding.client(replace(self._scope, tenant=cache_salt))
+
     def _read(self, name: str, path: str | Path) -> Adapter:
-        adapter = read_adapter(path, max_rank=self._max_rank)
+        adapter = read_adapter(adapter_folder(path), max_rank=self._max_rank)
         check_against_model(adapter, self.shape, allow_other_base=self._allow_other_base)
         return adapter
 

@@ -30,6 +30,10 @@ class QueueFullError(EngineError, RuntimeError):
     """As many requests wait as the engine lets wait; try again later."""
 
 
+class CacheFileError(EngineError, ValueError):
+    """A saved cache is damaged, or was saved for something else than what is loaded."""
+
+
 class EngineClosedError(EngineError, RuntimeError):
     """The engine was closed and takes no more work."""
 

@@ -102,3 +102,13 @@ def eos_ids(model: PreTrainedModel, tokenizer_eos: int | None) -> frozenset[int]
 def dtype_name(dtype: torch.dtype) -> str:
     """`torch.float32` as `float32`."""
     return str(dtype).removeprefix("torch.")
+
+
+@torch.inference_mode()
+def sample_of_weights(model: nn.Module) -> str:
+    """A digest of some 64 elements of each tensor, evenly spread. Training changes nearly all."""
+    samples = []
+    for _, tensor in sorted(model.state_dict().items()):
+        flat = tensor.reshape(-1)
+        samples.append(flat[:: max(1, flat.numel() // 64)].float())
+    return hashlib.sha256(torch.cat(samples).cpu().numpy().tobytes()).hexdigest()

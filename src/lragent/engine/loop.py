@@ -7,6 +7,7 @@ from collections import deque
 
 from lragent.cache.manager import CacheManager
 from lragent.engine.outputs import FinishReason
+from lragent.engine.prompt_logprobs import record_prompts, sampling_rows
 from lragent.engine.request_state import RequestState
 from lragent.engine.runner import ModelRunner
 from lragent.engine.sampler import Chosen, sample
@@ -41,14 +42,20 @@ class StepLoop:
         return list(self._requests.values())
 
     @property
+    def scheduled(self) -> int:
+        """How many of them have pages and take part in steps."""
+        return len(self._scheduler.running)
+
+    @property
     def preemptions(self) -> int:
         """How often a request gave its pages back to wait."""
         return self._scheduler.preemptions
 
     def add(self, request: RequestState) -> None:
-        """Queue a new request."""
-        self._requests[request.id] = request
-        self.recorder.submitted(request)
+        """Queue a new request; its followers wait until it has its prompt in pages."""
+        for one in (request, *request.followers):
+            self._requests[one.id] = one
+            self.recorder.submitted(one)
         self._scheduler.add(request)
 
     def end(self, request: RequestState, reason: FinishReason) -> None:
@@ -57,6 +64,7 @@ class StepLoop:
         request.finish(reason)
         del self._requests[request.id]
         self.recorder.ended(request)
+        self._start_followers(request)
 
     def fail(self, request: RequestState, error: BaseException | str) -> None:
         """End a request that has not ended with an error."""
@@ -117,6 +125,7 @@ class StepLoop:
             if request.done:
                 del self._requests[request.id]
                 request.outbox.wake(ended=True)
+            request.followers = []  # they wait like all others from now on
         self._scheduler.restart(self.running)
         if self._handing is not None:
             # some of its token's text may have been handed over, and must not be again
@@ -124,12 +133,22 @@ class StepLoop:
         self._handing = None
         self._chosen = deque(pair for pair in self._chosen if not pair[0].done)
 
+    def _start_followers(self, request: RequestState) -> None:
+        followers, request.followers = request.followers, []
+        for one in followers:
+            if not one.done:
+                self._scheduler.add(one)
+
     def _run(self, plan: list[Scheduled]) -> None:
         runner = self._runner
         started = time.perf_counter()
         step = build_step(plan, runner.bank, self._page_size, runner.dtype, runner.device)
         logits = runner.run(step)
         sampling = [item.request for item in plan if item.samples]
+        failed_prompts: dict[int, Exception] = {}
+        if len(logits) > len(sampling):  # some are of prompts
+            failed_prompts = record_prompts(plan, logits)
+            logits = logits[sampling_rows(plan)]
         chosen = sample(logits, [r.sampler for r in sampling], [r.tokens for r in sampling])
         self.recorder.ran(plan, time.perf_counter() - started)
         self._chosen = deque(zip(sampling, chosen, strict=True))
@@ -141,6 +160,8 @@ class StepLoop:
             request.computed = item.start + item.count
             assert request.lease is not None
             self._cache.commit(request.lease, request.tokens, request.computed)
+            if request.id in failed_prompts:
+                self.fail(request, failed_prompts[request.id])
         self.peak_pages = max(self.peak_pages, self._cache.used_pages)
         self._hand_over()
 
@@ -165,6 +186,7 @@ class StepLoop:
         if request.first_token is None:
             request.first_token = time.perf_counter()
             self.recorder.first_token(request, request.first_token - request.submitted)
+            self._start_followers(request)
         reason = request.push(choice)
         if reason is not None:
             self.end(request, reason)

@@ -50,6 +50,7 @@ class Completion:
         not_shared: why no page of the prompt came from the cache; None when some did. It tells
             nothing about other tenants.
         error: what went wrong, when the reason is `error`.
+        prompt_logprobs: one entry a token of the prompt when asked for, None for the first one.
         index: which of the request's answers it is.
         others: the answers behind the first, when the request asked for `n` above 1.
         distributions: log-probabilities `[generated, vocab]` in float32, on the engine's device,
@@ -67,6 +68,7 @@ class Completion:
     adapter: str | None
     not_shared: str | None
     error: str | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     index: int = 0
     others: tuple[Completion, ...] = field(default=(), repr=False)
     distributions: Tensor | None = field(default=None, compare=False, repr=False)

@@ -6,7 +6,7 @@ import operator
 import re
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 from jinja2 import TemplateError
@@ -62,6 +62,15 @@ class PromptEncoder:
         """
         ids = _whole_numbers(values, argument, "one flat sequence", self._limit)
         return self._in_vocabulary(ids, argument)
+
+    def check_known(self, ids: Collection[int], argument: str) -> None:
+        """Refuse token ids beyond the vocabulary.
+
+        Raises:
+            ValueError
+        """
+        if ids and max(ids) >= self._vocabulary:
+            raise ValueError(f"{argument}: token ids must lie between 0 and {self._vocabulary - 1}")
 
     def render(
         self,

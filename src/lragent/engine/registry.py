@@ -53,6 +53,10 @@ class AdapterRegistry:
             hint = near_misses(str(name), self._adapters)
             raise UnknownAdapterError(f"no adapter named {name!r} is loaded{hint}") from None
 
+    def groups(self) -> list[dict[str, object]]:
+        """See `Groups.summary`."""
+        return self._groups.summary()
+
     def needs(self) -> tuple[int, int, int]:
         """`(slots, value rank, key rank)` that the pages must offer."""
         bound = [b for b in self.bindings if b.adapter is not None and not b.folds]

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from typing import NoReturn
 
+from lragent.cache.page import CachedPage
 from lragent.engine.core import EngineCore
 from lragent.engine.errors import GenerationFailedError
 from lragent.engine.outbox import Outbox
@@ -79,6 +80,10 @@ class Request:
         """Prompt tokens that needed no computation; None while it waits for its first step."""
         return self._state.cached_tokens
 
+    def cached_pages(self) -> list[CachedPage]:
+        """The pages of its prompt and answer that the cache has now, for requests like it."""
+        return self._core.cached_pages(self._state)
+
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; None while it runs."""
@@ -98,9 +103,10 @@ class Request:
         chunks = self._outbox.chunks
         try:
             while True:
+                done = self.done  # before the look, or the last chunk might come in between
                 while chunks:
                     yield chunks.popleft()
-                if self.done:
+                if done:
                     break
                 self._core.wait(self._outbox, self._has_news)
         finally:
@@ -116,9 +122,10 @@ class Request:
             with self._outbox.watched(lambda: tell(news.set), at_end=False):
                 while True:
                     news.clear()
+                    done = self.done
                     while chunks:
                         yield chunks.popleft()
-                    if self.done:
+                    if done:
                         break
                     if not chunks:
                         await news.wait()

@@ -13,6 +13,7 @@ from lragent.adapters.model import Adapter
 from lragent.cache.client import CacheClient
 from lragent.cache.lease import Lease
 from lragent.cache.sharing_reasons import public_reason
+from lragent.engine.grammar import TokenFilter
 from lragent.engine.outbox import Outbox
 from lragent.engine.outputs import Chunk, Completion, FinishReason, TokenLogprob
 from lragent.engine.params import SamplingParams
@@ -32,6 +33,8 @@ class RequestState:
         cached_tokens: prompt tokens that needed no computation; None before it was first admitted.
         outbox: where its caller finds the pieces of the answer, and of the other answers.
         index: which of the answers it is.
+        followers: the other answers, while they wait for this one to compute the prompt.
+        prompt_logprobs: by position, as far as they were asked for and computed.
         deadline: the time (`time.perf_counter`) at which it ends, done or not; None for never.
         rank: who goes first, the lowest; priority, then order of arrival.
     """
@@ -47,6 +50,7 @@ class RequestState:
         outbox: Outbox,
         index: int,
         forced: Sequence[int] | None,
+        form: TokenFilter | None,
         deadline: float | None,
         priority: int,
         tokenizer: PreTrainedTokenizerBase | None,
@@ -65,7 +69,10 @@ class RequestState:
         self.context_tokens = binding.context_tokens(prompt)
         self.computed = 0
         self.lease: Lease | None = None
-        self.sampler = RequestSampler(params, device, forced and [*prompt, *forced])
+        ends = frozenset() if params.ignore_eos else eos
+        self._ends = ends.union(params.stop_token_ids)
+        whole = forced and [*prompt, *forced]
+        self.sampler = RequestSampler(params, device, whole, len(prompt), self._ends, form)
         self.outbox = outbox
         self.index = index
         self.rank = (priority, request_id)
@@ -78,9 +85,10 @@ class RequestState:
         self.first_token: float | None = None
         self._finished: float | None = None
         self._text_parts: list[str] = []
+        self.prompt_logprobs: dict[int, TokenLogprob] = {}
+        self.followers: list[RequestState] = []
         self._logprobs: list[TokenLogprob] = []
         self._distributions: list[Tensor] = []
-        self._eos = frozenset() if params.ignore_eos else eos
         self._room = max_positions
         self._text = TextStream(tokenizer, params.stop)
 
@@ -92,6 +100,8 @@ class RequestState:
     @property
     def shareable_tokens(self) -> int | None:
         """Leading tokens whose pages others may read; None for all."""
+        if self.params.prompt_logprobs is not None:
+            return 0  # what is read from the cache has no logits
         return self.context_tokens if self.binding.base_reads else None
 
     @property
@@ -106,10 +116,11 @@ class RequestState:
             self._logprobs.append(chosen.logprob)
         if chosen.distribution is not None:
             self._distributions.append(chosen.distribution)
-        if chosen.token_id in self._eos:
+        may_stop = len(self.tokens) - self.prompt_tokens > self.params.min_tokens
+        if may_stop and chosen.token_id in self._ends:
             self._emit("", chosen)
             return "stop"
-        text, stopped = self._text.push(chosen.token_id)
+        text, stopped = self._text.push(chosen.token_id, may_stop)
         self._emit(text, chosen)
         if stopped:
             return "stop"
@@ -140,12 +151,18 @@ class RequestState:
             ttft_s=None if self.first_token is None else self.first_token - self.submitted,
             total_s=end - self.submitted,
             logprobs=tuple(self._logprobs),
+            prompt_logprobs=self._of_prompt(),
             adapter=self.binding.name,
             not_shared=self.not_shared and public_reason(self.not_shared),
             error=self.error,
             index=self.index,
             distributions=torch.stack(self._distributions) if self._distributions else None,
         )
+
+    def _of_prompt(self) -> tuple[TokenLogprob | None, ...]:
+        if self.params.prompt_logprobs is None:
+            return ()
+        return tuple(map(self.prompt_logprobs.get, range(self.prompt_tokens)))
 
     def _emit(self, text: str, chosen: Chosen) -> None:
         if text:

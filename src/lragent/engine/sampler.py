@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
+from lragent.engine.grammar import TokenFilter
+from lragent.engine.logits_edit import LogitsEdit
 from lragent.engine.outputs import TokenLogprob
 from lragent.engine.params import SamplingParams
 
@@ -32,25 +34,37 @@ class Chosen:
 class RequestSampler:
     """The logits processors and the random state of one request.
 
-    With `forced`, prompt and output that it must have, there is nothing to choose.
+    Args:
+        params: how to choose.
+        device: of the logits.
+        forced: prompt and output that the request must have, so that there is nothing to choose.
+        prompt_tokens: leading tokens that are not output.
+        ends: tokens that end the output.
+        form: which tokens may come; None for all.
     """
 
     def __init__(
-        self, params: SamplingParams, device: torch.device, forced: Sequence[int] | None = None
+        self,
+        params: SamplingParams,
+        device: torch.device,
+        forced: Sequence[int] | None = None,
+        prompt_tokens: int = 0,
+        ends: Collection[int] = (),
+        form: TokenFilter | None = None,
     ):
         self.params = params
         self._forced = forced
-        penalty, warpers = LogitsProcessorList(), LogitsProcessorList()
-        if params.repetition_penalty != 1.0:
-            penalty.append(RepetitionPenaltyLogitsProcessor(params.repetition_penalty))
+        self._edit = LogitsEdit(params, device, prompt_tokens, ends, form)
+        warpers = LogitsProcessorList()
         if params.temperature > 0:
             if params.temperature != 1.0:
                 warpers.append(TemperatureLogitsWarper(params.temperature))
+            if params.min_p:
+                warpers.append(MinPLogitsWarper(params.min_p))
             if params.top_k:
                 warpers.append(TopKLogitsWarper(params.top_k))
             if params.top_p < 1.0:
                 warpers.append(TopPLogitsWarper(params.top_p))
-        self._penalty = penalty
         self._warpers = warpers
         self._generator: torch.Generator | None = None
         self._drawn: tuple[int, Tensor] | None = None  # tokens at the last draw, state before it
@@ -64,16 +78,13 @@ class RequestSampler:
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the likeliest token of the raw logits is the choice."""
-        return self.params.temperature == 0 and not self._penalty and self._forced is None
+        return self.params.temperature == 0 and not self._edit and self._forced is None
 
     def choose(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
         """Pick from one row of logits `[vocab]` (fp32) after `tokens`; returns a 0-d int64."""
         if self._forced is not None:
             return torch.tensor(self._forced[len(tokens)])
-        row = logits[None]
-        if self._penalty:
-            seen = torch.tensor([list(tokens)], device=logits.device)
-            row = self._penalty(seen, row)  # pyright: ignore[reportArgumentType]
+        row = (self._edit(logits, tokens) if self._edit else logits)[None]
         if self._generator is None:
             return row[0].argmax()
         # A step that was interrupted after the draw draws the same again.

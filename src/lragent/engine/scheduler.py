@@ -24,6 +24,14 @@ class Scheduled:
         """Whether the last token's logits choose a new token."""
         return self.start + self.count == len(self.request.tokens)
 
+    @property
+    def prompt_positions(self) -> range:
+        """Positions whose logits tell the log-probability of the prompt's next token, if wanted."""
+        if self.request.params.prompt_logprobs is None:
+            return range(0)
+        last = self.request.prompt_tokens - 1
+        return range(min(self.start, last), min(self.start + self.count, last))
+
 
 class Scheduler:
     """By priority, then first come, first served; running requests before waiting ones.

@@ -18,7 +18,7 @@ class AdapterStats(TokenCounts):
         finished, cancelled, failed: requests by how they went; a deadline cancels.
         generated_tokens: tokens chosen.
         computed_tokens: tokens whose base part was computed (K and V_base written).
-        ttft_s: times to first token, summed; divide by `first_tokens` for the mean.
+        ttft_s: times to first token, summed.
         first_tokens: requests that got a first token.
         busy_s: share of the engine's step time, by tokens in the step.
     """
@@ -37,6 +37,11 @@ class AdapterStats(TokenCounts):
         """Generated tokens by second of engine time spent on this adapter."""
         return self.generated_tokens / self.busy_s if self.busy_s else 0.0
 
+    @property
+    def mean_ttft_s(self) -> float | None:
+        """Mean time to first token in seconds; None before the first."""
+        return self.ttft_s / self.first_tokens if self.first_tokens else None
+
     def __add__(self, other: AdapterStats) -> AdapterStats:
         merged = {
             name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__
@@ -53,26 +58,39 @@ class EngineStats:
         total: sums of all.
         kv_base_bytes: bytes of K and V_base in pages that hold something.
         kv_lr_bytes: bytes of LR slots in those pages.
+        kv_lr_valid_bytes: bytes of those slots that are valid.
+        kv_isolated_bytes: what the same contents would take if every adapter kept its own pages.
         kv_budget_bytes: bytes of all pages.
         peak_kv_bytes: the most that both came to so far, padding included.
         weight_bytes: the base model's weights.
         adapter_bytes: the stacked adapter weights.
+        page_bytes: bytes of a page over all layers.
         pages: counts by state: free, leased, idle.
+        found_pages: pages that later requests can find.
+        running, waiting: requests now.
         evictions, preemptions, steps: how often each happened.
+        groups: policy of each sharing group, and its members with their digests and LR slots.
     """
 
     adapters: dict[str, AdapterStats]
     total: AdapterStats
     kv_base_bytes: int
     kv_lr_bytes: int
+    kv_lr_valid_bytes: int
+    kv_isolated_bytes: int
     kv_budget_bytes: int
     peak_kv_bytes: int
     weight_bytes: int
     adapter_bytes: int
+    page_bytes: int
     pages: dict[str, int]
+    found_pages: int
+    running: int
+    waiting: int
     evictions: int
     preemptions: int
     steps: int
+    groups: list[dict[str, object]]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with `tokens_per_s` of each sum."""

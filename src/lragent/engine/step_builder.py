@@ -25,7 +25,6 @@ class Row(NamedTuple):
         adapter: index of the adapter in the tables, -1 for none.
         slot: LR slot that their queries read, -1 for none.
         own_slot_only: they write no other LR slot than that.
-        samples: the last one's logits choose a new token.
     """
 
     request: RequestState
@@ -33,7 +32,6 @@ class Row(NamedTuple):
     adapter: int
     slot: int
     own_slot_only: bool
-    samples: bool
 
 
 def rows_of(item: Scheduled, bank: LoraBank) -> list[Row]:
@@ -46,13 +44,12 @@ def rows_of(item: Scheduled, bank: LoraBank) -> list[Row]:
     cut = stop if context is None else min(max(context, item.start), stop)
     rows = []
     if item.start < cut:
-        samples = item.samples and cut == stop
-        rows.append(Row(request, range(item.start, cut), -1, -1, False, samples))
+        rows.append(Row(request, range(item.start, cut), -1, -1, False))
     if cut < stop:
         adapter = bank.index(binding.adapter)
         slot = -1 if binding.slot is None else binding.slot
         span = range(cut, stop)
-        rows.append(Row(request, span, adapter, slot, binding.base_reads, item.samples))
+        rows.append(Row(request, span, adapter, slot, binding.base_reads))
     return rows
 
 
@@ -98,9 +95,13 @@ def build_step(
             padding = [-1] * (width - len(fresh))
             lr_rows += [[*(bank.slot_row(f.adapter) for f in fresh), *padding]] * (stop - start)
             lr_slots += [[*(fill.slot for fill in fresh), *padding]] * (stop - start)
-        if row.samples:
-            logit_rows.append(len(tokens) - 1)
 
+    first = 0  # of the item's tokens
+    for item in plan:
+        logit_rows += [first + p - item.start for p in item.prompt_positions]
+        first += item.count
+        if item.samples:
+            logit_rows.append(first - 1)
     if all(place < 0 for row in lr_slots for place in row):
         width, lr_rows, lr_slots = 0, [], []
     return Step(

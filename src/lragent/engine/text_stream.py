@@ -24,8 +24,11 @@ class TextStream:
         self._stop = tuple(stop)
         self.stopped = False
 
-    def push(self, token: int) -> tuple[str, bool]:
-        """Add a token; returns the text that may be shown now, and whether a stop text came."""
+    def push(self, token: int, may_stop: bool = True) -> tuple[str, bool]:
+        """Add a token; returns the text that may be shown now, and whether a stop text came.
+
+        With `may_stop` false none is looked for.
+        """
         if self._tokenizer is None:
             return "", False
         self._ids.append(token)
@@ -35,7 +38,8 @@ class TextStream:
         # a stop text may begin in what was held back, so the search starts there
         start = self._sent
         self._text += piece
-        found = [at for s in self._stop if (at := self._text.find(s, start)) >= 0]
+        stop = self._stop if may_stop else ()
+        found = [at for s in stop if (at := self._text.find(s, start)) >= 0]
         if found:
             shown = self._text[self._sent : min(found)]
             self._sent = min(found)

@@ -65,9 +65,9 @@ class EvalConfig(BaseModel):
 
 
 QUICK: dict[str, Any] = {
-    "per_role": 6,
+    "per_role": 4,
     "readers": 1,
-    "lengths": (128, 512),
+    "lengths": (128, 256),
     "per_length": 1,
     "hand_overs": (1, 8),
     "per_hand_over": 1,

@@ -78,6 +78,11 @@ def _points(
 def _svg(figure: Figure, legend: Axes) -> str:
     if legend.containers:  # after an early Ctrl-C there is nothing to show
         legend.legend(fontsize=8)
+    return svg(figure)
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG element, the same for the same data."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

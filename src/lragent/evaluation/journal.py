@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,12 +14,17 @@ from lragent.evaluation.meter import Measurement
 from lragent.files import write_atomically
 
 
-class CaseResult(BaseModel):
-    """A measured case; `context` and `output` are counts of tokens."""
+class Keyed(BaseModel):
+    """A result; `key` says what it is the result of."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
+
+
+class CaseResult(Keyed):
+    """A measured case; `context` and `output` are counts of tokens."""
+
     series: Series
     role: str
     context: int
@@ -33,26 +38,31 @@ class _Header(BaseModel):
     identity: dict[str, Any]
 
 
-class Journal:
-    """Results by case, one line of JSON each, written as they come.
+Result = TypeVar("Result", bound=Keyed)
+
+
+class Journal(Generic[Result]):
+    """Results by key, one line of JSON each, written as they come.
 
     Args:
         path: the file; made with its folder when it is not there.
+        kind: of the results.
         identity: what the measurements depend on, in plain JSON types.
 
     Raises:
         EvaluationError: the file is damaged, or holds measurements of something else.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]):
+    def __init__(self, path: Path, kind: type[Result], identity: dict[str, Any]):
         self._path = path
-        self.results: dict[str, CaseResult] = {}
+        self._kind = kind
+        self.results: dict[str, Result] = {}
         if path.exists():
             self._read(identity)
         else:
             write_atomically(path, _Header(identity=identity).model_dump_json() + "\n")
 
-    def add(self, result: CaseResult) -> None:
+    def add(self, result: Result) -> None:
         """Keep a result."""
         self._append(result)
         self.results[result.key] = result
@@ -70,7 +80,7 @@ class Journal:
         try:
             first, *rest = whole.split(b"\n")[:-1]
             found = _Header.model_validate_json(first).identity
-            results = [CaseResult.model_validate_json(line) for line in rest]
+            results = [self._kind.model_validate_json(line) for line in rest]
         except (ValueError, ValidationError) as error:
             raise EvaluationError(
                 f"{self._path} is no file of measurements; remove it, or choose another --out"

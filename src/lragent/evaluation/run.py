@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
+import lragent
 from lragent.adapters import read_adapter
 from lragent.content_hash import ContentHash
 from lragent.engine.validation import as_device
@@ -78,8 +79,8 @@ def evaluate(
     with Meter(config.model, config.adapters, config.policies, **options) as meter:
         cases = _cases(config, inputs, meter)
         environment = _environment(config, meter)
-        weights = meter.engine.shape.digest
-        journal = Journal(out / MEASUREMENTS, _identity(config, inputs, environment, weights))
+        identity = _identity(config, inputs, environment, meter.engine.shape.digest)
+        journal = Journal(out / MEASUREMENTS, CaseResult, identity)
         wanted = [case for case in cases if case.key not in journal.results]
         for done, case in enumerate(wanted, start=len(cases) - len(wanted)):
             on_progress(done, len(cases))
@@ -153,7 +154,8 @@ def _environment(config: EvalConfig, meter: Meter) -> dict[str, str]:
     device = as_device(config.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        **{package: version(package) for package in ("lragent", "torch", "transformers", "peft")},
+        "lragent": lragent.__version__,  # a checkout need not be installed
+        **{package: version(package) for package in ("torch", "transformers", "peft")},
         "python": platform.python_version(),
         "device": gpu or platform.processor() or platform.machine(),
         "pages": meter.engine.layout.describe(),

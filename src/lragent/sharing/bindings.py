@@ -80,6 +80,7 @@ class Binding(Generic[W]):
             self.slot,
             tuple(fill.slot for fill in self.fills),
             self.policy.shares_base,
+            self.name,
         )
 
 

@@ -117,6 +117,11 @@ class Group(Generic[W]):
         """Take a member away; pages of the group stay right for the others."""
         self.members.pop(name, None)
 
+    def slot_of(self, adapter: W) -> int | None:
+        """The LR slot that a member reads; None when it needs none."""
+        key = slot_key(self.policy, adapter) if self.policy.shares_base else None
+        return None if key is None else self._slots[key]
+
     def bind(self, name: str | None) -> Binding[W]:
         """The binding of a member, or of the base model (None) in a group that includes it."""
         adapter = None if name is None else self.members[name]
@@ -133,6 +138,6 @@ class Group(Generic[W]):
             adapter=adapter,
             policy=self.policy,
             sharer=self.sharer,
-            slot=None if own is None else self._slots[own],
+            slot=None if adapter is None else self.slot_of(adapter),
             fills=tuple(Fill(self._slots[key], writer) for key, writer in writers.items()),
         )

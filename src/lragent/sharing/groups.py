@@ -46,6 +46,24 @@ class Groups(Generic[W]):
     def __iter__(self) -> Iterator[Group[W]]:
         return iter(self._groups.values())
 
+    def summary(self) -> list[dict[str, object]]:
+        """The groups for people: policy, and members with their digests and LR slots."""
+        return [
+            {
+                "policy": group.policy.value,
+                "include_base_model": group.declared.include_base_model,
+                "members": {
+                    name: {
+                        "digest": adapter.digest,
+                        "a_digest": adapter.slot_digest,
+                        "slot": group.slot_of(adapter),
+                    }
+                    for name, adapter in group.members.items()
+                },
+            }
+            for group in self
+        ]
+
     def of(self, name: str) -> Group[W] | None:
         """The group that has, had or declares ``name``; the open one for a new name."""
         if name in self._group_of:

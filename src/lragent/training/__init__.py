@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lragent.training.config import Mode, TrainConfig, TrainedFor
-    from lragent.training.encoding import answer_header
     from lragent.training.errors import TrainingError
     from lragent.training.output import write_sidecar
     from lragent.training.prepare import prepare_for_neutral
@@ -25,7 +24,6 @@ _HOMES = {
     "TrainedFor": "config",
     "TrainedRole": "report",
     "TrainingError": "errors",
-    "answer_header": "encoding",
     "prepare_for_neutral": "prepare",
     "train": "run",
     "write_sidecar": "output",
@@ -39,7 +37,6 @@ __all__ = [
     "TrainedFor",
     "TrainedRole",
     "TrainingError",
-    "answer_header",
     "prepare_for_neutral",
     "train",
     "write_sidecar",

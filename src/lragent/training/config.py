@@ -39,11 +39,10 @@ class TrainConfig(BaseModel):
 
     `readers` says, under `base+lr`, who reads the contexts: the first role, or a member drawn anew
     for each batch. `shared_projections` are the targets whose A the roles share: those whose output
-    is cached. `acting_text` is the part of a prompt from whose last occurrence on a role acts under
-    `neutral`; None stands for the header that the chat template puts before an answer, "" for the
-    prompt's last token. `max_steps`, where given, replaces `epochs`; it counts the optimiser steps
-    of one role, and of all roles together in mode `joint`. Samples longer than `max_length` tokens
-    are left out.
+    is cached. `acting_text`, where given, is the part of a prompt from whose last occurrence on a
+    role acts under `neutral`, instead of the prompt's last token; what follows it is not shared.
+    `max_steps`, where given, replaces `epochs`; it counts the optimiser steps of one role, and of
+    all roles together in mode `joint`. Samples longer than `max_length` tokens are left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -53,7 +52,7 @@ class TrainConfig(BaseModel):
     out: Path
     trained_for: TrainedFor = TrainedFor.NEUTRAL
     readers: Literal["first", "random"] = "first"
-    acting_text: str | None = None
+    acting_text: str = ""
     mode: Mode = Mode.SHARED_A
     roles: tuple[Role, ...] = Field(default=("plan", "act", "reflect"), min_length=1)
     group: str = ""

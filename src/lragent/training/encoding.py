@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,41 +36,7 @@ def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Example:
     Raises:
         TrainingError: chat messages, and a tokenizer without a chat template.
     """
-    if isinstance(sample.input, str):
-        start = list(tokenizer(sample.input)["input_ids"])
-    else:
-        if not tokenizer.chat_template:
-            raise TrainingError(
-                "the samples hold chat messages, but the model's tokenizer has no chat template: "
-                "use an instruct model, or give the inputs as plain text"
-            )
-        continued = sample.input[-1].role == "assistant"
-        encoded: Any = tokenizer.apply_chat_template(
-            [message.model_dump() for message in sample.input],
-            continue_final_message=continued,
-            add_generation_prompt=not continued,
-            return_dict=True,
-        )
-        start = list(encoded["input_ids"])
-    output = list(tokenizer(sample.output, add_special_tokens=False)["input_ids"])
-    return Example(sample.role, start + output, len(output))
-
-
-def answer_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids that the chat template puts before an answer; none where it puts nothing there.
-
-    White space at its end is left out, which the tokenizer may join with the answer's first word.
-    """
-    if not tokenizer.chat_template:
-        return []
-    asked = [{"role": "user", "content": "x"}]
-    without, with_header = (
-        cast(str, tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=add))
-        for add in (False, True)
-    )
-    if not with_header.startswith(without):
-        return []
-    return text_tokens(with_header.removeprefix(without).strip(), tokenizer)
+    return _encode([sample], tokenizer)[0]
 
 
 def text_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -85,9 +51,52 @@ def encode_all(
 
     Cutting them from the left would cost the instructions, from the right the output.
     """
-    examples = [encode(sample, tokenizer) for sample in samples]
+    examples = _encode(samples, tokenizer)
     kept = [example for example in examples if len(example.ids) <= max_length]
     return kept, len(examples) - len(kept)
+
+
+def _encode(samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """See `encode`. All texts go to the tokenizer together, which then uses every core."""
+    chats = [not isinstance(sample.input, str) for sample in samples]
+    texts = [_text(sample, tokenizer) for sample in samples]
+    # The template writes a conversation's special tokens itself.
+    plain = _tokens([text for text, chat in zip(texts, chats, strict=True) if not chat], tokenizer)
+    rendered = _tokens(
+        [text for text, chat in zip(texts, chats, strict=True) if chat], tokenizer, special=False
+    )
+    outputs = _tokens([sample.output for sample in samples], tokenizer, special=False)
+    starts = [next(rendered if chat else plain) for chat in chats]
+    return [
+        Example(sample.role, start + output, len(output))
+        for sample, start, output in zip(samples, starts, outputs, strict=True)
+    ]
+
+
+def _text(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> str:
+    if isinstance(sample.input, str):
+        return sample.input
+    if not tokenizer.chat_template:
+        raise TrainingError(
+            "the samples hold chat messages, but the model's tokenizer has no chat template: "
+            "use an instruct model, or give the inputs as plain text"
+        )
+    continued = sample.input[-1].role == "assistant"
+    text = tokenizer.apply_chat_template(
+        [message.model_dump() for message in sample.input],
+        tokenize=False,
+        continue_final_message=continued,
+        add_generation_prompt=not continued,
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def _tokens(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, special: bool = True
+) -> Iterator[list[int]]:
+    found: Any = tokenizer(list(texts), add_special_tokens=special)["input_ids"] if texts else []
+    return iter(found)
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:

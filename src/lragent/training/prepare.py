@@ -32,9 +32,7 @@ def prepare_for_neutral(model: PeftModel, acting_tokens: Sequence[int] = ()) -> 
     Args:
         model: Llama, Mistral, Qwen2 or Qwen3 with a LoRA adapter, in place before the trainer is
             made; changed in place.
-        acting_tokens: ids of the tokens from which the adapter acts, which give better answers than
-            the last token alone: `answer_header(tokenizer)` where prompts are made by the chat
-            template. Give `write_sidecar` the same.
+        acting_tokens: ids of the tokens from which the adapter acts; give `write_sidecar` the same.
 
     Returns:
         The same model.

@@ -16,7 +16,7 @@ from transformers import set_seed
 from lragent.engine.loader import load_model
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
-from lragent.training.encoding import Example, answer_header, encode_all, text_tokens
+from lragent.training.encoding import Example, encode_all, text_tokens
 from lragent.training.errors import TrainingError
 from lragent.training.lora import (
     add_adapters,
@@ -132,10 +132,8 @@ class Session:
     ) -> list[int]:
         """The adapters' acting tokens; none where a role acts from the prompt's last token on."""
         text = self._config.acting_text
-        if self._config.trained_for is not TrainedFor.NEUTRAL:
+        if not text:
             return []
-        if text is None:
-            return answer_header(tokenizer)
         tokens = text_tokens(text, tokenizer)
         prompts = (example.ids[: -example.learnt] for own in examples.values() for example in own)
         if not any(_holds(prompt, tokens) for prompt in prompts):

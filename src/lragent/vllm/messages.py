@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 OWN_ROW = -1
 """In place of a row: the request's own adapter."""
@@ -65,27 +63,3 @@ class StepMessage:
 
     admissions: dict[str, Admission] = field(default_factory=dict)
     loads: tuple[RowLoad, ...] = ()
-
-
-class Report(TypedDict):
-    """The engine core's numbers.
-
-    Attributes:
-        pages: how many there are, how many requests hold, and how many later requests can find,
-            whether held or not.
-        bytes: size of a page over all layers of a rank; of the pages that can be found, what K and
-            V_base take, what LR slots take, and what the valid ones of these take.
-        requests: admissions.
-        tokens: counts of tokens by what was cached of them.
-        not_shared: admissions that reused no page, by reason.
-        unloaded: adapters that were unloaded, and bytes of pages that this freed.
-        groups: policy and members of each sharing group.
-    """
-
-    pages: dict[str, int]
-    bytes: dict[str, int]
-    requests: int
-    tokens: dict[str, int]
-    not_shared: dict[str, int]
-    unloaded: dict[str, int]
-    groups: list[Mapping[str, object]]

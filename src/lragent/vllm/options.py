@@ -24,6 +24,8 @@ class GroupOptions(BaseModel):
         policy: what they share; the option's ``policy`` when left out.
         include_base_model: whether requests for the bare base model share too; when left out, they
             do where the base model computes the context (``neutral``).
+        measured: digests of the weights that the policy was measured for; a member with others is
+            refused. Set by the plugin where the policy was given as ``measured``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,6 +33,7 @@ class GroupOptions(BaseModel):
     members: tuple[str, ...] = Field(min_length=1)
     policy: Policy | None = None
     include_base_model: bool | None = None
+    measured: tuple[str, ...] = ()
 
 
 class Options(BaseModel):
@@ -42,6 +45,7 @@ class Options(BaseModel):
         slots: LR slots on each page. Default: one, or for policy ``base`` one a member.
         key_lora: room for LoRA on ``k_proj`` in the LR slots, which makes them twice as large.
             Members of groups need it if they adapt ``k_proj``; other adapters do not.
+        alora: aLoRA adapters are served, outside of groups and under ``neutral``.
         adapters: folders of adapters by name, known from the start. Under ``base+lr`` with
             ordinary adapters the first agent can only fill the slots of adapters it knows.
         lora_speed: let vLLM's LoRA kernels pass over modules that no adapter of a batch touches,
@@ -58,6 +62,7 @@ class Options(BaseModel):
     groups: tuple[GroupOptions, ...] = ()
     slots: int | None = Field(default=None, ge=1, le=MAX_SLOTS)
     key_lora: bool = False
+    alora: bool = False
     adapters: dict[str, str] = Field(default_factory=dict)
     lora_speed: bool = True
     debug: bool = False
@@ -119,7 +124,7 @@ class Options(BaseModel):
     @property
     def splits(self) -> bool:
         """Whether a request's tokens of one step may be two rows of attention."""
-        return any(self.policy_of(group).base_reads for group in self.groups)
+        return self.alora or any(self.policy_of(group).base_reads for group in self.groups)
 
     @property
     def columns(self) -> int:
@@ -129,7 +134,7 @@ class Options(BaseModel):
     @property
     def folds(self) -> bool:
         """Whether some requests fold their adapter's term into V."""
-        return any(self.policy_of(group) is Policy.FULL for group in self.groups)
+        return self.alora or any(self.policy_of(group) is Policy.FULL for group in self.groups)
 
     @property
     def extra_rows(self) -> int:

@@ -79,10 +79,16 @@ def test_folders_without_documents_are_refused(tmp_path: Path, kind: str):
         DocumentStore.from_folder(path)
 
 
-def test_files_that_are_no_text_are_named(folder: Path):
+def test_files_that_are_no_text_are_left_out_by_name(folder: Path):
     (folder / "bad.txt").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DocumentError, match=r"bad\.txt is not UTF-8"):
-        DocumentStore.from_folder(folder)
+    with pytest.warns(UserWarning, match=r"left out: .*bad\.txt is not UTF-8"):
+        store = DocumentStore.from_folder(folder)
+    assert [d.title for d in store.documents] == ["River Oss", "Alba (town)", "holm"]
+
+
+def test_similar_titles_by_words_of_the_text_too():
+    store = DocumentStore([("Holm bridge", "Of stone."), ("Oss", "The old bridge is here.")])
+    assert store.similar_titles("old bridge") == ["Holm bridge", "Oss"]
 
 
 def test_no_documents_at_all():

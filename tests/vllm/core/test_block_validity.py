@@ -52,6 +52,20 @@ def test_counts_are_what_a_walk_over_all_pages_finds(root: Path):
     assert (report["pages"]["cached"], report["bytes"]["lr_valid"]) == (0, 0)
 
 
+def test_a_request_whose_group_was_unloaded_marks_no_page(root: Path):
+    here = world(root, debug=True)
+    context = [3 + i % 80 for i in range(8 * PAGE)]  # more than one step computes
+    here.submit("plan", context)
+    here.submit("reflect", [5])
+    here.finish()
+    here.submit("act", context)  # fills its slot of the pages of `plan`
+    here.step()
+    for number in here.ids.values():
+        here.plugin.unload(number)
+    here.finish()
+    assert here.plugin.report()["bytes"]["lr_valid"] == 0
+
+
 def test_computed_blocks_may_come_by_position(root: Path):
     here = world(root)
     here.submit("plan", CONTEXT)

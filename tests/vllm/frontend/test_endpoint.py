@@ -94,6 +94,13 @@ def test_the_servers_key_is_asked_for(made: StatsEndpoint):
     assert client.get(PATH, headers={"Authorization": "Bearer secret"}).status_code == 200
 
 
+def test_the_page_needs_no_key(made: StatsEndpoint):
+    client = serve(made, Cores(1), tokens=["secret"])
+    answer = client.get("/lragent/")
+    assert (answer.status_code, answer.headers["content-type"][:9]) == (200, "text/html")
+    assert client.get("/lragent/main.js").status_code == 200
+
+
 def test_an_engine_without_the_option_has_none(made: StatsEndpoint):
     client = serve(made, Cores(1, on=False))
     assert client.get(PATH).status_code == 404

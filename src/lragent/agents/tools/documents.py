@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -67,8 +68,9 @@ class DocumentStore:
         """Read every .md and .txt file under `folder`, in the order of their paths.
 
         The title is a file's first Markdown heading, else the file's name without suffix.
-        Links that lead out of the folder are left out. Raises DocumentError for a missing folder,
-        one without such files, unreadable files, and more text than can be searched.
+        Files that cannot be read are left out, with a UserWarning for each, and so are links that
+        lead out of the folder. Raises DocumentError for a missing folder, one without a readable
+        file with text, and more text than can be searched.
         """
         root = Path(folder)
         if not root.is_dir():
@@ -82,7 +84,14 @@ class DocumentStore:
             and path.resolve().is_relative_to(inside)
         )
         _check_size(paths)
-        documents = [document for path in paths if (document := _read(path)).text]
+        documents = []
+        for path in paths:
+            try:
+                document = _read(path)
+            except DocumentError as error:
+                warnings.warn(f"left out: {error}", UserWarning, stacklevel=2)
+            else:
+                documents += [document] if document.text else []
         if not documents:
             raise DocumentError(f"{root} holds no .md or .txt file with text")
         return cls(documents)
@@ -111,9 +120,10 @@ class DocumentStore:
         return self._by_key.get(title_key(title))
 
     def similar_titles(self, title: str, count: int = 3) -> list[str]:
-        """Titles that share words with `title`, best first; else titles found by search."""
+        """Titles that share words with `title`, best first, then those whose text does."""
         found = [self.documents[i].title for i in self._title_index.top(title, count)]
-        return found or list(dict.fromkeys(d.title for d, _ in self.search(title, count)))
+        found += [document.title for document, _ in self.search(title, count)]
+        return list(dict.fromkeys(found))[:count]
 
     def search(self, query: str, count: int = 1) -> list[tuple[Document, int]]:
         """The best passages by BM25 as (document, passage number), best first."""

@@ -26,9 +26,14 @@ class Observation:
 
 
 class Toolbox:
-    """Calls tools by name; whatever goes wrong in a call becomes its observation."""
+    """Calls tools by name; whatever goes wrong in a call becomes its observation.
+
+    Attributes:
+        errors: calls so far that named no tool, lacked an argument, or failed.
+    """
 
     def __init__(self, tools: Mapping[str, Tool]) -> None:
+        self.errors = 0
         self._tools = dict(tools)
         self._names = {name.lower(): name for name in self._tools}
 
@@ -39,6 +44,7 @@ class Toolbox:
 
     def call(self, name: str, argument: str) -> Observation:
         """Run the tool called `name` (case does not matter)."""
+        self.errors += 1  # until it has gone well
         known = self._names.get(name.strip().lower())
         if known is None:
             choice = ", ".join([*self._tools, "Finish"])
@@ -47,11 +53,13 @@ class Toolbox:
         if not argument:
             return Observation(f"{known} needs an argument in brackets.", valid=False)
         try:
-            return Observation(self._tools[known](argument))
+            found = Observation(self._tools[known](argument))
         except (ToolError, CalculationError) as error:
             return Observation(f"Error: {error}.")
         except Exception as error:  # a user's own tool may raise anything; the run goes on
             return Observation(f"Error: {known} failed: {type(error).__name__}: {error}.")
+        self.errors -= 1
+        return found
 
 
 def document_toolbox(store: DocumentStore) -> Toolbox:

@@ -7,6 +7,7 @@ changes nothing for requests in flight, and the integer is never given to other 
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
+from lragent.adapters.peft_config import CONFIG_FILE
 from lragent.adapters.peft_folder import read_adapter
 from lragent.files import expanded
 from lragent.vllm.core.copies import CopyFolder
 
-_READ = ("adapter_config.json", "adapter_model.safetensors", "lragent.json")
+_READ = (CONFIG_FILE, "adapter_model.safetensors", "lragent.json")
 _LOOKED_AT = (*_READ, "adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 
@@ -60,11 +62,20 @@ class AdapterStore:
         max_rank: largest rank that the engine takes.
         check: further checks of an adapter; raises `AdapterError`.
         copies: False leaves the files where they are (workers on other machines).
+        alora: whether aLoRA adapters are served.
     """
 
-    def __init__(self, max_rank: int, check: Callable[[Adapter], None], *, copies: bool = True):
+    def __init__(
+        self,
+        max_rank: int,
+        check: Callable[[Adapter], None],
+        *,
+        copies: bool = True,
+        alora: bool = False,
+    ):
         self._max_rank = max_rank
         self._check = check
+        self._alora = alora
         self._copies = CopyFolder() if copies else None
         self._known: dict[str, tuple[object, Content]] = {}
         self._contents: dict[str, Content] = {}
@@ -132,10 +143,7 @@ class AdapterStore:
                 shutil.rmtree(copy, ignore_errors=True)
             return known
         if adapter.is_alora:
-            raise AdapterError(
-                f"{adapter.path} is an aLoRA adapter (alora_invocation_tokens), which is served by "
-                "the embedded engine (lragent.Engine) alone"
-            )
+            self._make_plain(adapter, copy)
         self._check(adapter)
         content = Content(
             digest=adapter.digest,
@@ -151,6 +159,28 @@ class AdapterStore:
         self._next_id += 1
         self._contents[adapter.digest] = content
         return content
+
+    def _make_plain(self, adapter: Adapter, copy: Path | None) -> None:
+        """Take the invocation tokens out of a copy: vLLM would refuse it, and the plugin says from
+        which token an adapter acts.
+
+        Raises:
+            AdapterError: this engine serves no aLoRA adapters.
+        """
+        if not self._alora:
+            raise AdapterError(
+                f"{adapter.path} is an aLoRA adapter (alora_invocation_tokens), for which vLLM has "
+                'to be started with the option "alora": true'
+            )
+        if copy is None:
+            raise AdapterError(
+                f"{adapter.path} is an aLoRA adapter, which cannot be served over Ray: workers "
+                "would have to read a changed copy of it"
+            )
+        path = copy / CONFIG_FILE
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["alora_invocation_tokens"] = None
+        path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def _no_copy(folder: Path, error: OSError) -> AdapterError:

@@ -224,6 +224,8 @@ class BlockValidity:
         binding: ServedBinding = request.lragent_binding
         pages = self._manager.get_blocks(request.request_id).blocks[0]
         for index in range(progress.pages_done, end):
+            if pages[index].block_hash is None:
+                continue  # its sharer was forgotten meanwhile
             page = pages[index].block_id
             before = after = self.bits.get(page, 0)
             for fill in progress.fills:

@@ -8,9 +8,9 @@ import functools
 import threading
 from typing import Any
 
+from lragent.sharing.report import Report
 from lragent.vllm.core.plugin import CorePlugin
 from lragent.vllm.core.request_keys import ATTRIBUTE, binding_hasher, lora_keys, stored_events
-from lragent.vllm.messages import Report
 from lragent.vllm.options import options_of
 from lragent.vllm.patching import Hook
 

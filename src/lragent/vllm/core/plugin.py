@@ -15,6 +15,7 @@ import torch
 from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.cache.keys import KeyScope
+from lragent.sharing.report import Report
 from lragent.vllm.core.adapters import AdapterNotFoundError, AdapterStore, Content
 from lragent.vllm.core.bindings import ServedBinding
 from lragent.vllm.core.block_validity import BlockValidity
@@ -23,7 +24,7 @@ from lragent.vllm.core.model_check import check_adapter, facts_of
 from lragent.vllm.core.registry import AdapterRegistry
 from lragent.vllm.core.report import make_report
 from lragent.vllm.errors import PluginError
-from lragent.vllm.messages import Report, StepMessage
+from lragent.vllm.messages import StepMessage
 from lragent.vllm.options import Options
 
 logger = logging.getLogger("vllm.lragent")
@@ -59,7 +60,7 @@ class CorePlugin:
             policy="",
         )
         here = vllm_config.parallel_config.distributed_executor_backend != "ray"
-        self.store = AdapterStore(rank, check, copies=here)
+        self.store = AdapterStore(rank, check, copies=here, alora=options.alora)
         self.registry = AdapterRegistry(options, self.store, scope)
         self.validity = BlockValidity(manager, spec.block_size)
         self.page_bytes = spec.page_size_bytes * _layers(manager.kv_cache_config)
@@ -90,8 +91,9 @@ class CorePlugin:
         assert binding.adapter is not None
         if binding.base_reads and request.resumable:
             raise AdapterError(
-                f"the adapter {lora.lora_name!r} is in a group of policy neutral, which cannot "
-                "serve a prompt that arrives in parts (streaming input); send it as a whole"
+                f"the adapter {lora.lora_name!r} acts in its turn only (policy neutral or aLoRA); "
+                "where that begins cannot be told of a prompt that arrives in parts (streaming "
+                "input), so send it as a whole"
             )
         bound = copy.copy(request)
         bound.lora_request = request_for(binding.adapter, lora)

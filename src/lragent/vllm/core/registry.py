@@ -57,6 +57,7 @@ class AdapterRegistry:
         self.rows = RowTable(options.extra_rows, self._digests_in_use)
         self._page_slots = options.num_slots
         self._key_lora = options.key_lora
+        self._measured = {name: g.measured for g in options.groups for name in g.members}
         self._groups: Groups[Content] = Groups(
             [
                 SharingGroup(
@@ -70,7 +71,7 @@ class AdapterRegistry:
         )
         for group in self._groups:
             for name, content in group.members.items():
-                self._check_keys(name, content, group)
+                self._check(name, content, group)
 
     def load(self, name: str, int_id: int, path: str, *, again: bool = False) -> Content:
         """The content that an id stands for, read when the id is new or ``again`` is set.
@@ -84,7 +85,7 @@ class AdapterRegistry:
                 return known.content
             content = self._store.read(path)
             group = self._groups.of(name)
-            self._check_keys(name, content, group)
+            self._check(name, content, group)
             self._groups.put(name, content, group, self._page_slots)
             policy = Policy.ISOLATED if group is None else group.policy
             warn_of_other_policy(name, content, policy.value)
@@ -138,19 +139,9 @@ class AdapterRegistry:
             return Removed(gone, (*own, *deserted))
 
     def summary(self) -> list[dict[str, object]]:
-        """The groups for people: policy, members with their digests and slots."""
+        """See `Groups.summary`."""
         with self._lock:
-            return [
-                {
-                    "policy": group.policy.value,
-                    "include_base_model": group.declared.include_base_model,
-                    "members": {
-                        name: {"digest": c.digest, "a_digest": c.slot_digest}
-                        for name, c in group.members.items()
-                    },
-                }
-                for group in self._groups
-            ]
+            return self._groups.summary()
 
     def collect(self, content: Content) -> bool:
         """Delete the copy of a content that nothing uses any more; False while something does."""
@@ -187,14 +178,20 @@ class AdapterRegistry:
         used = {c.slot_digest for group in self._groups for c in group.members.values()}
         return used.union(*(binding.row_digests for binding in self._live))
 
-    def _check_keys(self, name: str, content: Content, group: Group[Content] | None) -> None:
-        """Refuse LoRA on keys in pages that have no room for it.
+    def _check(self, name: str, content: Content, group: Group[Content] | None) -> None:
+        """Refuse weights that were not measured, and LoRA on keys in pages without room for it.
 
         Raises:
             AdapterError: says what to do.
         """
-        if self._key_lora or group is None:
-            return
+        measured = self._measured.get(name)
+        if measured and content.digest not in measured:
+            raise AdapterError(
+                f"the weights of adapter {name!r} are not those that its group's policy was "
+                "measured for; measure again with lragent eval --save, or name a policy"
+            )
+        if self._key_lora or group is None or content.is_alora:
+            return  # an aLoRA adapter's own keys hold its term, and pages of its turn are private
         if group.policy.shares_base and group.policy.has_slots and "k_proj" in content.projections:
             raise AdapterError(
                 f"the adapter {name!r} has LoRA on k_proj, for which pages have no room; start "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lragent.sharing.report import Report
 from lragent.vllm.core.block_validity import BlockValidity
-from lragent.vllm.messages import Report
 
 
 def make_report(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from lragent.vllm.core.hash_chains import HashChains
 from lragent.vllm.core.turns import shareable
 
 ATTRIBUTE = "lragent_binding"
@@ -63,11 +64,12 @@ def binding_hasher(
         binding_of: the binding of a request that has none yet.
         block_size: tokens of a hash.
     """
+    chains = HashChains(stock, block_size)
 
     def hasher(request: Any) -> Any:
         if not hasattr(request, ATTRIBUTE):
             setattr(request, ATTRIBUTE, binding_of(request))
         left = shareable(request) // block_size - len(request.block_hashes)
-        return stock(request)[:left] if left > 0 else []
+        return chains.hashes(request)[:left] if left > 0 else []
 
     return hasher

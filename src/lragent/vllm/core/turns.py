@@ -17,8 +17,9 @@ def acts_from(request: Any) -> int:
     known: int | None = getattr(request, _ATTRIBUTE, None)
     if known is not None:
         return known
-    prompt = list(request.all_token_ids[: request.num_prompt_tokens])
-    context: int | None = request.lragent_binding.context_tokens(prompt)
+    binding = request.lragent_binding
+    prompt = request.all_token_ids[: request.num_prompt_tokens] if binding.base_reads else ()
+    context: int | None = binding.context_tokens(prompt)
     first = NEVER if context is None else context
     setattr(request, _ATTRIBUTE, first)
     return first

@@ -9,6 +9,7 @@ from typing import Any
 
 from lragent.vllm.errors import PluginError
 from lragent.vllm.frontend.engine_check import LINEAR, check_engine
+from lragent.vllm.measured import resolve_measured
 from lragent.vllm.options import KEY, options_of
 from lragent.vllm.patching import Hook
 
@@ -24,6 +25,9 @@ def config_hook(problem: str | None) -> Hook:
         @functools.wraps(stock)
         def post_init(self: Any) -> None:
             stock(self)
+            extra = self.additional_config
+            if isinstance(extra, dict) and KEY in extra:
+                self.additional_config = {**extra, KEY: resolve_measured(extra[KEY])}
             options = options_of(self)
             if options is None:
                 return

@@ -1,4 +1,4 @@
-"""HTTP for vLLM's server: ``/v1/lragent/stats``, and the plugin's numbers in ``/metrics``.
+"""HTTP for vLLM's server: ``/v1/lragent/stats``, a page, and numbers in ``/metrics``.
 
 vLLM loads it when it is named: ``VLLM_PLUGINS=lragent``. Paths that begin with ``/v1`` ask for the
 server's API key, if it has one.
@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import REGISTRY
 
+from lragent import page
+from lragent.sharing.metrics import ReportCollector
+from lragent.sharing.report import Report
 from lragent.vllm.frontend.engines import call_engines
-from lragent.vllm.frontend.metrics import ReportCollector
-from lragent.vllm.messages import Report
 
 _MAX_AGE_S = 1.0
 
@@ -34,7 +36,8 @@ class StatsEndpoint:
         self._read_at = float("-inf")
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the route, and refresh the numbers whenever someone reads ``/metrics``."""
+        """Add the route and the page; refresh the numbers whenever ``/metrics`` is read."""
+        app.mount("/lragent", StaticFiles(directory=page.FOLDER, html=True))
 
         @app.get("/v1/lragent/stats", response_model=None)
         async def stats() -> dict[str, list[Report]]:

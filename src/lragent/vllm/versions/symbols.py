@@ -50,7 +50,11 @@ SYMBOLS: tuple[Symbol, ...] = (
         "KVCacheCoordinator.find_longest_cache_hit",
         ("block_hashes", "max_cache_hit_length"),
     ),
-    Symbol("vllm.v1.core.kv_cache_utils", "generate_block_hash_extra_keys", ("request",)),
+    Symbol(
+        "vllm.v1.core.kv_cache_utils",
+        "generate_block_hash_extra_keys",
+        ("request", "start_token_idx", "end_token_idx", "start_mm_idx"),
+    ),
     Symbol("vllm.v1.core.block_pool", "BlockPool.evict_blocks", ("block_ids",)),
     Symbol("vllm.v1.core.block_pool", "BlockPool.get_num_free_blocks", ()),
     Symbol("vllm.exceptions", "LoRAAdapterNotFoundError", ("lora_name", "lora_path")),
@@ -110,8 +114,8 @@ FIELDS: tuple[Fields, ...] = (
         "Request",
         (
             "request_id", "num_tokens", "all_token_ids", "block_hashes", "cache_salt",
-            "lora_request", "num_computed_tokens", "num_preemptions", "num_prompt_tokens",
-            "skip_reading_prefix_cache",
+            "lora_request", "mm_features", "num_computed_tokens", "num_preemptions",
+            "num_prompt_tokens", "prompt_embeds", "skip_reading_prefix_cache",
         ),
     ),
     Fields("vllm.distributed.kv_events", "BlockStored", ("lora_id", "lora_name")),

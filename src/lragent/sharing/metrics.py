@@ -1,14 +1,12 @@
 """Reports as Prometheus metrics, with vLLM's own label of an engine."""
 
-# pyright: reportMissingImports=false
-
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from lragent.vllm.messages import Report
+from lragent.sharing.report import Report
 
 _TOKENS = {
     "prompt": "Tokens of admitted prompts.",

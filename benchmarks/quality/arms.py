@@ -1,0 +1,52 @@
+"""Ways to train the roles, and under which policies they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lragent.sharing.policies import Policy
+
+ROLES = ("plan", "act", "reflect")
+
+# All roles continue one assistant's message, so each acts from its prompt's last token on: from the
+# answer's header on the whole trajectory would be its turn, which is shared with nobody.
+TRAININGS: dict[str, dict[str, Any]] = {
+    "isolated": {"trained_for": "isolated"},
+    "neutral": {"trained_for": "neutral"},
+    "base+lr": {"trained_for": "base+lr"},
+    "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
+    "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
+    "base+lr-random": {"trained_for": "base+lr", "mode": "joint", "readers": "random"},
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Who answers: roles of one training (None: the base model in every role), under a policy."""
+
+    training: str | None
+    policy: Policy
+
+
+BASE_MODEL = "base model"
+REFERENCE = "isolated/isolated"
+"""Against this every arm is compared: ordinary training, nothing shared."""
+
+ANSWER_ARMS: dict[str, Arm] = {
+    BASE_MODEL: Arm(None, Policy.ISOLATED),
+    **{f"isolated/{policy.value}": Arm("isolated", policy) for policy in Policy},
+    "neutral/neutral": Arm("neutral", Policy.NEUTRAL),
+    "base+lr/base+lr": Arm("base+lr", Policy.BASE_LR),
+    **{
+        f"isolated-own-a/{policy.value}": Arm("isolated-own-a", policy)
+        for policy in (Policy.ISOLATED, Policy.BASE_LR)
+    },
+    "neutral-own-a/neutral": Arm("neutral-own-a", Policy.NEUTRAL),
+    "base+lr-random/base+lr": Arm("base+lr-random", Policy.BASE_LR),
+}
+
+
+def file_of(name: str) -> str:
+    """An arm's or a step's name as a file's."""
+    return name.replace("/", "--").replace(" ", "-")

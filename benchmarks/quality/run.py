@@ -1,0 +1,258 @@
+"""Train a reader and its roles, let the roles answer under each policy, and write the results.
+
+    python -m benchmarks.quality.pack --data FOLDER --out build/quality
+    python -m benchmarks.quality.run --pack build/quality --work build/quality-work \
+        --out benchmarks/results --seconds 560
+
+Steps that do not depend on each other run side by side, each in a process (`job.py`). After
+`--seconds` what runs is stopped; the same command goes on from there. Whenever it ends it writes
+`quality-<device>.json` with everything there is by then, and the single answers beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.files import file_name, load, save
+from benchmarks.common.machine import checked_out_commit, hardware
+from benchmarks.common.sources import ROOT
+from benchmarks.quality import LOG
+from benchmarks.quality.arms import ANSWER_ARMS, REFERENCE, TRAININGS, file_of
+
+GRACE = 20.0
+"""Seconds that a step has to keep what it has, after it was asked to stop."""
+PAUSE = 0.2
+THREADS = "2"
+"""Of each step on the CPU, since many run side by side; OMP_NUM_THREADS says otherwise."""
+VERSIONS = ("torch", "transformers", "peft", "bm25s", "numpy")
+KEPT = ("key", "status", "answer", "exact", "f1", "steps", "calls", "tool_errors")
+KEPT += ("prompt_tokens", "reused_tokens", "generated_tokens")
+
+
+def stages(s: Mapping[str, Any]) -> list[list[str]]:
+    """The steps, those that may run side by side together."""
+    used = [name for name in ANSWER_ARMS if ANSWER_ARMS[name].training in (None, *s["trainings"])]
+    found = [
+        ["base"] if s["base_steps"] else [],
+        [f"roles:{name}" for name in s["trainings"]],
+        [f"answers:{name}" for name in used if name in s["arms"] or not s["arms"]],
+        [f"similarity:{name}" for name in s["trainings"]],
+        ["speed"] if s["speed_questions"] else [],
+        [f"meter:{name}" for name in s["meters"] if name in s["trainings"]],
+    ]
+    wanted = s["steps"]
+    return [[step for step in stage if step.split(":")[0] in wanted] for stage in found]
+
+
+def run_stage(steps: Sequence[str], settings: Path, work: Path, until: float) -> dict[str, Any]:
+    """Run the steps that are not done; returns the seconds and the exit code of each."""
+    missing = [step for step in steps if not (work / "done" / file_of(step)).exists()]
+    started = time.monotonic()
+    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    running = {
+        step: subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)],
+            cwd=ROOT,
+            env={"OMP_NUM_THREADS": THREADS} | os.environ | {"PYTHONPATH": path},
+        )
+        for step in missing
+    }
+    ended: dict[str, Any] = {}
+    try:
+        while running:
+            now = time.monotonic()
+            for step, process in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    ended[step] = {"seconds": round(now - started, 1), "code": code}
+                    print(f"{step}: {ended[step]}", flush=True)
+                    del running[step]
+                elif now > until:
+                    process.terminate()
+            if now > until + GRACE:
+                break
+            time.sleep(PAUSE if now <= until else 1.0)
+    finally:
+        for step, process in running.items():
+            process.kill()
+            process.wait()
+            ended[step] = {"seconds": round(time.monotonic() - started, 1), "code": None}
+    return ended
+
+
+def collect(s: Mapping[str, Any], work: Path, commit: str) -> dict[str, Any]:
+    """Everything that is there by now."""
+    found: dict[str, Any] = {
+        "settings": dict(s),
+        "commit": commit or checked_out_commit(ROOT),
+        **hardware(),
+        "versions": {"python": sys.version.split()[0], **{n: version(n) for n in VERSIONS}},
+        "seconds": _if_there(work / "seconds.json") or {},
+        "reader": _if_there(work / "reader" / LOG),
+        "speed": _if_there(work / "speed.json"),
+    }
+    found["roles"] = {
+        name: _losses(report)
+        for name in TRAININGS
+        if (report := _if_there(work / "roles" / name / "report.json"))
+    }
+    found["similarity"] = {
+        name: rows["rows"]
+        for name in TRAININGS
+        if (rows := _if_there(work / "similarity" / f"{name}.json"))
+    }
+    found["meter"] = {
+        name: {k: v for k, v in result.items() if k != "cases"}
+        for name in TRAININGS
+        if (result := _if_there(work / "meter" / name / "result.json"))
+    }
+    found["tasks"] = _tasks(work)
+    return found
+
+
+def _tasks(work: Path) -> dict[str, Any]:
+    from lragent.evaluation.errors import EvaluationError
+    from lragent.evaluation.tasks import compare
+
+    results = {}
+    for task, arms in read_answers(work).items():
+        references = {name: [REFERENCE] for name in arms if name != REFERENCE}
+        try:
+            results[task] = compare(task, arms, references).model_dump(mode="json")
+        except EvaluationError as error:
+            print(error, flush=True)
+    return results
+
+
+def read_answers(work: Path) -> dict[str, dict[str, list[Any]]]:
+    """All answers in the journals, by task and arm."""
+    from lragent.evaluation.tasks import Answer
+
+    found: dict[str, dict[str, list[Any]]] = {}
+    for arm in ANSWER_ARMS:
+        for path in sorted((work / "answers" / file_of(arm)).glob("*.jsonl")):
+            lines = path.read_text(encoding="utf-8").splitlines()[1:]
+            answers = [Answer.model_validate_json(line) for line in lines if line.endswith("}")]
+            found.setdefault(path.stem, {})[arm] = answers
+    return found
+
+
+def write_answers(work: Path, path: Path) -> None:
+    """All single answers, without their transcripts, in one gzipped file of JSON lines."""
+    lines = [
+        json.dumps({"task": task, "arm": arm} | answer.model_dump(mode="json", include=set(KEPT)))
+        for task, arms in read_answers(work).items()
+        for arm, answers in arms.items()
+        for answer in answers
+    ]
+    path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+
+
+def _losses(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A training's report by role, with every tenth loss as the mean of ten."""
+    roles = {}
+    for role in report["roles"]:
+        losses = role["losses"]
+        means = [sum(part) / len(part) for i in range(0, len(losses), 10)
+                 if (part := losses[i : i + 10])]  # fmt: skip
+        kept = ("samples", "dropped", "steps", "seconds", "eval_loss", "a_digests")
+        roles[role["role"]] = {k: role[k] for k in kept} | {
+            "losses_by_10": [round(mean, 4) for mean in means]
+        }
+    return roles
+
+
+def _if_there(path: Path) -> Any:
+    return load(path) if path.is_file() else None
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pack", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--seconds", type=float, default=math.inf)
+    parser.add_argument("--steps", default="base,roles,answers,similarity,speed,meter")
+    parser.add_argument(
+        "--trainings", default="isolated,neutral,base+lr", help=", ".join(TRAININGS)
+    )
+    parser.add_argument("--arms", default="", help="default: all; " + ", ".join(ANSWER_ARMS))
+    parser.add_argument("--meters", default="isolated,neutral", help="trainings to score forced")
+    parser.add_argument("--tasks", default="hotpotqa=300,scienceqa=400")
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--device", default="cuda", help="or cpu")
+    parser.add_argument("--base-steps", type=int, default=800, help="0: no fine-tuning of the base")
+    parser.add_argument("--base-batch", type=int, default=32)
+    parser.add_argument("--base-rate", type=float, default=1e-4)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--role-steps", type=int, default=300)
+    parser.add_argument("--role-batch", type=int, default=32)
+    parser.add_argument("--role-rate", type=float, default=1e-3)
+    parser.add_argument("--at-once", type=int, default=200, help="conversations of an arm")
+    parser.add_argument("--kv-bytes", type=int, default=12 << 30, help="of each engine")
+    parser.add_argument("--max-batch-tokens", type=int, default=4096)
+    parser.add_argument("--contexts", type=int, default=60, help="for the similarities")
+    parser.add_argument("--meter-samples", type=int, default=20, help="of each role")
+    parser.add_argument("--meter-lengths", default="512,1024,2048,4096", help="in tokens")
+    parser.add_argument("--speed-questions", type=int, default=32, help="0: no such measurement")
+    parser.add_argument("--speed-arm", default="neutral/neutral")
+    parser.add_argument("--commit", default="", help="of the sources, where there is no git")
+    arguments = parser.parse_args(words)
+    until = time.monotonic() + arguments.seconds - GRACE
+    tasks = dict(pair.split("=") for pair in _listed(arguments.tasks))
+    hidden = ("out", "seconds", "commit", "meter_samples", "meter_lengths")
+    settings = {k: v for k, v in vars(arguments).items() if k not in hidden} | {
+        "pack": str(arguments.pack.resolve()),
+        "work": str(arguments.work.resolve()),
+        "tasks": list(tasks),
+        "questions": {name: int(count) for name, count in tasks.items()},
+        "meter": _meter(arguments.meter_samples, arguments.meter_lengths),
+        **{name: _listed(getattr(arguments, name)) for name in ("steps", "trainings", "arms")},
+        "meters": _listed(arguments.meters),
+    }
+    work = arguments.work
+    path = work / "settings.json"
+    save(path, settings)
+    seconds: dict[str, Any] = _if_there(work / "seconds.json") or {}
+    failed = False
+    for stage in stages(settings):
+        ended = run_stage(stage, path, work, until)
+        seconds |= ended
+        save(work / "seconds.json", seconds)
+        failed |= any(step["code"] for step in ended.values())
+        if time.monotonic() > until:
+            break
+    result = collect(settings, work, arguments.commit)
+    name = file_name(result["device"], "quality")
+    save(arguments.out / name, result)
+    write_answers(work, arguments.out / name.replace(".json", "-answers.jsonl.gz"))
+    print(arguments.out / name)
+    sys.exit(failed)
+
+
+def _meter(samples: int, lengths: str) -> dict[str, Any]:
+    few = max(2, samples // 5)
+    counts = {"per_role": max(2, samples), "per_length": few, "per_hand_over": few}
+    return {"readers": 1, "lengths": [int(length) for length in _listed(lengths)], **counts}
+
+
+if __name__ == "__main__":
+    main()

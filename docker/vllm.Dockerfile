@@ -1,0 +1,18 @@
+# vLLM with the plugin, on a GPU:
+#   docker build -f docker/vllm.Dockerfile -t lragent-vllm .
+#   docker run --rm --gpus all -p 8000:8000 -v /my/adapters:/adapters:ro lragent-vllm MODEL \
+#     --enable-lora --max-lora-rank 16 --max-loras 3 \
+#     --lora-modules plan=/adapters/plan act=/adapters/act \
+#     --additional-config '{"lragent": {"policy": "neutral", "groups": [["plan", "act"]]}}'
+ARG VLLM=v0.33.0
+FROM vllm/vllm-openai:${VLLM}
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+# All that the image has stays as it is; what is missing is small.
+RUN pip list --format=freeze > /tmp/kept && \
+    pip install --no-cache-dir --constraint /tmp/kept . && rm -rf /src
+
+# Also loads the HTTP endpoint /v1/lragent/stats and the metrics.
+ENV VLLM_PLUGINS=lragent

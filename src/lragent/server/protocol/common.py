@@ -1,0 +1,131 @@
+"""What both kinds of generation have in common."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lragent.engine import SamplingParams
+
+Reason = Literal["stop", "length"]
+
+_IGNORED = frozenset(
+    (
+        "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
+        "safety_identifier", "service_tier", "store", "user",
+    )
+)  # fmt: skip
+"""Fields of OpenAI's that change no answer of this server."""
+
+_SAMPLING = (
+    "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "n",
+    "presence_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids", "temperature",
+    "top_k", "top_p",
+)  # fmt: skip
+
+
+class StreamOptions(BaseModel):
+    """Whether a last event of the stream has the usage."""
+
+    include_usage: bool = False
+
+
+class GenerationBody(BaseModel):
+    """Fields of every request for text; None is as good as left out.
+
+    Ranges are checked by `SamplingParams`. A field that would change the answer and is not
+    supported is refused unless it has its neutral value.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    model: str | None = Field(None, description="An adapter's name, or the base model's (default).")
+    n: int | None = Field(None, ge=1, le=128, description="Answers for each prompt.")
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, description="0 is greedy; default 1.")
+    top_p: float | None = None
+    top_k: int | None = Field(None, description="0 or -1 keeps every token.")
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    cache_salt: str | None = Field(
+        None, description="Requests with different salts share no cached page."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        kept = {key: value for key, value in body.items() if key not in _IGNORED}
+        for name, neutral in cls.neutral.items():
+            if kept.pop(name, None) not in (None, *neutral):
+                raise ValueError(f"{name} is not supported by this server; leave it out")
+        return kept
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> GenerationBody:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream: true")
+        return self
+
+    def sampling(self, max_tokens: int, logprobs: int | None) -> SamplingParams:
+        """The engine's parameters, with OpenAI's default temperature.
+
+        Raises:
+            pydantic.ValidationError: a value is out of range.
+        """
+        given = {name: getattr(self, name) for name in _SAMPLING}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given.get("top_k") == -1:
+            given["top_k"] = 0
+        return SamplingParams.model_validate(
+            {"temperature": 1.0, **given, "max_tokens": max_tokens, "logprobs": logprobs}
+        )
+
+
+class CachedTokens(BaseModel):
+    """Prompt tokens that came from the cache."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of all prompts and answers of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: CachedTokens
+
+    @classmethod
+    def of(cls, prompt: int, completion: int, cached: int) -> Usage:
+        """From its three counts."""
+        return cls(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=CachedTokens(cached_tokens=cached),
+        )
+
+
+class Answer(BaseModel):
+    """What every answer and every event of a stream has."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[Any]
+    usage: Usage | None = None

@@ -1,0 +1,71 @@
+"""``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+
+from lragent.engine import Chunk, Completion
+from lragent.server.answering import Form, Prompt, respond
+from lragent.server.errors import ApiError
+from lragent.server.logprobs import LogprobWriter
+from lragent.server.protocol import chat
+from lragent.server.protocol.common import Answer
+from lragent.server.state import ServerState, State
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", response_model=chat.ChatAnswer)
+async def answer(body: chat.ChatBody, http: Request, state: State) -> Answer | Response:
+    """Answer a conversation, all at once or as a stream of events."""
+    return await respond(body, _ChatForm(body, state), http, state)
+
+
+class _ChatForm(Form):
+    prefix = "chatcmpl"
+    whole = chat.ChatAnswer
+    event = chat.ChatChunk
+    count = 1
+
+    def __init__(self, body: chat.ChatBody, state: ServerState):
+        if body.continue_final_message and body.add_generation_prompt:
+            raise ApiError(400, "continue_final_message and add_generation_prompt contradict")
+        if body.add_generation_prompt is False and not body.continue_final_message:
+            raise ApiError(400, "add_generation_prompt: false needs continue_final_message: true")
+        self._body = body
+        self._engine = state.engine
+        self._writer = LogprobWriter(state.engine.tokenizer)
+        self.logprobs = (body.top_logprobs or 0) if body.logprobs else None
+
+    def prompts(self) -> Sequence[Prompt]:
+        messages = [message.model_dump(exclude_none=True) for message in self._body.messages]
+        return [self._engine.render(messages, self._body.continue_final_message)]
+
+    def most_tokens(self, prompt: Prompt, room: int) -> int:
+        body = self._body
+        given = body.max_completion_tokens or body.max_tokens
+        return given or max(1, room - len(prompt))
+
+    def first_piece(self, index: int) -> chat.ChatChunkChoice:
+        return chat.ChatChunkChoice(index=index, delta=chat.Delta(role="assistant", content=""))
+
+    def piece(self, index: int, chunk: Chunk) -> chat.ChatChunkChoice:
+        return chat.ChatChunkChoice(
+            index=index,
+            delta=chat.Delta(content=chunk.text or None),
+            logprobs=self._logprobs(chunk),
+            finish_reason=chunk.finish_reason,  # pyright: ignore[reportArgumentType]
+        )
+
+    def choice(self, index: int, answer: Completion) -> chat.ChatChoice:
+        return chat.ChatChoice(
+            index=index,
+            message=chat.AnswerMessage(content=answer.text),
+            logprobs=self._logprobs(answer),
+            finish_reason=answer.finish_reason,  # pyright: ignore[reportArgumentType]
+        )
+
+    def _logprobs(self, part: Chunk | Completion) -> chat.ChoiceLogprobs | None:
+        return None if self.logprobs is None else self._writer.for_chat(part.logprobs)

@@ -1,0 +1,139 @@
+"""Answers as OpenAI's own client reads them, strictly by its types."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import openai
+import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
+from tests.server.serving import Served
+
+from lragent import SamplingParams
+
+LONG = "All agents read this text, which takes some pages of the cache. "
+MESSAGES = cast(Any, [{"role": "system", "content": LONG}, {"role": "user", "content": "Why?"}])
+
+
+def checked(answer: BaseModel) -> Any:
+    """The answer, if all of it is as its type says; the client itself checks nothing."""
+    return type(answer).model_validate(answer.model_dump(exclude_unset=True), strict=True)
+
+
+def test_chat_is_what_the_engine_says(served: Served, client: openai.OpenAI):
+    answer = checked(
+        client.chat.completions.create(
+            model="plan", messages=MESSAGES, temperature=0, max_completion_tokens=12
+        )
+    )
+    assert isinstance(answer, ChatCompletion)
+    expected = served.engine.chat(MESSAGES, SamplingParams(max_tokens=12), adapter="plan")
+    [choice] = answer.choices
+    assert (choice.message.content, choice.finish_reason) == (expected.text, "length")
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == expected.prompt_tokens
+    assert answer.usage.completion_tokens == 12
+
+
+def test_a_hand_over_is_seen_in_the_usage(client: openai.OpenAI):
+    messages = cast(Any, [{"role": "user", "content": "Handed over. " + LONG}])
+    cached = []
+    for model in ("plan", "act"):
+        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=2)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        cached.append(answer.usage.prompt_tokens_details.cached_tokens)
+    assert cached[0] == 0
+    assert cached[1] >= answer.usage.prompt_tokens - 16
+    salted = client.chat.completions.create(
+        model="act", messages=messages, max_tokens=2, extra_body={"cache_salt": "other tenant"}
+    )
+    assert salted.usage is not None
+    assert salted.usage.prompt_tokens_details is not None
+    assert salted.usage.prompt_tokens_details.cached_tokens == 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_stream_comes_to_the_same_as_the_whole(client: openai.OpenAI, n: int):
+    wanted: dict[str, Any] = {
+        "model": "act", "messages": MESSAGES, "temperature": 0.7, "seed": 5, "n": n,
+        "max_tokens": 20, "logprobs": True, "top_logprobs": 2,
+    }  # fmt: skip
+    whole = checked(client.chat.completions.create(**wanted))
+    texts, usage = [""] * n, None
+    logprobs: list[list[Any]] = [[] for _ in range(n)]
+    reasons: list[str | None] = [None] * n
+    with client.chat.completions.create(
+        **wanted, stream=True, stream_options={"include_usage": True}
+    ) as stream:
+        for event in map(checked, stream):
+            assert isinstance(event, ChatCompletionChunk)
+            assert usage is None, "the usage comes last"
+            usage = event.usage
+            for choice in event.choices:
+                texts[choice.index] += choice.delta.content or ""
+                if choice.logprobs is not None:
+                    logprobs[choice.index] += choice.logprobs.content or []
+                reasons[choice.index] = choice.finish_reason
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert logprobs == [choice.logprobs.content for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert usage is not None
+    assert usage.completion_tokens == whole.usage.completion_tokens
+    assert all(len(each) == 20 for each in logprobs)
+    assert len(logprobs[0][0].top_logprobs) == 2
+
+
+def test_completions_of_several_prompts(served: Served, client: openai.OpenAI):
+    prompts = ["one two", "three"]
+    wanted: dict[str, Any] = {
+        "model": "base", "prompt": prompts, "temperature": 0, "max_tokens": 6, "logprobs": 1
+    }  # fmt: skip
+    whole = checked(client.completions.create(**wanted))
+    assert isinstance(whole, Completion)
+    assert whole.usage is not None
+    expected = [served.engine.generate(p, SamplingParams(max_tokens=6)) for p in prompts]
+    assert [choice.text for choice in whole.choices] == [each.text for each in expected]
+    assert whole.usage.completion_tokens == 12
+    for choice in whole.model_dump()["choices"]:
+        logprobs = choice["logprobs"]
+        assert logprobs["text_offset"][0] == 0
+        assert {len(each) for each in logprobs.values()} == {6}
+    texts = ["", ""]
+    reasons = {}
+    for event in client.completions.create(**wanted, stream=True):
+        for choice in event.choices:
+            texts[choice.index] += choice.text
+            reasons[choice.index] = choice.finish_reason
+            choice.finish_reason = "stop"  # OpenAI's type has no null, which its streams have
+        checked(event)
+    assert reasons == {0: "length", 1: "length"}
+    assert texts == [each.text for each in expected]
+
+
+def test_token_ids_are_prompts(served: Served, client: openai.OpenAI):
+    ids = [5, 6, 7, 8]
+    expected = served.engine.generate(ids, SamplingParams(max_tokens=4)).text
+    for prompt in (ids, [ids]):
+        answer = client.completions.create(model="base", prompt=prompt, temperature=0, max_tokens=4)
+        assert answer.choices[0].text == expected
+
+
+def test_stop_texts_and_parts_of_text(served: Served, client: openai.OpenAI):
+    parts = cast(Any, [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}])
+    free = served.engine.chat([{"role": "user", "content": "Why?"}], SamplingParams(max_tokens=30))
+    stop = free.text[10:12]
+    answer = client.chat.completions.create(
+        model="base", messages=parts, temperature=0, max_tokens=30, stop=[stop]
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.content == free.text[: free.text.index(stop)]
+
+
+def test_a_chat_without_a_limit_ends_with_the_context(served: Served, client: openai.OpenAI):
+    messages = cast(Any, [{"role": "user", "content": "x" * 1990}])
+    answer = client.chat.completions.create(model="base", messages=messages)
+    assert answer.usage is not None
+    assert answer.usage.total_tokens <= served.engine.shape.max_positions
