@@ -103,3 +103,8 @@ def test_any_options(command: str, beside: Beside, data: st.DataObject):
 @given(words=st.lists(WORDS, max_size=4))
 def test_any_words(beside: Beside, words: list[str]):
     beside(lambda: refused_or_done(words))
+
+
+@pytest.mark.parametrize("words", [["inspect"], ["run", "--adapters-dir"]], ids=" ".join)
+def test_an_unknown_users_home(beside: Beside, words: list[str]):
+    beside(lambda: refused_or_done([*words, "~nobody-of-this-name/x"]))

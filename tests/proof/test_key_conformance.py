@@ -87,7 +87,8 @@ def test_a_field_of_the_scope_keeps_pages_apart(field: str):
 def test_equal_strings_in_two_fields_keep_pages_apart(one: str, other: str):
     """Nor do the fields run into each other."""
     for left, right, wrote, reads in (
-        ("x", "", "", "x"), ("ab", "c", "a", "bc"), ("x", "y", "y", "x"), ("x\0", "y", "x", "\0y"), ("asb", "c", "a", "bsc"),
+        ("x", "", "", "x"), ("ab", "c", "a", "bc"), ("x", "y", "y", "x"), ("x\0", "y", "x", "\0y"),
+        ("asb", "c", "a", "bsc"),
     ):  # fmt: skip
         first, second = FIRST | {one: left, other: right}, FIRST | {one: wrote, other: reads}
         assert pages_hit(first, second) == (0, 0)
