@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lragent.files import expanded
+
 NAME = "smollm2"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The model on the hub whose weights these are, rounded to 4 bits."""
@@ -40,9 +42,9 @@ class ModelUnavailableError(RuntimeError):
 def cache_folder() -> Path:
     """Folder for converted models: `$LRAGENT_CACHE`, else `$XDG_CACHE_HOME/lragent`."""
     if own := os.environ.get("LRAGENT_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "lragent"
+    return expanded(base) / "lragent"
 
 
 def converted_folder() -> Path:

@@ -38,7 +38,7 @@ def test_metadata_gives_the_entry_points_of_pyproject(tmp_path: Path):
     tree(tmp_path)
     folder = write_metadata(tmp_path / "metadata", tmp_path / "pyproject.toml")
     [found] = distributions(path=[str(folder)])
-    assert found.version == "1.2"
+    assert found.name == "lragent"
     [entry] = found.entry_points
     assert (entry.group, entry.name) == ("vllm.general_plugins", "lragent")
     assert entry.value == "lragent.elsewhere:register"

@@ -85,7 +85,9 @@ def test_messages_that_the_chat_template_refuses(
     template = "{{ raise_exception('roles must alternate') }}"
     monkeypatch.setattr(served.engine.tokenizer, "chat_template", template)
     error = refused(http.post("/v1/chat/completions", json=CHAT), 400)
-    assert error["message"] == "the chat template refuses these messages: roles must alternate"
+    assert (
+        error["message"] == "the model's chat template refuses the messages: roles must alternate"
+    )
 
 
 def test_unknown_models(http: httpx.Client):

@@ -9,6 +9,7 @@ from lragent.adapters.errors import AdapterError
 from lragent.adapters.peft_config import CONFIG_FILE
 from lragent.adapters.sidecar import SIDECAR_FILE
 from lragent.adapters.tensors import WEIGHTS_FILE
+from lragent.files import expanded
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
@@ -21,7 +22,7 @@ def adapter_folder(name_or_path: str | Path) -> Path:
     Raises:
         AdapterError: the hub has no such adapter, or cannot be reached.
     """
-    folder = Path(name_or_path).expanduser()
+    folder = expanded(name_or_path)
     if folder.exists() or isinstance(name_or_path, Path) or not _HUB_NAME.fullmatch(name_or_path):
         return folder
     from huggingface_hub import errors, snapshot_download, try_to_load_from_cache

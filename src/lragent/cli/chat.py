@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lragent.files import expanded
 
 if TYPE_CHECKING:
     from lragent.agents import ChatBackend
@@ -65,7 +66,7 @@ def chat(
     if system is not None:
         messages.append({"role": "system", "content": system})
     if base_url is None:
-        folders = {} if adapter is None else {NAME: Path(adapter).expanduser()}
+        folders = {} if adapter is None else {NAME: expanded(adapter)}
         # Named even where it is the default, so that the bundled adapters stay out.
         opened = backends.embedded(
             model or backends.DEFAULT_MODEL, folders, Policy.ISOLATED, None, stages

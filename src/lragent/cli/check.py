@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lragent.files import expanded
 
 if TYPE_CHECKING:
     from lragent.cli.sharing_check import SharingCheck
@@ -38,7 +39,7 @@ def check(
     from lragent.cli.role_adapters import parse_pairs
 
     given = parse_pairs(adapter or [], known=None)
-    folders = {name: Path(path).expanduser() for name, path in given.items()}
+    folders = {name: expanded(path) for name, path in given.items()}
     found = environment()
     sharing = None
     if folders:

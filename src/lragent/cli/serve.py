@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lragent import smollm2
+from lragent.files import expanded
 from lragent.sharing.policies import Policy
 
 _LIMITS = "Limits"
@@ -81,7 +81,7 @@ def serve(
 
     console = talk_console(as_json)
     named = parse_pairs(adapter or [], known=None)
-    folders = {name: Path(path).expanduser() for name, path in named.items()}
+    folders = {name: expanded(path) for name, path in named.items()}
     with Stages(console) as stages:
         stages("starting")
         from lragent.agents.demo import demo_adapters

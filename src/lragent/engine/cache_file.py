@@ -2,8 +2,8 @@
 
 Format 1. Tensors: `tokens` int64 `[T]`, and for each layer `N.k` and `N.v`
 `[pages, kv_heads, page_size, head_dim]` and `N.lr` `[pages, page_size, slots, width]`. Metadata:
-the scope of the page keys without the tenant, a digest of the base model's weights, the last page's
-key, and the content digests of the saved LR slots.
+the scope of the page keys without the tenant, the last page's key, and the content digests of the
+saved LR slots.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from lragent.sharing import Binding
 FORMAT = "lragent-cache/1"
 _NAMES = {  # of what must be the same, in the file and to its reader
     "base_model": "base model",
-    "weights": "base model",
     "dtype": "dtype",
     "layout": "page layout",
     "sharer": "adapter or sharing group",
@@ -125,15 +124,13 @@ def put_pages(
 class CacheFiles:
     """Saves and loads the pages of prompts.
 
-    `find` gives the current binding and client of an adapter. `weights` is a digest of the base
-    model's weights, which the scope of page keys tells from others by shapes alone.
+    `find` gives the current binding and client of an adapter.
     """
 
-    def __init__(self, core: EngineCore, cache: CacheManager, storage: KVStorage, weights: str):
+    def __init__(self, core: EngineCore, cache: CacheManager, storage: KVStorage):
         self._core = core
         self._cache = cache
         self._storage = storage
-        self._weights = weights
 
     def save(self, path: Path, tokens: Sequence[int], find: Find) -> int:
         """Write what the cache has of `tokens`; returns how many of them that is.
@@ -181,9 +178,7 @@ class CacheFiles:
         return len(saved.tokens)
 
     def _facts(self, client: CacheClient) -> dict[str, str]:
-        return {name: getattr(client.scope, name) for name in _NAMES if name != "weights"} | {
-            "weights": self._weights
-        }
+        return {name: getattr(client.scope, name) for name in _NAMES}
 
     def _read(self, path: Path, client: CacheClient) -> SavedPages:
         try:

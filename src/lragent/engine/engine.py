@@ -30,7 +30,6 @@ from lragent.engine.families import (
     dtype_name,
     eos_ids,
     read_shape,
-    sample_of_weights,
 )
 from lragent.engine.grammar import Grammars
 from lragent.engine.loader import load_model
@@ -177,7 +176,6 @@ class Engine(Calls):
             growth_room=growth_room(where),
         )
         self._weight_bytes = bytes_of_weights(loaded)
-        weights = sample_of_weights(loaded)
         self._runner = ModelRunner(loaded, self.shape, self.layout, pages, attention)
         scheduler = Scheduler(self._cache, max_num_batched_tokens, max_num_seqs)
         self._core = EngineCore(
@@ -189,7 +187,7 @@ class Engine(Calls):
             debug,
             None if max_waiting is None else max_num_seqs + max_waiting,
         )
-        self._files = CacheFiles(self._core, self._cache, self._runner.storage, weights)
+        self._files = CacheFiles(self._core, self._cache, self._runner.storage)
         self._scope = KeyScope(
             base_model=self.shape.digest,
             dtype=dtype_name(kind),

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lragent.adapters.model_facts import ModelFacts
@@ -77,11 +77,16 @@ def _digest(model: PreTrainedModel) -> str:
     config = model.config.to_dict()
     config.pop("_name_or_path", None)
     weights = [
-        (name, tuple(tensor.shape), str(tensor.dtype), tensor.reshape(-1)[:_FIRST].tolist())
+        (name, tuple(tensor.shape), str(tensor.dtype), _first(tensor))
         for name, tensor in sorted(model.state_dict().items())
     ]
     text = json.dumps([config, weights], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first(tensor: Tensor) -> list[float]:
+    """Values of a tensor; none in a model that was made for its sizes alone."""
+    return [] if tensor.is_meta else tensor.reshape(-1)[:_FIRST].tolist()
 
 
 def bytes_of_weights(model: nn.Module) -> int:
@@ -102,13 +107,3 @@ def eos_ids(model: PreTrainedModel, tokenizer_eos: int | None) -> frozenset[int]
 def dtype_name(dtype: torch.dtype) -> str:
     """`torch.float32` as `float32`."""
     return str(dtype).removeprefix("torch.")
-
-
-@torch.inference_mode()
-def sample_of_weights(model: nn.Module) -> str:
-    """A digest of some 64 elements of each tensor, evenly spread. Training changes nearly all."""
-    samples = []
-    for _, tensor in sorted(model.state_dict().items()):
-        flat = tensor.reshape(-1)
-        samples.append(flat[:: max(1, flat.numel() // 64)].float())
-    return hashlib.sha256(torch.cat(samples).cpu().numpy().tobytes()).hexdigest()

@@ -28,9 +28,11 @@ class LogitsEdit:
         self._form = form
         self._prompt_tokens = prompt_tokens
         bias = params.logit_bias or {}
-        self._biased = torch.tensor(list(bias), dtype=torch.int64, device=device)
-        self._bias = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
-        self._ends = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
+        if bias:
+            self._biased = torch.tensor(list(bias), dtype=torch.int64, device=device)
+            self._bias = torch.tensor(list(bias.values()), dtype=torch.float32, device=device)
+        if params.min_tokens:
+            self._ends = torch.tensor(sorted(ends), dtype=torch.int64, device=device)
         self._repetition: RepetitionPenaltyLogitsProcessor | None = None
         if params.repetition_penalty != 1.0:
             self._repetition = RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
@@ -43,7 +45,9 @@ class LogitsEdit:
     def __call__(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
         """New logits `[vocab]` from one row of them (fp32) after `tokens`, prompt and output."""
         params, output = self._params, tokens[self._prompt_tokens :]
-        row = logits.index_add(0, self._biased, self._bias)
+        row = logits.clone()
+        if params.logit_bias:
+            row.index_add_(0, self._biased, self._bias)
         if self._form is not None:
             row.masked_fill_(self._form.forbidden(output).to(row.device), -math.inf)
         if len(output) < params.min_tokens:

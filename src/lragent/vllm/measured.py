@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lragent.adapters import AdapterError, read_adapter
+from lragent.files import expanded
 from lragent.sharing.measured import MEASURED, measured_policy, members_of
 from lragent.sharing.policies import Policy
 from lragent.vllm.errors import PluginError
@@ -42,7 +42,7 @@ def _resolved(group: Any, default: Any, option: Mapping[str, Any]) -> Any:
             'option, "adapters": {NAME: FOLDER}'
         )
     try:
-        adapters = {name: read_adapter(Path(folders[name]).expanduser()) for name in members}
+        adapters = {name: read_adapter(expanded(folders[name])) for name in members}
         policy = measured_policy(adapters)
     except AdapterError as error:
         raise PluginError(f"lragent: policy measured: {error}") from error

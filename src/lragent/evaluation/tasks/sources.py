@@ -18,6 +18,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 from lragent.agents.trajectories.choices import ChoiceQuestion, solved_pages
 from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.tasks.questions import Pages, Question, Task
+from lragent.files import expanded
 
 DATA_VARIABLE = "LRAGENT_DATA"
 LIBRARY = 4500
@@ -183,7 +184,7 @@ def _data_folder(folder: Path | None) -> Path:
         raise EvaluationError(
             f"name the folder of the questions (or set {DATA_VARIABLE}), or take them from the hub"
         )
-    return Path(named).expanduser()
+    return expanded(named)
 
 
 def _of_file(path: Path) -> Iterator[Any]:
