@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +86,6 @@ def errors(
     """By policy, and by ``k`` and ``v``, the error of each layer."""
     named = {f"{p.value}/{n}": path for p in Policy for n, path in adapters.items()}
     groups = [SharingGroup(p.value, [f"{p.value}/{n}" for n in adapters], p) for p in Policy]
-    logging.getLogger("lragent").setLevel(logging.ERROR)  # each adapter is of one policy alone
     with Engine((model, None), named, groups, device="cpu", dtype=torch.float32) as engine:
         found = {}
         for policy in Policy:
