@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def test_a_journal_belongs_to_its_arm(agents: Agents, tmp_path: Path):
     with pytest.raises(EvaluationError, match="adapters, policy differ"):
         answer_questions(few, bare, tmp_path / "a.jsonl")
     assert answer_questions(few, bare, tmp_path / "b.jsonl")[0].calls
+
+
+def test_a_journal_belongs_to_its_weights(model_folder: Path, tmp_path: Path):
+    """As when a base model is trained again into the same folder."""
+    few = TASK.model_copy(update={"questions": TASK.questions[:1]})
+    folder = Path(shutil.copytree(model_folder, tmp_path / "Llama"))
+    bare = Agents(str(folder), options=OPTIONS, engine={"kv_bytes": 1 << 24})
+    answer_questions(few, bare, tmp_path / "a.jsonl")
+    other = tiny_model(seed=5)
+    other.resize_token_embeddings(260)
+    other.save_pretrained(folder)
+    with pytest.raises(EvaluationError, match="weights differ"):
+        answer_questions(few, bare, tmp_path / "a.jsonl")
 
 
 def test_sampling_is_refused(agents: Agents, tmp_path: Path):

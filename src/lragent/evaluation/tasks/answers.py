@@ -95,21 +95,20 @@ def answer_questions(
     """
     if agents.options.temperature:
         raise EvaluationError("answers are compared by question, which needs temperature 0")
-    kept = Journal(journal, Answer, _identity(task, agents))
-    missing = [question for question in task.questions if question.id not in kept.results]
-    total = len(task.questions)
-    on_progress(total - len(missing), total)
-    if missing:
-        with Engine(
-            agents.model,
-            agents.adapters,
-            agents.policy,
-            max_num_seqs=agents.at_once,
-            **agents.engine,  # pyright: ignore[reportArgumentType] the caller's, checked there
-        ) as engine:
-            for answer in _answers(engine, task, agents, missing, cancel):
-                kept.add(answer)
-                on_progress(len(kept.results), total)
+    with Engine(
+        agents.model,
+        agents.adapters,
+        agents.policy,
+        max_num_seqs=agents.at_once,
+        **agents.engine,  # pyright: ignore[reportArgumentType] the caller's, checked there
+    ) as engine:
+        kept = Journal(journal, Answer, _identity(task, agents, engine.shape.digest))
+        missing = [question for question in task.questions if question.id not in kept.results]
+        total = len(task.questions)
+        on_progress(total - len(missing), total)
+        for answer in _answers(engine, task, agents, missing, cancel):
+            kept.add(answer)
+            on_progress(len(kept.results), total)
     return [kept.results[q.id] for q in task.questions if q.id in kept.results]
 
 
@@ -159,13 +158,14 @@ def _scored(question: Question, result: AgentResult, errors: int) -> Answer:
     )
 
 
-def _identity(task: Task, agents: Agents) -> dict[str, Any]:
+def _identity(task: Task, agents: Agents, weights: str) -> dict[str, Any]:
     """What answers depend on; more questions of the same task may be added later."""
     options = agents.options
     return {
         "task": task.name,
         "library": hashlib.sha256(repr(task.pages).encode()).hexdigest(),
         "model": agents.model,
+        "weights": weights,
         "adapters": {role: read_adapter(path).digest for role, path in agents.adapters.items()},
         "policy": agents.policy.value,
         "max_steps": options.max_steps,
