@@ -401,6 +401,7 @@ class CacheMachine(RuleBasedStateMachine):
         if found is None:
             most = len(request.tokens) // self.books.page_size  # those that it found, too
             assert self.reference.available() <= most, "not admitted though there are pages"
+            self.events["out of pages"] += 1
             self.waiting.append(request)
             return
         self.reference.admit(request, found.pages)

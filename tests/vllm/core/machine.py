@@ -38,10 +38,12 @@ class PluginMachine(CacheMachine):
 
     @rule(share=st.integers(1, 4))
     def pressure(self, share: int) -> None:
-        """One request takes a part of the pages there are, or all, and goes."""
+        """One request takes a part of the pages there are, or all, and goes; another comes then."""
         request = self._admit(None, "pressure", [0, 1] * self.books.num_pages)
         count = self.reference.available() * share // 4 * self.books.page_size
         self._chunk(request, count)
+        if share == 4:
+            self._admit(None, "late", [1, 0])
         self._end(request)
 
 
