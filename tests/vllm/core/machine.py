@@ -15,7 +15,7 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from tests.model_based.machine import CacheMachine
-from tests.model_based.test_cache_machine import SETTINGS
+from tests.model_based.test_cache_machine import RUNS, SETTINGS
 from tests.model_based.world import Team
 from tests.planted import Catcher, matrix
 from tests.vllm.core.books import PluginBooks
@@ -56,7 +56,11 @@ def run(changed: settings | None = None) -> None:
 def model_based() -> None:
     """The state machine; the books' own proof is switched off, and must not be what catches."""
     quick = settings(
-        SETTINGS, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False
+        SETTINGS,
+        max_examples=2 * RUNS,
+        derandomize=True,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BlockValidity, "check_integrity", lambda validity, requests: None)
