@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from benchmarks.common.files import RESULTS, save
-from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.adapters.factory import make_adapter
 from tests.engine.models import tiny_model
@@ -20,7 +19,7 @@ from tests.engine.neutral_jobs import Judge, Story, neutral_engine, tell
 from tests.engine.test_neutral import joins, two
 from tests.model_based.faults import ENGINE, FAULTS, MACHINE, SOAK
 from tests.model_based.machine import CacheMachine
-from tests.model_based.test_cache_machine import SETTINGS
+from tests.model_based.test_cache_machine import UNTIL_CAUGHT
 from tests.planted import Catcher, matrix
 from tests.soak.simulation import Simulation
 
@@ -29,12 +28,9 @@ from lragent.cache.manager import CacheManager
 
 def model_based() -> None:
     """The state machine; the books' own proof is switched off, and must not be what catches."""
-    quick = settings(
-        SETTINGS, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CacheManager, "check_integrity", lambda manager: None)
-        run_state_machine_as_test(CacheMachine, settings=quick)
+        run_state_machine_as_test(CacheMachine, settings=UNTIL_CAUGHT)
 
 
 @functools.cache

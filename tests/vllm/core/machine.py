@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 from benchmarks.common.files import RESULTS, save
-from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule, run_state_machine_as_test
 from tests.model_based.machine import CacheMachine
-from tests.model_based.test_cache_machine import RUNS, SETTINGS
+from tests.model_based.test_cache_machine import UNTIL_CAUGHT
 from tests.model_based.world import Team
 from tests.planted import Catcher, matrix
 from tests.vllm.core.books import PluginBooks
@@ -34,6 +33,7 @@ class PluginMachine(CacheMachine):
     interrupt: Any = None
 
     def make_books(self, teams: dict[str, Team]) -> Any:
+        load_general_plugins()
         return PluginBooks(teams)
 
     @rule(share=st.integers(1, 4))
@@ -47,24 +47,11 @@ class PluginMachine(CacheMachine):
         self._end(request)
 
 
-def run(changed: settings | None = None) -> None:
-    """200 runs of 50 steps, unless told otherwise."""
-    load_general_plugins()
-    run_state_machine_as_test(PluginMachine, settings=changed or settings(SETTINGS))
-
-
 def model_based() -> None:
     """The state machine; the books' own proof is switched off, and must not be what catches."""
-    quick = settings(
-        SETTINGS,
-        max_examples=2 * RUNS,
-        derandomize=True,
-        phases=[Phase.generate],
-        report_multiple_bugs=False,
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(BlockValidity, "check_integrity", lambda validity, requests: None)
-        run(quick)
+        run_state_machine_as_test(PluginMachine, settings=UNTIL_CAUGHT)
 
 
 CATCHERS: dict[str, Catcher] = {MACHINE: model_based}

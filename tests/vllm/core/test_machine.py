@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.common.files import RESULTS, load
-from tests.model_based.test_cache_machine import EVENTS
+from tests.model_based.test_cache_machine import EVENTS, agrees
 from tests.planted import caught, pairs
 from tests.vllm.core.faults import FAULTS
-from tests.vllm.core.machine import CATCHERS, PluginMachine, run
+from tests.vllm.core.machine import CATCHERS, PluginMachine
 
 
 def test_the_plugin_agrees_with_the_reference() -> None:
-    PluginMachine.events.clear()
-    run()
     never = {"failed allocation", "commit of a forgotten lease"}
-    wanted = [e for e in EVENTS if e not in never and not e.startswith("interrupted")]
-    rare = {event: n for event in wanted if (n := PluginMachine.events[event]) < 10}
-    assert not rare, f"the runs prove little about these: {rare}"
+    agrees(PluginMachine, [e for e in EVENTS if e not in never and not e.startswith("interrupted")])
 
 
 @pytest.mark.parametrize(("fault", "catcher"), pairs(FAULTS))
