@@ -79,6 +79,7 @@ def test_slots_follow_from_the_groups():
                                     "kv_connector_extra_config": {"shared_storage_path": "/x"}}},
             "KV connector",
         ),
+        ({"kv_offloading_size": 1}, "--kv-offloading-size, .* do not tell which .*; leave it out"),
         ({"block_size": 24}, "multiple of 16"),
         ({"cpu_offload_gb": 1}, "--cpu-offload-gb"),
         ({"offload_group_size": 2}, "--offload-group-size"),

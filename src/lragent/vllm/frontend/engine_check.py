@@ -57,7 +57,11 @@ CHECKS = (
         lambda dtype: str(dtype) not in ("auto", "bfloat16", "float16", "float32"),
         "a quantised KV cache; use --kv-cache-dtype auto",
     ),
-    _on("kv_transfer_config", "a KV connector (offloading, P/D, LMCache); leave it out"),
+    _on(
+        "kv_transfer_config",
+        "a KV connector (--kv-offloading-size, P/D, LMCache): pages that it loads do not tell "
+        "which of their LR slots are filled; leave it out",
+    ),
     _on("ec_transfer_config", "an encoder cache connector; leave it out"),
     _on("offload_config.uva.cpu_offload_gb", "--cpu-offload-gb; leave it out"),
     _on("offload_config.prefetch.offload_group_size", "--offload-group-size; leave it out"),
