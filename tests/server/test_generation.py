@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import json
+from typing import Any, Literal, cast
 
 import openai
 import pytest
@@ -119,6 +120,29 @@ def test_token_ids_are_prompts(served: Served, client: openai.OpenAI):
     for prompt in (ids, [ids]):
         answer = client.completions.create(model="base", prompt=prompt, temperature=0, max_tokens=4)
         assert answer.choices[0].text == expected
+
+
+class Step(BaseModel):
+    """What an answer may be made to look like."""
+
+    step: Literal[1, 22]
+    done: bool
+
+
+def test_answers_of_a_form(client: openai.OpenAI):
+    wanted: dict[str, Any] = {"model": "act", "messages": MESSAGES, "seed": 2, "max_tokens": 400}
+    parsed = client.chat.completions.parse(**wanted, response_format=Step).choices[0].message
+    assert isinstance(parsed.parsed, Step)
+    answer = client.chat.completions.create(**wanted, response_format={"type": "json_object"})
+    [choice] = checked(answer).choices
+    assert choice.message.content.lstrip()[0] == "{"
+    if choice.finish_reason == "stop":
+        json.loads(choice.message.content)
+    events = client.completions.create(
+        model="act", prompt="Why?", stream=True,
+        extra_body={"structured_outputs": {"choice": ["back", "forward"]}},
+    )  # fmt: skip
+    assert "".join(event.choices[0].text for event in events) in ("back", "forward")
 
 
 def test_stop_texts_and_parts_of_text(served: Served, client: openai.OpenAI):

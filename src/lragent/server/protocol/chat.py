@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from lragent.server.protocol.common import Answer, GenerationBody, Reason
+from lragent.server.protocol.common import Answer, GenerationBody, Reason, Strict
 
 
 def _text_of_parts(content: Any) -> Any:
@@ -25,10 +25,8 @@ def _text_of_parts(content: Any) -> Any:
     return "\n".join(texts)
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Strict):
     """One message; the model's chat template decides which roles there are."""
-
-    model_config = ConfigDict(extra="forbid")
 
     role: str
     content: Annotated[
@@ -47,7 +45,6 @@ class ChatBody(GenerationBody):
         "function_call": ("none", "auto"),
         "functions": ([],),
         "modalities": (["text"],),
-        "response_format": ({"type": "text"},),
         "tool_choice": ("none", "auto"),
         "tools": ([],),
     }
@@ -58,17 +55,6 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
-
-    @property
-    def most_tokens(self) -> int | None:
-        """The limit under either of its names."""
-        given = self.max_completion_tokens
-        return self.max_tokens if given is None else given
-
-    @property
-    def wanted_logprobs(self) -> int | None:
-        """How many of the likeliest tokens are wanted; None for no log-probabilities."""
-        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TopLogprob(BaseModel):
