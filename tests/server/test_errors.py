@@ -77,6 +77,7 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
         ("chat/completions", {"stream": False, "stream_options": {}}, None, "stream: true"),
         ("chat/completions", {"cache_salt": "\ud800"}, None, "Unicode"),
         ("chat/completions", {"n": 1000}, "n", "less than or equal to 128"),
+        ("completions", {"deadline": 0}, "deadline", "greater than 0"),
         ("completions", {"prompt": []}, "prompt", "at least 1 item"),
         ("completions", {"prompt": [[]]}, None, "empty"),
         ("completions", {"prompt": [9999]}, None, "between 0 and 258"),

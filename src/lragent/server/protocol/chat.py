@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from lragent.server.protocol.common import Answer, GenerationBody, Reason, Strict
+from lragent.server.protocol.common import Answer, GenerationBody, Reason, StopReason, Strict
 
 
 def _text_of_parts(content: Any) -> Any:
@@ -93,6 +93,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChoiceLogprobs | None = None
     finish_reason: Reason
+    stop_reason: StopReason = None
 
 
 class ChatAnswer(Answer):
@@ -116,6 +117,7 @@ class ChatChunkChoice(BaseModel):
     delta: Delta
     logprobs: ChoiceLogprobs | None = None
     finish_reason: Reason | None = None
+    stop_reason: StopReason = None
 
 
 class ChatChunk(Answer):

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lragent.engine import SamplingParams, StructuredOutputsParams
 
 Reason = Literal["stop", "length"]
+StopReason = int | str | None
+"""The stop text or token that ended an answer, as in vLLM; None for any other end."""
 
 _IGNORED = frozenset(
     (
@@ -99,6 +101,10 @@ class GenerationBody(Strict):
     structured_outputs: StructuredOutputsParams | None = Field(
         None, description="The answer's form by a schema, regex, choice or grammar, as in vLLM."
     )
+    deadline: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="Seconds from its arrival after which it ends with the error 504.",
+    )  # fmt: skip
     cache_salt: str | None = Field(
         None, description="Requests with different salts share no cached page."
     )

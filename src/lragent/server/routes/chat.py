@@ -57,6 +57,7 @@ class _ChatForm(Form):
             delta=chat.Delta(content=chunk.text or None),
             logprobs=self._logprobs(chunk),
             finish_reason=chunk.finish_reason,  # pyright: ignore[reportArgumentType]
+            stop_reason=chunk.stop_reason,
         )
 
     def choice(self, index: int, answer: Completion) -> chat.ChatChoice:
@@ -65,6 +66,7 @@ class _ChatForm(Form):
             message=chat.AnswerMessage(content=answer.text),
             logprobs=self._logprobs(answer),
             finish_reason=answer.finish_reason,  # pyright: ignore[reportArgumentType]
+            stop_reason=answer.stop_reason,
         )
 
     def _logprobs(self, part: Chunk | Completion) -> chat.ChoiceLogprobs | None:
