@@ -12,6 +12,11 @@ import pytest
 from tests.server.serving import KEY, Served, options_of, serving
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+TOOL = {"type": "function", "function": {"name": "look"}}
+BAD_CALL = {
+    "role": "assistant",
+    "tool_calls": [{"id": "1", "function": {"name": "look", "arguments": "[]"}}],
+}
 TEXT = {"model": "base", "prompt": "Hi", "max_tokens": 2}
 
 
@@ -47,7 +52,11 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
         ("chat/completions", {"temperature": -1}, "temperature", "greater than or equal to 0"),
         ("chat/completions", {"temperature": "hot"}, "temperature", "valid number"),
         ("chat/completions", {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ("chat/completions", {"tools": [{"type": "function"}]}, None, "tools is not supported"),
+        ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "function: Field"),
+        ("chat/completions", {"tools": [TOOL]}, None, "no place for tools"),
+        ("chat/completions", {"tool_choice": "required"}, "tool_choice", "'none' or 'auto'"),
+        ("chat/completions", {"parallel_tool_calls": False}, None, "not supported"),
+        ("chat/completions", {"messages": [BAD_CALL]}, None, "no JSON object"),
         (
             "chat/completions",
             {"response_format": {"type": "xml"}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
@@ -25,6 +26,49 @@ def _text_of_parts(content: Any) -> Any:
     return "\n".join(texts)
 
 
+class CalledFunction(Strict):
+    """A function by its name, and its arguments as a JSON object in text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call of a tool that the model asks for."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates expect it: the arguments are an object.
+
+        Raises:
+            ValueError: they are none.
+        """
+        arguments = json.loads(self.function.arguments)
+        if not isinstance(arguments, dict):
+            raise ValueError(f"the arguments of {self.function.name!r} are no JSON object")
+        function = {"name": self.function.name, "arguments": arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
+class Function(Strict):
+    """What the model is told of a function; `strict` is taken and changes nothing."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
 class ChatMessage(Strict):
     """One message; the model's chat template decides which roles there are."""
 
@@ -35,6 +79,7 @@ class ChatMessage(Strict):
     ] = ""
     name: str | None = None
     tool_call_id: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatBody(GenerationBody):
@@ -45,11 +90,14 @@ class ChatBody(GenerationBody):
         "function_call": ("none", "auto"),
         "functions": ([],),
         "modalities": (["text"],),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
+        "parallel_tool_calls": (True,),
     }
 
     messages: list[ChatMessage] = Field(min_length=1)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = Field(
+        None, description="`none` leaves the tools out of the prompt; none can be forced."
+    )
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -82,8 +130,9 @@ class AnswerMessage(BaseModel):
     """The model's message."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -103,11 +152,18 @@ class ChatAnswer(Answer):
     choices: list[ChatChoice]
 
 
+class ToolCallDelta(ToolCall):
+    """A whole call: calls are not streamed in parts."""
+
+    index: int
+
+
 class Delta(BaseModel):
     """What came since the event before."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):

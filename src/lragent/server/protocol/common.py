@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lragent.engine import SamplingParams, StructuredOutputsParams
 
-Reason = Literal["stop", "length"]
+Reason = Literal["stop", "length", "tool_calls"]
 StopReason = int | str | None
 """The stop text or token that ended an answer, as in vLLM; None for any other end."""
 
 _IGNORED = frozenset(
     (
-        "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
+        "metadata", "prompt_cache_key", "prompt_cache_retention",
         "safety_identifier", "service_tier", "store", "user",
     )
 )  # fmt: skip
