@@ -1,15 +1,26 @@
-"""Train roles for each policy and score them under each; results go to one JSON file.
+r"""Train roles for each policy and score them under each; results go to one JSON file.
 
     python -m benchmarks.answers.samples --data FOLDER --out build/answers
-    python -m benchmarks.answers.run --samples build/answers \
-        --out benchmarks/results/answers.json \
-        --arms isolated,neutral --seeds 0,1,2
+    answers="python -m benchmarks.answers.run --samples build/answers \
+        --out benchmarks/results/answers.json --seeds 0,1,2"
 
-An arm is a way to train; roles of `neutral-header` act from the header of the assistant's message
-on, those of the other neutral arms from the prompt's last token. Each arm and seed is one entry in
-the result file, written as soon as it is scored, and what is there already is not made again; so
-the work can be divided among calls, also at the same time. Every arm sees the same samples in the
-same order for the same number of steps.
+    $answers --arms isolated        # trained and served alone, which the others are compared with
+    $answers --arms neutral         # acting from the prompt's last token
+    $answers --arms neutral-cue     # from the prompt's last line: "Thought 3:", "Action 3: Finish["
+    $answers --arms neutral-cue --cue $'\nObservation'     # from the last page that was found
+    $answers --arms neutral-header  # from the header of the assistant's message
+    $answers --arms base+lr         # on contexts that plan has read
+    $answers --arms base+lr-random  # on contexts that a random member has read
+    $answers --arms isolated,neutral,neutral-cue --rank 16
+    $answers --arms isolated,neutral,neutral-cue --targets all-linear
+    $answers --arms isolated,neutral,neutral-cue --targets all-linear --rank 16
+
+An arm is a way to train; `-joint` trains the roles together, `-own-a` gives each its own A. The cue
+is the same for all roles, a line break: the prompts of each of them end in the line that it is to
+continue. Each arm and seed is one entry in the result file, written as soon as it is scored, and
+what is there already is not made again; so the work can be divided among calls, also at the same
+time. Every arm sees the same samples in the same order for the same number of steps. Each score
+says how many prompt tokens the role computes itself, `own_prompt_tokens`: the private ones.
 """
 
 from __future__ import annotations
@@ -40,6 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
     "neutral": {"trained_for": "neutral"},
     "neutral-header": {"trained_for": "neutral", "acting_text": "<|im_start|>assistant"},
+    "neutral-cue": {"trained_for": "neutral"},  # and the text that --cue gives
     "base+lr": {"trained_for": "base+lr"},
     "isolated-joint": {"trained_for": "isolated", "mode": "joint"},
     "neutral-joint": {"trained_for": "neutral", "mode": "joint"},
@@ -47,12 +59,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
     "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
 }
+TARGETS = "q_proj,v_proj"
 ALL_LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
 
 def settings(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, Any]:
     """What decides an entry of the result file."""
     targets = ALL_LINEAR if arguments.targets == "all-linear" else arguments.targets
+    cue = {"cue": arguments.cue} if arm == "neutral-cue" else {}
     return {
         "arm": arm,
         "seed": seed,
@@ -65,6 +79,7 @@ def settings(arguments: argparse.Namespace, arm: str, seed: int) -> dict[str, An
         "learning_rate": arguments.learning_rate,
         "held_out": arguments.held_out,
         "max_length": arguments.max_length,
+        **cue,
     }
 
 
@@ -92,6 +107,7 @@ def train_arm(
             "checkpoint_every": 10**6,
             "seed": wanted["seed"],
             "device": device,
+            "acting_text": wanted.get("cue", ""),
             **arm,
         }
     )
@@ -179,7 +195,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--targets", default="q_proj,v_proj", help="or all-linear")
+    parser.add_argument("--targets", default=TARGETS, help="or all-linear")
+    parser.add_argument("--cue", default="\n", help="acting text of neutral-cue")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps of each role")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -200,7 +217,9 @@ def main(words: Sequence[str] | None = None) -> None:
                 folder = Path(scratch) / "adapters"
                 entry = measure(wanted, arguments, folder)
                 if arguments.adapters is not None:
-                    kept = arguments.adapters / f"{arm}-r{arguments.rank}-seed{seed}"
+                    which = "" if arguments.targets == TARGETS else f"-{arguments.targets}"
+                    name = f"{arm}-r{arguments.rank}{which}-seed{seed}"
+                    kept = arguments.adapters / name
                     shutil.copytree(folder, kept, dirs_exist_ok=True)
             add(arguments.out, entry)
             print(f"{arm}, seed {seed}: {entry['seconds']}", flush=True)
@@ -208,7 +227,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 for condition, score in scores.items():
                     print(
                         f"  {role:8} {condition:24} exact {score['exact']:5.1f} %, "
-                        f"NLL {score['nll']:.3f}",
+                        f"NLL {score['nll']:.3f}, "
+                        f"own prompt tokens {score['own_prompt_tokens']:.1f}",
                         flush=True,
                     )
 

@@ -58,14 +58,15 @@ class Scorer:
     ) -> dict[str, float]:
         """Share of samples whose whole output is predicted greedily, in percent, and NLL a token.
 
-        Returns `exact`, `nll` (nats), `tokens` and `samples`.
+        Returns `exact`, `nll` (nats), `tokens`, `samples`, and `own_prompt_tokens`, the mean number
+        of prompt tokens that the role computes itself (under `neutral` they are private).
         """
         use_role(self._model, role)
         served = self._served
         served.isolated = condition.policy == "isolated"
         served.own_terms = condition.policy != "full"
         served.reader = condition.reader
-        nll, tokens, exact = 0.0, 0, 0
+        nll, tokens, exact, private = 0.0, 0, 0, 0
         ordered = sorted(examples, key=lambda example: len(example.ids))
         for start in range(0, len(ordered), batch):
             inputs = collate(ordered[start : start + batch])
@@ -73,8 +74,12 @@ class Scorer:
             labels = inputs.pop("labels").to(self._device)
             ids = inputs["input_ids"].to(self._device)
             turns = Turns.of(labels)
-            acting = self._acting[role]
-            served.turns = turns.acting_from(ids, acting) if acting else turns
+            prompts = turns.start + 1
+            if acting := self._acting[role]:
+                turns = turns.acting_from(ids, acting)
+            served.turns = turns
+            first = turns.first if served.isolated else turns.start
+            private += int((prompts - first).sum())
             bf16 = self._device.type == "cuda"
             with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
                 logits = self._model(
@@ -96,4 +101,5 @@ class Scorer:
             "nll": nll / tokens,
             "tokens": tokens,
             "samples": len(ordered),
+            "own_prompt_tokens": private / len(ordered),
         }

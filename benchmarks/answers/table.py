@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -25,10 +26,12 @@ def setting(entry: Entry) -> Key:
 
 
 def grouped(entries: Sequence[Entry]) -> dict[tuple[Key, str], list[Entry]]:
-    """The entries of all seeds, by setting and arm."""
+    """The entries of all seeds, by setting and arm (with its cue)."""
     found: dict[tuple[Key, str], list[Entry]] = {}
     for entry in entries:
-        found.setdefault((setting(entry), entry["settings"]["arm"]), []).append(entry)
+        chosen = entry["settings"]
+        arm = chosen["arm"] + (f" {json.dumps(chosen['cue'])}" if "cue" in chosen else "")
+        found.setdefault((setting(entry), arm), []).append(entry)
     return found
 
 
@@ -51,8 +54,8 @@ def scores(result: Mapping[str, Any]) -> list[list[str]]:
 
 def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[str]:
     """The conditions for which an arm was trained."""
-    policy = arm.removesuffix("-joint").removesuffix("-own-a").removesuffix("-random")
-    policy = policy.removesuffix("-header")
+    policy = arm.split()[0].removesuffix("-joint").removesuffix("-own-a").removesuffix("-random")
+    policy = policy.removesuffix("-header").removesuffix("-cue")
     if policy == "base+lr" and not arm.endswith("-random") and role == ROLES[0]:
         return ["isolated"]  # the first role reads for itself
     found = [name for name in scores if name == policy or name.startswith(f"{policy}, ")]
@@ -82,5 +85,17 @@ def compared(result: Mapping[str, Any]) -> list[list[str]]:
         together = math.exp(fmean(map(math.log, times)))
         cells = [f"{value:+.1f}" for value in (fmean(points), *points)]
         cells += [f"{value:.2f}" for value in (together, *times)]
-        table.append(["; ".join(held), arm, str(len(seeds)), *cells])
+        table.append(["; ".join(held), named(arm, own), str(len(seeds)), *cells])
     return table
+
+
+def named(arm: str, entries: Sequence[Entry]) -> str:
+    """The arm, and where results say so, how many prompt tokens a role of it computes itself."""
+    found = [
+        score["own_prompt_tokens"]
+        for entry in entries
+        for role, scores in entry["scores"].items()
+        for condition, score in scores.items()
+        if condition in served_as_trained(arm, role, scores) and "own_prompt_tokens" in score
+    ]
+    return f"{arm} ({fmean(found):.1f} prompt tokens of its own)" if found else arm

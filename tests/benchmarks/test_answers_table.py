@@ -25,6 +25,21 @@ def entry(arm: str, seed: int, scores: dict[str, tuple[float, float]]) -> dict[s
     return {"settings": settings, "scores": rows}
 
 
+def test_arms_with_other_cues_are_told_apart_with_their_own_prompt_tokens() -> None:
+    entries = [entry("isolated", 0, {"isolated": (60.0, 0.1)})]
+    for cue, own in (("\n", 7.0), ("Obs", 40.0)):
+        entries.append(entry("neutral-cue", 0, {"neutral": (60.0, 0.1)}))
+        entries[-1]["settings"]["cue"] = cue
+        for scores_of in entries[-1]["scores"].values():
+            scores_of["neutral"]["own_prompt_tokens"] = own
+    _, *rows = compared({"entries": entries})
+    assert [row[1] for row in rows] == [
+        'neutral-cue "\\n" (7.0 prompt tokens of its own)',
+        'neutral-cue "Obs" (40.0 prompt tokens of its own)',
+    ]
+    assert [row[3] for row in rows] == ["+0.0", "+0.0"]
+
+
 def test_each_arm_is_compared_as_it_was_trained() -> None:
     entries = [
         entry("isolated", 0, {"isolated": (60.0, 0.1)}),

@@ -16,6 +16,11 @@ from tests.agents.trajectories import hotpot
 from tests.training.conftest import ROLES, make_samples
 from transformers import AutoModelForCausalLM
 
+from lragent.adapters import read_adapter
+from lragent.evaluation.cases import Case, Reading, Series
+from lragent.evaluation.meter import Meter
+from lragent.evaluation.samples import EvalSample
+from lragent.sharing import Policy
 from lragent.training.encoding import encode_all
 from lragent.training.samples import Sample
 
@@ -62,6 +67,42 @@ def test_arms_are_scored_under_every_policy_and_not_made_again(
 
     monkeypatch.setattr(run, "measure", lambda *_: pytest.fail("made again"))
     run.main([*words, "--arms", "neutral,base+lr-random"])
+
+
+def test_roles_trained_from_a_cue_are_scored_as_the_engine_serves_them(
+    samples: Path, tiny_model: Path, tmp_path: Path, tokenizer: Any
+) -> None:
+    """All linear layers, rank 16; the prompts end in w30 and one more word."""
+    out = tmp_path / "answers.json"
+    words = [*command(samples, tiny_model, out), "--arms", "neutral-cue", "--cue", "w30"]
+    run.main([*words, "--rank", "16", "--targets", "all-linear"])
+
+    [entry] = json.loads(out.read_text())["entries"]
+    assert entry["settings"]["cue"] == "w30"
+    adapters = {
+        role: samples / "kept" / "neutral-cue-r16-all-linear-seed0" / role for role in ROLES
+    }
+    for path in adapters.values():
+        adapter = read_adapter(path)
+        assert adapter.acting_tokens == (tokenizer.convert_tokens_to_ids("w30"),)
+        assert {module.rank for module in adapter.modules.values()} == {16}
+        assert len(adapter.modules) == 2 * 7
+    held = run.held_out({"held_out": 6, "max_length": 100}, samples, tokenizer)
+    with Meter(str(tiny_model), adapters, [Policy.NEUTRAL], device="cpu") as meter:
+        for role, examples in held.items():
+            of_role = entry["scores"][role]
+            nll, prompt_tokens = 0.0, 0
+            for number, example in enumerate(examples):
+                context, output = example.ids[: -example.learnt], example.ids[-example.learnt :]
+                sample = EvalSample(str(number), role, tuple(context), tuple(output))
+                arms = meter.measure(Case(Series.READER, sample, (Reading(("plan",)),)))
+                nll += next(arm.nll for arm in arms if arm.policy == "neutral")
+                prompt_tokens += len(context)
+            scored = of_role["neutral"]["nll"] * of_role["neutral"]["tokens"]
+            assert nll == pytest.approx(scored, rel=1e-4)
+            assert of_role["neutral"]["own_prompt_tokens"] == 2
+            assert of_role["isolated"]["own_prompt_tokens"] == prompt_tokens / 6
+            assert of_role["neutral"]["nll"] != pytest.approx(of_role["isolated"]["nll"], rel=1e-2)
 
 
 def test_a_score_is_that_of_each_sample_alone(

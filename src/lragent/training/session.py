@@ -136,7 +136,7 @@ class Session:
             return []
         tokens = text_tokens(text, tokenizer)
         prompts = (example.ids[: -example.learnt] for own in examples.values() for example in own)
-        if not any(_holds(prompt, tokens) for prompt in prompts):
+        if not tokens or not any(_holds(prompt, tokens) for prompt in prompts):
             raise TrainingError(
                 f"no prompt holds the acting text {text!r} (tokens {tokens}): give text that the "
                 "prompts end with, or leave the option out"
