@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 GROUP = 32  # input features with one scale, of weights of 4 bits
-WIDE = {
+WIDE: dict[str, Any] = {
     "hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
 }  # fmt: skip
 
@@ -76,7 +76,7 @@ def make_quantised(folder: Path, kind: str) -> LlamaForCausalLM:
     """Save a random Llama with weights of a kind; returns the model that computes with them."""
     quantise, config = KINDS[kind]
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**(SIZES | WIDE))).eval()
+    model = LlamaForCausalLM(LlamaConfig(**{**SIZES, **WIDE})).eval()
     model.save_pretrained(folder)
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name, module in model.model.named_modules():

@@ -3,7 +3,7 @@
 Their kernels know 16 bits alone, so probabilities of answers are compared.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
