@@ -2,8 +2,8 @@
 
     python -m benchmarks.hashing
 
-On a CPU, in an environment with vLLM. Prints a table of medians: the prompt was sent before, by
-another adapter of the group, and now comes with 32 more tokens.
+On a CPU, in an environment with vLLM. Writes benchmarks/results/hashing.json with medians: the
+prompt was sent before, by another adapter of the group, and now comes with 32 more tokens.
 """
 
 # pyright: reportMissingImports=false
@@ -16,16 +16,21 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+from benchmarks.common.files import RESULTS, save
+from benchmarks.common.machine import checked_out_commit, hardware, versions
+from benchmarks.common.sources import ROOT
+
 from lragent.vllm.core.hash_chains import HashChains
 from lragent.vllm.core.request_keys import ATTRIBUTE, lora_keys
 
+FILE = RESULTS / "hashing.json"
 PAGE = 16
 CONTEXTS = (1024, 8192, 32768, 131072)
 REPEATS = 15
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and write the result file."""
     from vllm import SamplingParams
     from vllm.utils.hashing import sha256
     from vllm.v1.core import kv_cache_utils
@@ -44,7 +49,7 @@ def main() -> None:
         request.block_hashes.extend(hasher(request))
         return 1e3 * (time.perf_counter() - begin)
 
-    print("| context | vLLM | lragent |\n| --- | --- | --- |")
+    rows = []
     for context in CONTEXTS:
         prompt = choice.choices(range(128_000), k=context)
         times: tuple[list[float], list[float]] = ([], [])
@@ -53,8 +58,15 @@ def main() -> None:
             longer = [*map(int, map(str, prompt)), *choice.choices(range(128_000), k=32)]
             for hasher, found in zip((stock, chains.hashes), times, strict=True):
                 found.append(milliseconds(hasher, longer))
-        medians = [statistics.median(found) for found in times]
-        print(f"| {context:,} | {medians[0]:.2f} ms | {medians[1]:.2f} ms |")
+        vllm, lragent = (statistics.median(found) for found in times)
+        rows.append({"context": context, "vllm_ms": vllm, "lragent_ms": lragent})
+    save(
+        FILE,
+        {
+            "commit": checked_out_commit(ROOT), "versions": versions(), "hardware": hardware(),
+            "block": PAGE, "repeats": REPEATS, "rows": rows,
+        },
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 lragent serve --model FOLDER --sharing base+lr --adapter plan=… --api-key KEY
 python -m benchmarks.server_load --key KEY --pid PID --seconds 120 --models base plan
+
+The server's memory is read at each quarter of the time: it is flat if the last half adds nothing,
+after the first one has filled the caches.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -103,25 +107,31 @@ async def _ask(client: openai.AsyncOpenAI, model: str, dice: random.Random) -> b
     return True
 
 
-async def _resident(pid: int, every: float, into: list[int]) -> None:
-    """Note the resident memory of a process in bytes, again and again."""
-    while True:
-        fields = Path(f"/proc/{pid}/statm").read_text().split()
-        into.append(int(fields[1]) * 4096)
-        await asyncio.sleep(every)
+async def _resident(pid: int, at: Sequence[float], into: list[int]) -> None:
+    """Note the resident memory of a process, in MiB, at some seconds from now."""
+    begun = time.monotonic()
+    for second in at:
+        await asyncio.sleep(begun + second - time.monotonic())
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        into.append(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
 
 
 async def _measure(options: argparse.Namespace) -> dict[str, Any]:
     resident: list[int] = []
-    watching = asyncio.create_task(_resident(options.pid, options.seconds / 12, resident))
+    quarters = [options.seconds * quarter / 4 for quarter in range(5)]
+    watching = asyncio.create_task(_resident(options.pid, quarters, resident))
     outcome = await storm(
         options.url, options.key, options.models, options.clients, options.seconds
     )
-    watching.cancel()
-    await asyncio.sleep(1)
+    await watching
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {options.key}"}) as http:
         stats = (await http.get(f"{options.url}/v1/lragent/stats")).json()
-    return {**asdict(outcome), "resident": resident, "pages": stats["engines"][0]["pages"]}
+    return {
+        **asdict(outcome),
+        "resident_mib": resident,
+        "growth_of_last_half_mib": resident[4] - resident[2],
+        "pages": stats["engines"][0]["pages"],
+    }
 
 
 def main() -> None:

@@ -266,6 +266,15 @@ def embedded(result: Json) -> Table:
     return table
 
 
+def hashing(result: Json) -> Table:
+    """Host time of hashing a prompt that was sent before."""
+    rows = [
+        [f"{row['context']:,}", *(f"{row[name]:.2f} ms" for name in ("vllm_ms", "lragent_ms"))]
+        for row in result["rows"]
+    ]
+    return [["context", "vLLM", "lragent"], *rows]
+
+
 def planted(result: Json) -> Table:
     """Planted faults, and the tests that catch each."""
     catchers = result["catchers"]
@@ -310,6 +319,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "layer": layer,
     "projection": projection,
     "embedded": embedded,
+    "hashing": hashing,
     "planted": planted,
     "answers": scores,
     "answers-compared": compared,

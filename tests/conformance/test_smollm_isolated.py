@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lragent.engine import Completion, Engine, SamplingParams
 
-LENGTHS = (50, 150, 400, 900, 2000)
-NEW = 64
+LENGTHS = (50, 400, 900)
+NEW = 24
 NAMES = ("plan", "act", "reflect", None)
 
 

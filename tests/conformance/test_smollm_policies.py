@@ -1,4 +1,4 @@
-"""What the policies save on a 2,048-token context passed through the three bundled agents."""
+"""What the policies save on a 1,024-token context passed through the three bundled agents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lragent.engine import Engine, SamplingParams
 
-CONTEXT = 2048
+CONTEXT = 1024
 AGENTS = ("plan", "act", "reflect")
 NEW = 7
 

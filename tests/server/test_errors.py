@@ -12,6 +12,11 @@ import pytest
 from tests.server.serving import KEY, Served, options_of, serving
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+TOOL = {"type": "function", "function": {"name": "look"}}
+BAD_CALL = {
+    "role": "assistant",
+    "tool_calls": [{"id": "1", "function": {"name": "look", "arguments": "[]"}}],
+}
 TEXT = {"model": "base", "prompt": "Hi", "max_tokens": 2}
 
 
@@ -47,12 +52,41 @@ def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
         ("chat/completions", {"temperature": -1}, "temperature", "greater than or equal to 0"),
         ("chat/completions", {"temperature": "hot"}, "temperature", "valid number"),
         ("chat/completions", {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ("chat/completions", {"tools": [{"type": "function"}]}, None, "tools is not supported"),
-        ("chat/completions", {"response_format": {"type": "json_object"}}, None, "not supported"),
+        ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "function: Field"),
+        ("chat/completions", {"tools": [TOOL]}, None, "no place for tools"),
+        ("chat/completions", {"tool_choice": "required"}, "tool_choice", "'none' or 'auto'"),
+        ("chat/completions", {"parallel_tool_calls": False}, None, "not supported"),
+        ("chat/completions", {"messages": [BAD_CALL]}, None, "no JSON object"),
+        (
+            "chat/completions",
+            {"response_format": {"type": "xml"}},
+            "response_format",
+            "json_object",
+        ),
+        (
+            "chat/completions",
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format",
+            "name: Field required",
+        ),
+        (
+            "completions",
+            {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+            None,
+            "not both",
+        ),
+        ("completions", {"structured_outputs": {"json": {"type": 5}}}, None, "cannot be followed"),
+        (
+            "completions",
+            {"structured_outputs": {"regex": "a", "choice": ["b"]}},
+            "structured_outputs",
+            "give one of",
+        ),
         ("chat/completions", {"typo": 1}, "typo", "Extra inputs"),
         ("chat/completions", {"stream": False, "stream_options": {}}, None, "stream: true"),
         ("chat/completions", {"cache_salt": "\ud800"}, None, "Unicode"),
         ("chat/completions", {"n": 1000}, "n", "less than or equal to 128"),
+        ("completions", {"deadline": 0}, "deadline", "greater than 0"),
         ("completions", {"prompt": []}, "prompt", "at least 1 item"),
         ("completions", {"prompt": [[]]}, None, "empty"),
         ("completions", {"prompt": [9999]}, None, "between 0 and 258"),

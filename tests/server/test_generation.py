@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import json
+from typing import Any, Literal, cast
 
 import openai
 import pytest
@@ -121,6 +122,29 @@ def test_token_ids_are_prompts(served: Served, client: openai.OpenAI):
         assert answer.choices[0].text == expected
 
 
+class Step(BaseModel):
+    """What an answer may be made to look like."""
+
+    step: Literal[1, 22]
+    done: bool
+
+
+def test_answers_of_a_form(client: openai.OpenAI):
+    wanted: dict[str, Any] = {"model": "act", "messages": MESSAGES, "seed": 2, "max_tokens": 400}
+    parsed = client.chat.completions.parse(**wanted, response_format=Step).choices[0].message
+    assert isinstance(parsed.parsed, Step)
+    answer = client.chat.completions.create(**wanted, response_format={"type": "json_object"})
+    [choice] = checked(answer).choices
+    assert choice.message.content.lstrip()[0] == "{"
+    if choice.finish_reason == "stop":
+        json.loads(choice.message.content)
+    events = client.completions.create(
+        model="act", prompt="Why?", stream=True,
+        extra_body={"structured_outputs": {"choice": ["back", "forward"]}},
+    )  # fmt: skip
+    assert "".join(event.choices[0].text for event in events) in ("back", "forward")
+
+
 def test_stop_texts_and_parts_of_text(served: Served, client: openai.OpenAI):
     parts = cast(Any, [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}])
     free = served.engine.chat([{"role": "user", "content": "Why?"}], SamplingParams(max_tokens=30))
@@ -130,6 +154,39 @@ def test_stop_texts_and_parts_of_text(served: Served, client: openai.OpenAI):
     )
     assert answer.choices[0].finish_reason == "stop"
     assert answer.choices[0].message.content == free.text[: free.text.index(stop)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_stopped_an_answer_is_said(served: Served, client: openai.OpenAI, stream: bool):
+    wanted: dict[str, Any] = {"model": "base", "prompt": "Why?", "temperature": 0, "stream": stream}
+
+    def reason(**stop: Any) -> int | str | None:
+        made = client.completions.create(**wanted, max_tokens=30, extra_body=stop)
+        [*_, last] = made if stream else [made]
+        choice = last.choices[0].model_dump()
+        assert choice["finish_reason"] == ("stop" if stop else "length")
+        return choice["stop_reason"]
+
+    free = served.engine.generate("Why?", SamplingParams(max_tokens=30))
+    assert reason() is None
+    assert reason(stop=["never", free.text[10:12]]) == free.text[10:12]
+    assert reason(stop_token_ids=[free.token_ids[20]]) == free.token_ids[20]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deadline_ends_a_request(served: Served, client: openai.OpenAI, stream: bool):
+    with pytest.raises(openai.APIError, match="longer than its deadline") as late:
+        list(
+            client.completions.create(
+                model="plan", prompt="On and on", max_tokens=1900, stream=stream,
+                extra_body={"deadline": 0.1, "ignore_eos": True},
+            )
+        )  # fmt: skip
+    assert late.value.code == "deadline"
+    if not stream:
+        assert isinstance(late.value, openai.InternalServerError)
+        assert late.value.status_code == 504
+    served.idle()
 
 
 def test_a_chat_without_a_limit_ends_with_the_context(served: Served, client: openai.OpenAI):

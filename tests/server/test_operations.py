@@ -167,14 +167,30 @@ def test_the_command(tmp_path: Path, adapters: dict[str, Path]):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as process:
-        assert process.stdout is not None
-        line = next(line for line in process.stdout if "http://" in line)
-        found = re.search(r"http://[\d.:]+/v1", line)
-        assert found is not None
-        assert "tiny and 1 adapters under base+lr" in line
-        with openai.OpenAI(base_url=found[0], api_key="secret") as client:
-            assert [each.id for each in client.models.list()] == ["tiny", "plan"]
-            assert client.completions.create(model="plan", prompt="x").choices
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        try:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if "http://" in line)
+            found = re.search(r"http://[\d.:]+/v1", line)
+            assert found is not None
+            assert "tiny and 1 adapters under base+lr" in line
+            with openai.OpenAI(base_url=found[0], api_key="secret") as client:
+                assert [each.id for each in client.models.list()] == ["tiny", "plan"]
+                assert client.completions.create(model="plan", prompt="x").choices
+                assert growth(client, process.pid) < 64 << 20
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (0, "")
+
+
+def growth(client: openai.OpenAI, pid: int) -> int:
+    """Bytes by which memory grows with prompts of ever new lengths, which have kernels of their
+    own each, when the caches of kernels are full."""
+    resident = []
+    for lengths in (range(1, 65), range(65, 120)):
+        for length in lengths:
+            prompt = [length + 3] * length
+            client.completions.create(model="tiny", prompt=prompt, max_tokens=1)
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+    return resident[1] - resident[0]

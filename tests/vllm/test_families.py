@@ -4,63 +4,50 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from tests.adapters.factory import make_adapter
-from tests.engine.models import SIZES, generate, prompt_of
-from tests.engine.tokenizer import byte_tokenizer
-from tests.vllm.serving import PAGE, Ask, Served
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from tests.adapters.factory import edit_config, edit_tensors
+from tests.engine.models import SIZES, generate
+from tests.vllm.families import CONTEXT, FULL, Family, handed_over, serve
+from tests.vllm.serving import Ask
+from transformers import AutoConfig, AutoModelForCausalLM
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
+
+from lragent.adapters.errors import AdapterError
 
 MULTIPLIERS = {
     "attention_multiplier": 0.4, "embedding_multiplier": 3.0, "logits_scaling": 2.0,
     "residual_multiplier": 0.7,
 }  # fmt: skip
-FAMILIES: dict[str, dict[str, Any]] = {"granite": MULTIPLIERS}
-CONTEXT = prompt_of(70, 3)
-FULL = (len(CONTEXT) - 1) // PAGE * PAGE
-
-
-class Family(NamedTuple):
-    model: PreTrainedModel
-    adapters: dict[str, Path]
-    served: Served
+EXPERTS = {
+    "hidden_size": 64, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "norm_topk_prob": True,
+}  # fmt: skip
+FAMILIES: dict[str, dict[str, Any]] = {"granite": MULTIPLIERS, "qwen3_moe": EXPERTS}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Family]:
-    """One engine with a group for each policy; `plan` and `act` outside of groups."""
     folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
     sizes = {name: value for name, value in SIZES.items() if name != "head_dim"}
-    config = AutoConfig.for_model(request.param, **sizes, **FAMILIES[request.param])
+    config = AutoConfig.for_model(request.param, **(sizes | FAMILIES[request.param]))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     model.save_pretrained(folder / "model")
-    byte_tokenizer().save_pretrained(folder / "model")
-    plan = make_adapter(folder / "plan", model, rank=4, seed=1)
-    act = make_adapter(folder / "act", model, rank=4, seed=2, share_a_with=plan)
-    policies = ("neutral", "full", "base", "base+lr")
-    adapters = {
-        f"{n}{p}": path for p in ("", *policies) for n, path in (("plan", plan), ("act", act))
-    }
-    groups = [
-        {"members": [f"plan{p}", f"act{p}"], "policy": p, "include_base_model": p == "neutral"}
-        for p in policies
-    ]
-    option = {
-        "groups": groups, "slots": 2, "allow_other_base": True, "debug": True,
-        "adapters": {n: str(path) for n, path in adapters.items() if n not in ("plan", "act")},
-    }  # fmt: skip
-    with Served(folder / "model", adapters, option) as served:
-        yield Family(model, adapters, served)
+    with pytest.MonkeyPatch.context() as patch:
+        # Where LoRA is on, vLLM takes Triton's kernels for experts, on CPUs without Triton too.
+        off = property(lambda _: False, lambda *_: None)
+        patch.setattr(FusedMoEConfig, "is_lora_enabled", off)
+        with serve(folder, model, ("neutral", "full", "base", "base+lr")) as family:
+            yield family
 
 
 def test_alone_and_base_model_are_transformers(family: Family):
@@ -76,7 +63,7 @@ def test_act_reads_what_plan_left(family: Family, policy: str):
     family.served.ask(Ask(f"plan{policy}", CONTEXT), tokens=1)
     [found] = family.served.ask(Ask(f"act{policy}", CONTEXT))
     assert found.cached == FULL
-    assert found.tokens == handed_over(family, policy)
+    assert found.tokens == handed_over(family, policy).answer()
 
 
 def test_base_fills_its_own_slot(family: Family):
@@ -90,44 +77,18 @@ def test_base_fills_its_own_slot(family: Family):
     assert once.tokens == again.tokens
 
 
-@torch.inference_mode()
-def handed_over(family: Family, policy: str) -> tuple[int, ...]:
-    """What `act` answers where another one has computed the context: `plan`, or the base model.
+@pytest.mark.parametrize("family", ["qwen3_moe"], indirect=True)
+@pytest.mark.parametrize("module", ["experts.0.up_proj", "up_proj"])
+def test_no_adapter_but_on_attention(family: Family, module: str, tmp_path: Path):
+    """vLLM has experts' LoRA in kernels of their own."""
+    folder = tmp_path / "guest"
+    shutil.copytree(family.adapters["plan"], folder)
 
-    The reader's keys; its values without its own term and with that of `act`, from its own inputs
-    of v_proj, or under ``full`` as they are.
-    """
-    reader: Any = copy.deepcopy(family.model)
-    if policy != "neutral":
-        reader = PeftModel.from_pretrained(reader, str(family.adapters["plan"])).eval()
-    act: Any = PeftModel.from_pretrained(copy.deepcopy(family.model), str(family.adapters["act"]))
-    act.eval()
-    known = len(CONTEXT) - 1 if policy == "neutral" else FULL
-    inputs: dict[int, torch.Tensor] = {}
+    def moved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {n.replace("self_attn.q_proj", f"mlp.{module}"): t for n, t in tensors.items()}
 
-    def keep(layer: int) -> Any:
-        def hook(_: Any, args: Sequence[torch.Tensor]) -> None:
-            inputs[layer] = args[0]
-
-        return hook
-
-    for layer, module in enumerate(values_of(reader)):
-        module.register_forward_pre_hook(keep(layer))
-    cache = DynamicCache()
-    reader(torch.tensor([CONTEXT[:known]]), past_key_values=cache, use_cache=True)
-    if policy != "full":
-        for layer, module in enumerate(values_of(act)):
-            kept: Any = cache.layers[layer]
-            kept.values = module(inputs[layer]).view(1, known, -1, 8).transpose(1, 2)
-    tokens: list[int] = []
-    new = CONTEXT[known:]
-    while len(tokens) < 8:
-        logits = act(torch.tensor([new]), past_key_values=cache, use_cache=True).logits[0, -1]
-        new = [int(logits.argmax())]
-        tokens += new
-    return tuple(tokens)
-
-
-def values_of(model: Any) -> list[Any]:
-    """v_proj of each layer, with the adapter around it."""
-    return [m for name, m in model.named_modules() if name.endswith("self_attn.v_proj")]
+    edit_tensors(folder, moved)
+    edit_config(folder, target_modules=["up_proj", "v_proj"])
+    lora = LoRARequest("guest", 99, str(folder))
+    with pytest.raises(AdapterError, match=f"adapts .*{module}, and .* on attention alone"):
+        family.served.ask(Ask("guest", CONTEXT), lora=[lora])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -11,6 +12,11 @@ from lragent.files import expanded
 from lragent.sharing.policies import Policy
 
 _LIMITS = "Limits"
+
+_KERNEL_CACHES = {"LRU_CACHE_CAPACITY": "256", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
+"""Kernels that PyTorch and oneDNN keep, one for each layer's shape and number of tokens. On a CPU
+each takes half a megabyte or more and is made in less than a millisecond; by default they keep
+1,024 each, which steps of ever new lengths fill."""
 
 
 def serve(
@@ -79,6 +85,8 @@ def serve(
     from lragent.cli.output import Stages, print_json, talk_console
     from lragent.cli.role_adapters import parse_pairs
 
+    for variable, most in _KERNEL_CACHES.items():  # read when the first kernel is made
+        os.environ.setdefault(variable, most)
     console = talk_console(as_json)
     named = parse_pairs(adapter or [], known=None)
     folders = {name: expanded(path) for name, path in named.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict, Unpack, cast, overload
+from typing import Any, Literal, TypedDict, Unpack, cast, overload
 
 from torch import Tensor
 
@@ -35,6 +35,7 @@ class ChatOptions(RequestOptions, total=False):
 
     continue_final_message: bool
     allow_special_tokens: bool
+    tools: Sequence[Mapping[str, Any]]
 
 
 class Calls(ABC):
@@ -52,6 +53,7 @@ class Calls(ABC):
         messages: Conversation,
         continue_final_message: bool = False,
         allow_special_tokens: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """See `Engine.render`."""
 
@@ -205,6 +207,7 @@ class Calls(ABC):
         how = (
             rest.pop("continue_final_message", False),
             rest.pop("allow_special_tokens", False),
+            rest.pop("tools", ()),
         )
         many = isinstance(messages, list | tuple) and bool(messages)
         if many and all(isinstance(m, list | tuple) for m in messages):

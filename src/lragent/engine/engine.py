@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -302,6 +302,7 @@ class Engine(Calls):
         messages: Sequence[Message],
         continue_final_message: bool = False,
         allow_special_tokens: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """The token ids of a conversation in the model's chat template.
 
@@ -310,8 +311,10 @@ class Engine(Calls):
             continue_final_message: go on in the last message instead of starting a new one.
             allow_special_tokens: whether a special token in a message's text counts as one. By
                 default it is plain text, so that no user and no document can end a turn.
+            tools: JSON descriptions of functions, `{"type": "function", "function": …}`. How the
+                model calls one, its template says; the answer's text holds the call.
         """
-        return self._prompts.render(messages, continue_final_message, allow_special_tokens)
+        return self._prompts.render(messages, continue_final_message, allow_special_tokens, tools)
 
     # ---- adapters
 

@@ -21,7 +21,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a streamed answer; the last one has a finish reason.
+    """A piece of a streamed answer; the last one has a finish reason, and a stop reason.
 
     `index` tells the answers of a request with `n` above 1 apart.
     """
@@ -31,6 +31,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     index: int = 0
+    stop_reason: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Completion:
         error: what went wrong, when the reason is `error`.
         prompt_logprobs: one entry a token of the prompt when asked for, None for the first one.
         index: which of the request's answers it is.
+        stop_reason: the stop text, or the token of `stop_token_ids`, that ended it; None for any
+            other end, and for the model's end token.
         others: the answers behind the first, when the request asked for `n` above 1.
         distributions: log-probabilities `[generated, vocab]` in float32, on the engine's device,
             when asked for.
@@ -70,6 +73,7 @@ class Completion:
     error: str | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] = ()
     index: int = 0
+    stop_reason: int | str | None = None
     others: tuple[Completion, ...] = field(default=(), repr=False)
     distributions: Tensor | None = field(default=None, compare=False, repr=False)
 

@@ -6,8 +6,9 @@ import operator
 import re
 import secrets
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from jinja2 import TemplateError
 from torch import Tensor
@@ -16,9 +17,11 @@ from transformers import PreTrainedTokenizerBase
 from lragent.engine.errors import PromptTooLongError
 from lragent.engine.validation import check_text
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Tensor
 """Text, or token ids: a sequence, tensor or array of one dimension."""
+
+_DEEPEST = 64
 
 
 class PromptEncoder:
@@ -77,6 +80,7 @@ class PromptEncoder:
         messages: Sequence[Message],
         continue_final_message: bool,
         allow_special_tokens: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
         """The token ids of a conversation in the model's chat template.
 
@@ -85,26 +89,33 @@ class PromptEncoder:
 
         Raises:
             PromptTooLongError: longer than the limit.
-            TypeError: a message that is no mapping of strings.
-            ValueError: no tokenizer or chat template, no message, one without role or content, or
-                messages that the template refuses.
+            TypeError: a message that is no mapping of strings (its `tool_calls` may be more), or
+                anything that JSON does not have.
+            ValueError: no tokenizer or chat template, no message, one without role or content,
+                messages that the template refuses, or tools for which it has no place.
         """
         tokenizer = self._tokenizer
         if tokenizer is None:
             raise ValueError("this engine has no tokenizer; give token ids to generate()")
         checked = [_check_message(message) for message in _as_list(messages)]
-        self._check_characters(sum(len(text) for m in checked for text in m.values()))
+        described: Any = list(tools)
+        characters: list[int] = []
+        _with_texts([checked, described], lambda text: characters.append(len(text)) or text)
+        self._check_characters(sum(characters))
+        if described and "tools" not in tokenizer.get_chat_template(tools=described):
+            raise ValueError("the model's chat template has no place for tools; leave them out")
         mark = secrets.token_hex(16)
         special = None if allow_special_tokens else self._special
         if special is not None:
             starts = re.compile(f"(?=({special}))(.)", re.DOTALL)
-            checked = [
-                {k: starts.sub(lambda m: f"{mark}{ord(m[2]):08x}", text) for k, text in m.items()}
-                for m in checked
-            ]
+            checked, described = _with_texts(
+                [checked, described],
+                lambda text: starts.sub(lambda m: f"{mark}{ord(m[2]):08x}", text),
+            )
         try:
             text = tokenizer.apply_chat_template(
                 checked,
+                tools=described or None,
                 tokenize=False,
                 add_generation_prompt=not continue_final_message,
                 continue_final_message=continue_final_message,
@@ -200,13 +211,33 @@ def _as_list(messages: Sequence[Message]) -> list[Message]:
     return list(messages)
 
 
-def _check_message(message: Message) -> dict[str, str]:
+def _with_texts(value: Any, change: Callable[[str], str], depth: int = 0) -> Any:
+    """A JSON value with all of its texts changed, names of fields too."""
+    if depth > _DEEPEST:
+        raise ValueError(f"messages and tools may be nested {_DEEPEST} deep at most")
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return change(check_text("a text of the conversation", value))
+        case list() | tuple():
+            return [_with_texts(each, change, depth + 1) for each in value]
+        case Mapping():
+            keys = [change(check_text("a field's name", key)) for key in value]
+            values = [_with_texts(each, change, depth + 1) for each in value.values()]
+            return dict(zip(keys, values, strict=True))
+    raise TypeError(f"messages and tools must be as in JSON; they hold {value!r:.80}")
+
+
+def _check_message(message: Message) -> dict[str, Any]:
     if not isinstance(message, Mapping):
         raise TypeError(f"a message must be {{'role': …, 'content': …}}, not {message!r:.80}")
     for field in ("role", "content"):
         if field not in message:
             raise ValueError(f"a message lacks {field!r}: {dict(message)!r:.80}")
     return {
-        check_text("a message's field", key): check_text(f"a message's {key}", value)
+        check_text("a message's field", key): value
+        if key == "tool_calls"
+        else check_text(f"a message's {key}", value)
         for key, value in message.items()
     }

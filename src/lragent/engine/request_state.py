@@ -36,6 +36,7 @@ class RequestState:
         followers: the other answers, while they wait for this one to compute the prompt.
         prompt_logprobs: by position, as far as they were asked for and computed.
         deadline: the time (`time.perf_counter`) at which it ends, done or not; None for never.
+        stop_reason: the stop text or token of `stop_token_ids` that ended it.
         rank: who goes first, the lowest; priority, then order of arrival.
     """
 
@@ -70,6 +71,7 @@ class RequestState:
         self.computed = 0
         self.lease: Lease | None = None
         ends = frozenset() if params.ignore_eos else eos
+        self._eos = ends
         self._ends = ends.union(params.stop_token_ids)
         whole = forced and [*prompt, *forced]
         self.sampler = RequestSampler(params, device, whole, len(prompt), self._ends, form)
@@ -79,6 +81,7 @@ class RequestState:
         self.cached_tokens: int | None = None
         self.not_shared: str | None = None
         self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
         self.error: str | None = None
         self.submitted = time.perf_counter()
         self.deadline = None if deadline is None else self.submitted + deadline
@@ -118,11 +121,14 @@ class RequestState:
             self._distributions.append(chosen.distribution)
         may_stop = len(self.tokens) - self.prompt_tokens > self.params.min_tokens
         if may_stop and chosen.token_id in self._ends:
+            if chosen.token_id not in self._eos:
+                self.stop_reason = chosen.token_id
             self._emit("", chosen)
             return "stop"
         text, stopped = self._text.push(chosen.token_id, may_stop)
         self._emit(text, chosen)
         if stopped:
+            self.stop_reason = self._text.stopped_by
             return "stop"
         full = len(self.tokens) >= self._room
         if full or len(self.tokens) - self.prompt_tokens >= self.params.max_tokens:
@@ -135,7 +141,8 @@ class RequestState:
         self._finished = time.perf_counter()
         if rest:
             self._text_parts.append(rest)
-        self.outbox.chunks.append(Chunk(rest, finish_reason=reason, index=self.index))
+        last = Chunk(rest, finish_reason=reason, index=self.index, stop_reason=self.stop_reason)
+        self.outbox.chunks.append(last)
         self.finish_reason = reason  # from here on another thread may take everything
         self.outbox.wake(ended=True)
 
@@ -156,6 +163,7 @@ class RequestState:
             not_shared=self.not_shared and public_reason(self.not_shared),
             error=self.error,
             index=self.index,
+            stop_reason=self.stop_reason,
             distributions=torch.stack(self._distributions) if self._distributions else None,
         )
 

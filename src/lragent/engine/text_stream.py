@@ -22,7 +22,7 @@ class TextStream:
         self._text = ""
         self._sent = 0
         self._stop = tuple(stop)
-        self.stopped = False
+        self.stopped_by: str | None = None
 
     def push(self, token: int, may_stop: bool = True) -> tuple[str, bool]:
         """Add a token; returns the text that may be shown now, and whether a stop text came.
@@ -39,17 +39,18 @@ class TextStream:
         start = self._sent
         self._text += piece
         stop = self._stop if may_stop else ()
-        found = [at for s in stop if (at := self._text.find(s, start)) >= 0]
+        found = {s: at for s in stop if (at := self._text.find(s, start)) >= 0}
         if found:
-            shown = self._text[self._sent : min(found)]
-            self._sent = min(found)
-            self.stopped = True
+            self.stopped_by = min(found, key=found.__getitem__)
+            end = found[self.stopped_by]
+            shown = self._text[self._sent : end]
+            self._sent = end
             return shown, True
         return self._show(len(self._text) - self._held_back()), False
 
     def flush(self) -> str:
         """The rest of the text at the end of the generation; nothing after a stop text."""
-        if self._tokenizer is None or self.stopped:
+        if self._tokenizer is None or self.stopped_by is not None:
             return ""
         full = self._tokenizer.decode(self._ids, skip_special_tokens=True)
         if isinstance(full, str) and full.startswith(self._text):

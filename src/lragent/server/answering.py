@@ -89,7 +89,11 @@ class _Call:
         for prompt in form.prompts():
             params = body.sampling(form.most_tokens(prompt, self._state.room), form.logprobs)
             request = engine.submit(
-                prompt, params, adapter=self._adapter, cache_salt=body.cache_salt or ""
+                prompt,
+                params,
+                adapter=self._adapter,
+                cache_salt=body.cache_salt or "",
+                deadline=body.deadline,
             )
             self._state.watch.add(request)
             yield request

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _ENDED_BY_SERVER = {
     "cancelled": (503, "the server stopped this request"),
-    "deadline": (504, "the request took longer than this server allows"),
+    "deadline": (504, "the request took longer than its deadline"),
 }
 
 

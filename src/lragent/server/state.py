@@ -33,7 +33,8 @@ class ServerState:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def _state(request: Request) -> ServerState:
+async def _state(request: Request) -> ServerState:
+    # async, or it would take a thread for each request
     return request.app.state.lragent
 
 

@@ -79,6 +79,7 @@ def test_slots_follow_from_the_groups():
                                     "kv_connector_extra_config": {"shared_storage_path": "/x"}}},
             "KV connector",
         ),
+        ({"kv_offloading_size": 1}, "--kv-offloading-size, .* do not tell which .*; leave it out"),
         ({"block_size": 24}, "multiple of 16"),
         ({"cpu_offload_gb": 1}, "--cpu-offload-gb"),
         ({"offload_group_size": 2}, "--offload-group-size"),
@@ -105,6 +106,24 @@ def test_switches_that_are_refused(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(name, "1")
     with pytest.raises(PluginError, match=f"{name}: .*; unset it"):
         check_engine(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("Olmo2ForCausalLM", "OLMo2: .* through transformers"),
+        ("Olmo3ForCausalLM", "OLMo3: .* through transformers"),
+        ("Phi3ForCausalLM", "Phi-3 and Phi-4: .* one A for q, k and v"),
+        ("GptOssForCausalLM", "this model family; known: Llama.*"),
+    ],
+)
+def test_families_that_are_refused(family: str, message: str, monkeypatch: pytest.MonkeyPatch):
+    checks = [c for c in engine_check.CHECKS if c.path == "model_config.architecture"]
+    monkeypatch.setattr(engine_check, "CHECKS", checks)
+    for name in engine_check.ARCHITECTURES:
+        check_engine(SimpleNamespace(model_config=SimpleNamespace(architecture=name)))
+    with pytest.raises(PluginError, match=rf"with:\n  - {message}$"):
+        check_engine(SimpleNamespace(model_config=SimpleNamespace(architecture=family)))
 
 
 def test_a_field_that_is_gone_is_no_reason_to_let_its_feature_pass():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from lragent.server.protocol.common import Answer, GenerationBody, Reason
+from lragent.server.protocol.common import Answer, GenerationBody, Reason, StopReason, Strict
 
 
 def _text_of_parts(content: Any) -> Any:
@@ -25,10 +26,51 @@ def _text_of_parts(content: Any) -> Any:
     return "\n".join(texts)
 
 
-class ChatMessage(BaseModel):
-    """One message; the model's chat template decides which roles there are."""
+class CalledFunction(Strict):
+    """A function by its name, and its arguments as a JSON object in text."""
 
-    model_config = ConfigDict(extra="forbid")
+    name: str
+    arguments: str
+
+
+class ToolCall(Strict):
+    """A call of a tool that the model asks for."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates expect it: the arguments are an object.
+
+        Raises:
+            ValueError: they are none.
+        """
+        arguments = json.loads(self.function.arguments)
+        if not isinstance(arguments, dict):
+            raise ValueError(f"the arguments of {self.function.name!r} are no JSON object")
+        function = {"name": self.function.name, "arguments": arguments}
+        return {"id": self.id, "type": self.type, "function": function}
+
+
+class Function(Strict):
+    """What the model is told of a function; `strict` is taken and changes nothing."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Strict):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChatMessage(Strict):
+    """One message; the model's chat template decides which roles there are."""
 
     role: str
     content: Annotated[
@@ -37,6 +79,7 @@ class ChatMessage(BaseModel):
     ] = ""
     name: str | None = None
     tool_call_id: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatBody(GenerationBody):
@@ -47,28 +90,19 @@ class ChatBody(GenerationBody):
         "function_call": ("none", "auto"),
         "functions": ([],),
         "modalities": (["text"],),
-        "response_format": ({"type": "text"},),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
+        "parallel_tool_calls": (True,),
     }
 
     messages: list[ChatMessage] = Field(min_length=1)
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto"] | None = Field(
+        None, description="`none` leaves the tools out of the prompt; none can be forced."
+    )
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
-
-    @property
-    def most_tokens(self) -> int | None:
-        """The limit under either of its names."""
-        given = self.max_completion_tokens
-        return self.max_tokens if given is None else given
-
-    @property
-    def wanted_logprobs(self) -> int | None:
-        """How many of the likeliest tokens are wanted; None for no log-probabilities."""
-        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TopLogprob(BaseModel):
@@ -96,8 +130,9 @@ class AnswerMessage(BaseModel):
     """The model's message."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -107,6 +142,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChoiceLogprobs | None = None
     finish_reason: Reason
+    stop_reason: StopReason = None
 
 
 class ChatAnswer(Answer):
@@ -116,11 +152,18 @@ class ChatAnswer(Answer):
     choices: list[ChatChoice]
 
 
+class ToolCallDelta(ToolCall):
+    """A whole call: calls are not streamed in parts."""
+
+    index: int
+
+
 class Delta(BaseModel):
     """What came since the event before."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(BaseModel):
@@ -130,6 +173,7 @@ class ChatChunkChoice(BaseModel):
     delta: Delta
     logprobs: ChoiceLogprobs | None = None
     finish_reason: Reason | None = None
+    stop_reason: StopReason = None
 
 
 class ChatChunk(Answer):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lragent.engine import SamplingParams
+from lragent.engine import SamplingParams, StructuredOutputsParams
 
-Reason = Literal["stop", "length"]
+Reason = Literal["stop", "length", "tool_calls"]
+StopReason = int | str | None
+"""The stop text or token that ended an answer, as in vLLM; None for any other end."""
 
 _IGNORED = frozenset(
     (
-        "metadata", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_retention",
+        "metadata", "prompt_cache_key", "prompt_cache_retention",
         "safety_identifier", "service_tier", "store", "user",
     )
 )  # fmt: skip
@@ -31,14 +33,49 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class GenerationBody(BaseModel):
+class Strict(BaseModel):
+    """Takes no field that it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AnyText(Strict):
+    """An answer of no given form."""
+
+    type: Literal["text"]
+
+
+class AnyObject(Strict):
+    """An answer that is a JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(Strict):
+    """A JSON schema; the answer follows it whether it is `strict` or not."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None
+
+
+class OfSchema(Strict):
+    """An answer that follows a JSON schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+Format = Annotated[AnyText | AnyObject | OfSchema, Field(discriminator="type")]
+
+
+class GenerationBody(Strict):
     """Fields of every request for text; None is as good as left out.
 
     Ranges are checked by `SamplingParams`. A field that would change the answer and is not
     supported is refused unless it has its neutral value.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
@@ -60,6 +97,14 @@ class GenerationBody(BaseModel):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[int, float] | None = None
+    response_format: Format | None = None
+    structured_outputs: StructuredOutputsParams | None = Field(
+        None, description="The answer's form by a schema, regex, choice or grammar, as in vLLM."
+    )
+    deadline: float | None = Field(
+        None, gt=0, allow_inf_nan=False,
+        description="Seconds from its arrival after which it ends with the error 504.",
+    )  # fmt: skip
     cache_salt: str | None = Field(
         None, description="Requests with different salts share no cached page."
     )
@@ -81,6 +126,22 @@ class GenerationBody(BaseModel):
             raise ValueError("stream_options needs stream: true")
         return self
 
+    @model_validator(mode="after")
+    def _one_form(self) -> GenerationBody:
+        if self.structured_outputs is not None and self.form != self.structured_outputs:
+            raise ValueError("give response_format or structured_outputs, not both")
+        return self
+
+    @property
+    def form(self) -> StructuredOutputsParams | None:
+        """The form that the answer must have; None for any."""
+        match self.response_format:
+            case AnyObject():
+                return StructuredOutputsParams(json_object=True)
+            case OfSchema(json_schema=wanted):
+                return StructuredOutputsParams(json=wanted.schema_)
+        return self.structured_outputs
+
     def sampling(self, max_tokens: int, logprobs: int | None) -> SamplingParams:
         """The engine's parameters, with OpenAI's default temperature.
 
@@ -92,7 +153,13 @@ class GenerationBody(BaseModel):
         if given.get("top_k") == -1:
             given["top_k"] = 0
         return SamplingParams.model_validate(
-            {"temperature": 1.0, **given, "max_tokens": max_tokens, "logprobs": logprobs}
+            {
+                "temperature": 1.0,
+                **given,
+                "max_tokens": max_tokens,
+                "logprobs": logprobs,
+                "structured_outputs": self.form,
+            }
         )
 
 

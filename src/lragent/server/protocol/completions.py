@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from lragent.server.protocol.common import Answer, GenerationBody, Reason
+from lragent.server.protocol.common import Answer, GenerationBody, Reason, StopReason
 
 
 class CompletionBody(GenerationBody):
@@ -43,6 +43,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None = None
     finish_reason: Reason | None = None
+    stop_reason: StopReason = None
 
 
 class CompletionAnswer(Answer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import cast
 
 from fastapi import APIRouter, Request, Response
 
@@ -11,8 +13,9 @@ from lragent.server.answering import Form, Prompt, respond
 from lragent.server.errors import ApiError
 from lragent.server.logprobs import LogprobWriter
 from lragent.server.protocol import chat
-from lragent.server.protocol.common import Answer
+from lragent.server.protocol.common import Answer, Reason
 from lragent.server.state import ServerState, State
+from lragent.server.tool_calls import ToolCallReader
 
 router = APIRouter()
 
@@ -37,11 +40,19 @@ class _ChatForm(Form):
         self._body = body
         self._engine = state.engine
         self._writer = LogprobWriter(state.engine.tokenizer)
+        self._tools = [] if body.tool_choice == "none" else body.tools or []
+        self._readers: defaultdict[int, ToolCallReader] = defaultdict(ToolCallReader)
         self.logprobs = (body.top_logprobs or 0) if body.logprobs else None
 
     def prompts(self) -> Sequence[Prompt]:
-        messages = [message.model_dump(exclude_none=True) for message in self._body.messages]
-        return [self._engine.render(messages, self._body.continue_final_message)]
+        messages = []
+        for message in self._body.messages:
+            given = message.model_dump(exclude_none=True)
+            if message.tool_calls is not None:
+                given["tool_calls"] = [call.for_template() for call in message.tool_calls]
+            messages.append(given)
+        tools = [tool.model_dump(exclude_none=True) for tool in self._tools]
+        return [self._engine.render(messages, self._body.continue_final_message, tools=tools)]
 
     def most_tokens(self, prompt: Prompt, room: int) -> int:
         body = self._body
@@ -52,20 +63,41 @@ class _ChatForm(Form):
         return chat.ChatChunkChoice(index=index, delta=chat.Delta(role="assistant", content=""))
 
     def piece(self, index: int, chunk: Chunk) -> chat.ChatChunkChoice:
+        known = self._readers[index].count
+        text, calls, reason = self._read(index, chunk)
+        deltas = [
+            chat.ToolCallDelta(index=place, **call.model_dump())
+            for place, call in enumerate(calls, known)
+        ]
         return chat.ChatChunkChoice(
             index=index,
-            delta=chat.Delta(content=chunk.text or None),
+            delta=chat.Delta(content=text or None, tool_calls=deltas or None),
             logprobs=self._logprobs(chunk),
-            finish_reason=chunk.finish_reason,  # pyright: ignore[reportArgumentType]
+            finish_reason=reason,
+            stop_reason=chunk.stop_reason,
         )
 
     def choice(self, index: int, answer: Completion) -> chat.ChatChoice:
+        text, calls, reason = self._read(index, answer)
+        content = text if text.strip() or not calls else None
         return chat.ChatChoice(
             index=index,
-            message=chat.AnswerMessage(content=answer.text),
+            message=chat.AnswerMessage(content=content, tool_calls=calls or None),
             logprobs=self._logprobs(answer),
-            finish_reason=answer.finish_reason,  # pyright: ignore[reportArgumentType]
+            finish_reason=reason or "stop",
+            stop_reason=answer.stop_reason,
         )
+
+    def _read(
+        self, index: int, part: Chunk | Completion
+    ) -> tuple[str, list[chat.ToolCall], Reason | None]:
+        """The text, the calls and the reason of an answer, or of its next piece."""
+        reason = cast(Reason | None, part.finish_reason)
+        if not self._tools:
+            return part.text, [], reason
+        reader = self._readers[index]
+        text, calls = reader.push(part.text, ended=reason is not None)
+        return text, calls, "tool_calls" if reader.count and reason == "stop" else reason
 
     def _logprobs(self, part: Chunk | Completion) -> chat.ChoiceLogprobs | None:
         return None if self.logprobs is None else self._writer.for_chat(part.logprobs)

@@ -62,4 +62,5 @@ class _CompletionForm(Form):
             text=answer.text,
             logprobs=logprobs,
             finish_reason=answer.finish_reason,  # pyright: ignore[reportArgumentType]
+            stop_reason=answer.stop_reason,
         )

@@ -12,6 +12,9 @@ from lragent.adapters.errors import AdapterError
 from lragent.adapters.model import Adapter
 from lragent.adapters.model_facts import ModelFacts
 
+MOE = "Qwen3MoeForCausalLM"
+"""Its adapters are served on attention alone."""
+
 
 def facts_of(vllm_config: Any) -> ModelFacts:
     """What checks need to know of the model that vLLM serves, from its config."""
@@ -21,16 +24,19 @@ def facts_of(vllm_config: Any) -> ModelFacts:
     heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or hidden // heads
     q, kv = heads * head, (getattr(config, "num_key_value_heads", None) or heads) * head
+    architectures = set(config.architectures or ())
     shapes: dict[str, tuple[int, int]] = {}
     for index in range(config.num_hidden_layers):
         layer = f"model.layers.{index}"
         for name, shape in (("q", (hidden, q)), ("k", (hidden, kv)), ("v", (hidden, kv)),
                             ("o", (q, hidden))):  # fmt: skip
             shapes[f"{layer}.self_attn.{name}_proj"] = shape
+        if MOE in architectures:
+            continue
         for name, shape in (("gate", (hidden, inner)), ("up", (hidden, inner)),
                             ("down", (inner, hidden))):  # fmt: skip
             shapes[f"{layer}.mlp.{name}_proj"] = shape
-    has_key_norm = "Qwen3ForCausalLM" in (config.architectures or ())
+    has_key_norm = bool({"Qwen3ForCausalLM", MOE} & architectures)
     return ModelFacts(model.model, shapes, has_key_norm)
 
 
@@ -42,6 +48,12 @@ def check_adapter(
     Raises:
         AdapterError: says what and why.
     """
+    experts = [name for name in adapter.modules if ".mlp." in name]
+    if experts and not any(".mlp." in name for name in facts.linear_shapes):
+        raise AdapterError(
+            f"{adapter.path} adapts {experts[0]}, and lragent serves adapters of this model on "
+            "attention alone; train it without experts"
+        )
     check_against_model(adapter, facts, allow_other_base=allow_other_base)
     targets = {module.projection: module for module in adapter.modules.values()}
     wanted = lora_config.target_modules

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +15,16 @@ ARCHITECTURES = (
     "MistralForCausalLM",
     "Qwen2ForCausalLM",
     "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
     "GraniteForCausalLM",
 )
+_APART = "vLLM runs it through transformers, without one LoRA layer of q, k and v"
+UNSERVED = {
+    "Olmo2ForCausalLM": f"OLMo2: {_APART}",
+    "Olmo3ForCausalLM": f"OLMo3: {_APART}",
+    "Phi3ForCausalLM": "Phi-3 and Phi-4: their adapters have one A for q, k and v together",
+}
+"""Families that are refused for a reason of their own."""
 MIN_RANK = 8
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Modules of the known families whose adapters are served. Those of embeddings and of the output
@@ -57,7 +67,11 @@ CHECKS = (
         lambda dtype: str(dtype) not in ("auto", "bfloat16", "float16", "float32"),
         "a quantised KV cache; use --kv-cache-dtype auto",
     ),
-    _on("kv_transfer_config", "a KV connector (offloading, P/D, LMCache); leave it out"),
+    _on(
+        "kv_transfer_config",
+        "a KV connector (--kv-offloading-size, P/D, LMCache): pages that it loads do not tell "
+        "which of their LR slots are filled; leave it out",
+    ),
     _on("ec_transfer_config", "an encoder cache connector; leave it out"),
     _on("offload_config.uva.cpu_offload_gb", "--cpu-offload-gb; leave it out"),
     _on("offload_config.prefetch.offload_group_size", "--offload-group-size; leave it out"),
@@ -92,8 +106,12 @@ CHECKS = (
     ),
     Check(
         "model_config.architecture",
-        lambda name: name is not None and name not in ARCHITECTURES,
+        lambda name: name is not None and name not in (*ARCHITECTURES, *UNSERVED),
         f"this model family; known: {', '.join(ARCHITECTURES)}",
+    ),
+    *(
+        Check("model_config.architecture", functools.partial(operator.eq, name), why)
+        for name, why in UNSERVED.items()
     ),
 )
 
