@@ -285,6 +285,28 @@ def planted(result: Json) -> Table:
     return [["fault", *catchers], *rows]
 
 
+def window(result: Json) -> Table:
+    """Hand-overs under `base+lr` whose last tokens the next agent computes itself."""
+    heads = ["context", "window", "computed, %", "KL", "repaired, %", "same token, %"]
+    lines = [[*heads, "NLL ratio", "cases"]]
+    for row in result["rows"]:
+        kl, repaired = row["kl"], row["repaired"]
+        low, high = 100 * repaired["low"], 100 * repaired["high"]
+        lines.append(
+            [
+                f"{row['kind']}, {row['context']:,.0f}",
+                row["window"],
+                f"{100 * row['computed']['value']:.0f}",
+                f"{max(0.0, kl['value']):.3f}",
+                f"{100 * repaired['value']:.0f} [{low:.0f}, {high:.0f}]",
+                f"{100 * row['agreement']['value']:.0f}",
+                f"{row['nll_ratio']['value']:.2f}",
+                str(row["cases"]),
+            ]
+        )
+    return lines
+
+
 TABLES: dict[str, Callable[[Json], Table]] = {
     "handover": handover,
     "workflow": workflow,
@@ -301,6 +323,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "planted": planted,
     "answers": scores,
     "answers-compared": compared,
+    "window": window,
     "quality-tasks": quality.tasks,
     "quality-similarity": quality.similarity,
     "quality-training": quality.training,

@@ -6,27 +6,33 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.engine.neutral_jobs import Judge, Story, tell
+from tests.engine.neutral_jobs import Judge, Story, mixed_adapters, tell
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lragent.engine import Engine
 
-KV_BYTES = 24 * 30 * 8 * (2 * 192 + 8) * 4
-"""24 pages of 8 tokens: 30 layers, K and V_base of 192 each, one LR slot of 8, in fp32."""
+KV_BYTES = 24 * 30 * 8 * (2 * 192 + 3 * (16 + 3)) * 4
+"""24 pages of 8 tokens: 30 layers, K and V_base of 192 each, three LR slots of 16 for values and 3
+for keys, in fp32.
+"""
 
 
 def test_order_eviction_and_preemption_change_no_answer(
     adapters: dict[str, Path],
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    engine_with: Callable[..., Engine],
     text_ids: Callable[[int], list[int]],
+    tmp_path: Path,
 ):
-    story = Story(random.Random(1), 40_000, 120, texts=[[], text_ids(80), text_ids(110)])
-    with engine_with(
-        "neutral", page_size=8, max_num_batched_tokens=64, kv_bytes=KV_BYTES
+    """Of two bundled adapters and others of more ranks and targets."""
+    found = adapters | mixed_adapters(tmp_path, loaded[0], std=0.15)
+    members = {name: found[name] for name in ("plan", "act", "all", "rs")}
+    story = Story(random.Random(72), 40_000, 120, texts=[[], text_ids(80), text_ids(110)])
+    with Engine(
+        "smollm2", members, "neutral", page_size=8, max_num_batched_tokens=64, kv_bytes=KV_BYTES
     ) as engine:
-        tell(engine, (*adapters, None), story, 3, Judge(loaded[0], adapters))
+        done = tell(engine, (*members, None), story, 3, Judge(loaded[0], members))
         stats = engine.stats()
+    assert {name for name, _, _ in done} == {*members, None}
     assert stats.evictions
     assert stats.preemptions
     assert stats.total.reused_tokens

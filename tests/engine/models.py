@@ -39,12 +39,13 @@ EXTRA = {
 FAMILIES = tuple(EXTRA)
 
 
-def tiny_model(family: str = "llama", seed: int = 0) -> PreTrainedModel:
+def tiny_model(family: str = "llama", seed: int = 0, windows: bool = True) -> PreTrainedModel:
     """A random model whose next tokens depend on the whole context; it reports the name
-    `tiny/<family>`.
+    `tiny/<family>`. Without `windows` all of its layers see all tokens.
     """
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **SIZES, **EXTRA[family])
+    extra = EXTRA[family] if windows else {"sliding_window": None}
+    config = AutoConfig.for_model(family, **SIZES, **extra)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
     model.config._name_or_path = f"tiny/{family}"
     model.name_or_path = f"tiny/{family}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.adapters.factory import make_adapter
 from tests.engine.models import tiny_model
 from tests.engine.neutral_reference import neutral_logprobs
 from transformers import PreTrainedModel
@@ -18,6 +19,42 @@ from lragent.engine import Completion, Engine, SamplingParams
 
 ATOL = 1e-4
 """Log-probabilities in fp32, as between the engine and transformers in `test_isolated_families`."""
+
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def mixed_adapters(root: Path, model: PreTrainedModel, std: float = 1.0) -> dict[str, Path]:
+    """Adapters of other ranks, targets, scalings and A; `mlp` has none that is cached.
+
+    `std` scales their weights.
+    """
+    all_linear = [p for p in ALL_LINEAR if p != "k_proj" or model.config.model_type != "qwen3"]
+    return {
+        "qv": make_adapter(root / "qv", model, rank=4, seed=1, std=0.2 * std),
+        "all": make_adapter(
+            root / "all",
+            model,
+            rank=3,
+            seed=2,
+            targets=all_linear,
+            std=0.1 * std,
+            rank_pattern={r"layers\.1\..*v_proj": 5},
+            alpha_pattern={"q_proj": 4},
+        ),
+        "rs": make_adapter(
+            root / "rs",
+            model,
+            rank=16,
+            seed=3,
+            use_rslora=True,
+            targets=["v_proj", "o_proj"],
+            std=0.1 * std,
+        ),
+        "mlp": make_adapter(
+            root / "mlp", model, rank=2, seed=5, targets=["gate_proj", "down_proj"], std=0.2 * std
+        ),
+    }
 
 
 def neutral_engine(adapters: Mapping[str, Path], family: str = "llama", **options: Any) -> Engine:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from tests.adapters.factory import make_adapter
-from tests.engine.models import generate, prompt_of, tiny_model
-from tests.engine.neutral_jobs import Judge, Story
+from tests.engine.models import FAMILIES, generate, prompt_of, tiny_model
+from tests.engine.neutral_jobs import Judge, Story, mixed_adapters
+from tests.engine.tokenizer import byte_tokenizer
 from tests.vllm.conftest import LINEAR
 from tests.vllm.serving import PAGE, Ask, Served, folders, sharing
 
@@ -140,6 +141,27 @@ def test_any_order_gives_what_the_reference_gives(
     tell(tight, judge, Story(random.Random(3), 96, 150, ACTING), ROUNDS)
     assert preempted
     assert counters.reused_tokens - reused > 300
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
+def test_mixed_adapters_of_the_other_families(family: str, tmp_path: Path):
+    """Ranks of 2 to 16, any targets, rsLoRA, ranks and alphas by pattern."""
+    model = tiny_model(family, windows=False)
+    model.save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "model")
+    adapters = mixed_adapters(tmp_path, model)
+    option = sharing("neutral", adapters, key_lora=family != "qwen3")
+    with Served(
+        tmp_path / "model",
+        adapters,
+        option,
+        max_lora_rank=16,
+        max_num_batched_tokens=48,
+        max_model_len=256,
+        num_gpu_blocks_override=31,
+    ) as served:
+        tell(served, Judge(model, adapters), Story(random.Random(family), 96, 150), 3)
+        assert served.plugin.validity.counters.reused_tokens > 50
 
 
 def test_agents_and_the_base_model_read_one_context(tight: Served, judge: Judge):

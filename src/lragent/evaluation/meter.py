@@ -184,8 +184,12 @@ class Meter:
         done = [request.result() for request in requests]
         found = self._hits() - before
         page = self.engine.layout.page_size
-        whole_pages = (len(sample.context) - 1) // page * page
-        expected = whole_pages * sum(arm.policy in self._order_matters for arm in arms)
+        length = len(sample.context)
+        expected = sum(
+            min(length - 1, *arm.reading.ends(length)[-1:]) // page * page
+            for arm in arms
+            if arm.policy in self._order_matters and arm.reading.readers
+        )
         assert found >= expected, "a reader's pages were evicted before the role's request"
         return done
 
