@@ -115,6 +115,8 @@ def test_failing_steps_do_not_end_the_thread(engine: Engine, monkeypatch: pytest
         patch.setattr(engine._core.loop, "restart", fail)
         with pytest.raises(GenerationFailedError, match="device lost"):
             engine.generate(PROMPT, PARAMS)
+        with pytest.raises(GenerationFailedError, match=r"does not recover .*device lost"):
+            engine.submit(PROMPT, PARAMS)
 
 
 def test_one_bad_step_is_mended(engine: Engine, alone: Any, monkeypatch: pytest.MonkeyPatch):

@@ -13,7 +13,12 @@ from lragent.cache.layout import PageLayout
 from lragent.cache.manager import CacheManager, Freed
 from lragent.cache.page import CachedPage
 from lragent.engine.background import Background
-from lragent.engine.errors import EngineClosedError, EngineError, QueueFullError
+from lragent.engine.errors import (
+    EngineClosedError,
+    EngineError,
+    GenerationFailedError,
+    QueueFullError,
+)
 from lragent.engine.loop import StepLoop
 from lragent.engine.outbox import Outbox
 from lragent.engine.registry import AdapterRegistry
@@ -244,9 +249,17 @@ class EngineCore:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        """Everything that changes cache, requests or adapters' weights happens in here."""
+        """Everything that changes cache, requests or adapters' weights happens in here.
+
+        Raises:
+            GenerationFailedError: a step failed before, and so does mending what it left.
+        """
         if self._in_doubt:
-            self._recover()
+            try:
+                self._recover()
+            except Exception as error:
+                cause = f"{type(error).__name__}: {error}"
+                raise GenerationFailedError(f"the engine does not recover ({cause})") from error
         self._in_doubt = True
         try:
             yield
