@@ -112,29 +112,23 @@ $(OLDEST)/installed: pyproject.toml tests/packaging/oldest.py
 # the checkout. Its builds for CPUs bring packages for another torch, and vLLM imports those that are
 # there. All tests run on the newest build for CPUs, and those that tell versions apart on the oldest
 # that is served as well. The newest release has no such build: the tests of the guard and of the
-# scheduler run on its Python files. Both jobs run at the same time, in one thread each.
+# scheduler run on its Python files. Two processes side by side, of one thread each.
 VLLM_OLDEST ?= 0.29.0
 VLLM_NEWEST ?= 0.32.0
 VLLM_RELEASE ?= 0.33.0
 VLLM_OLD := $(CACHE)/vllm-$(VLLM_OLDEST)
 VLLM_NEW := $(CACHE)/vllm-$(VLLM_NEWEST)
 VLLM_FILES := $(CACHE)/vllm-files
-VLLM_TEST := -m pytest -q tests/vllm
+VLLM_TEST := -m pytest -q -n 2 --dist loadfile tests/vllm
 
-.PHONY: test-vllm-new test-vllm-others test-vllm-upstream compat
+.PHONY: test-vllm-upstream compat
 .PRECIOUS: $(CACHE)/vllm-%/installed $(VLLM_FILES)/%
-test-vllm:
-	$(MAKE) --jobs=2 --output-sync=target test-vllm-new test-vllm-others
-
-test-vllm-new: export OMP_NUM_THREADS := 1
-test-vllm-new: vllm-here-$(VLLM_NEWEST)
-	$(VLLM_NEW)/bin/python $(VLLM_TEST)
-
-test-vllm-others: export OMP_NUM_THREADS := 1
-test-vllm-others: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM_RELEASE)
+test-vllm: export OMP_NUM_THREADS := 1
+test-vllm: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM_RELEASE)
 	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m every_version
 	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions \
 		tests/vllm/frontend tests/vllm/core/test_steps.py tests/vllm/core/test_events.py
+	$(VLLM_NEW)/bin/python $(VLLM_TEST)
 
 # vLLM's own tests, from its source archive (45 MB): what passes on stock passes with the plugin too.
 test-vllm-upstream: vllm-here-$(VLLM_NEWEST)

@@ -122,27 +122,7 @@ def judge(agents: dict[str, Path]) -> Judge:
     return Judge(tiny_model(), agents)
 
 
-@pytest.mark.every_version
-def test_any_order_gives_what_the_reference_gives(
-    tight: Served, judge: Judge, monkeypatch: pytest.MonkeyPatch
-):
-    """Whoever came before, with chunks, eviction and preemption."""
-    tight.reset()
-    preempted: list[str] = []
-    stock = tight.core.scheduler._preempt_request
-
-    def preempt(request: Any, *args: Any, **kwargs: Any) -> None:
-        preempted.append(request.request_id)
-        stock(request, *args, **kwargs)
-
-    monkeypatch.setattr(tight.core.scheduler, "_preempt_request", preempt)
-    counters = tight.plugin.validity.counters
-    reused = counters.reused_tokens
-    tell(tight, judge, Story(random.Random(3), 96, 150, ACTING), ROUNDS)
-    assert preempted
-    assert counters.reused_tokens - reused > 300
-
-
+# Before `tight` starts: a process has one engine at a time.
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
 def test_mixed_adapters_of_the_other_families(family: str, tmp_path: Path):
     """Ranks of 2 to 16, any targets, rsLoRA, ranks and alphas by pattern."""
@@ -162,6 +142,27 @@ def test_mixed_adapters_of_the_other_families(family: str, tmp_path: Path):
     ) as served:
         tell(served, Judge(model, adapters), Story(random.Random(family), 96, 150), 3)
         assert served.plugin.validity.counters.reused_tokens > 50
+
+
+@pytest.mark.every_version
+def test_any_order_gives_what_the_reference_gives(
+    tight: Served, judge: Judge, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever came before, with chunks, eviction and preemption."""
+    tight.reset()
+    preempted: list[str] = []
+    stock = tight.core.scheduler._preempt_request
+
+    def preempt(request: Any, *args: Any, **kwargs: Any) -> None:
+        preempted.append(request.request_id)
+        stock(request, *args, **kwargs)
+
+    monkeypatch.setattr(tight.core.scheduler, "_preempt_request", preempt)
+    counters = tight.plugin.validity.counters
+    reused = counters.reused_tokens
+    tell(tight, judge, Story(random.Random(3), 96, 150, ACTING), ROUNDS)
+    assert preempted
+    assert counters.reused_tokens - reused > 300
 
 
 def test_agents_and_the_base_model_read_one_context(tight: Served, judge: Judge):
