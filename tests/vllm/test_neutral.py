@@ -19,6 +19,9 @@ from tests.engine.tokenizer import byte_tokenizer
 from tests.vllm.conftest import LINEAR
 from tests.vllm.serving import PAGE, Ask, Served, folders, sharing
 
+from lragent.agents.demo import demo_adapters
+from lragent.engine.loader import load_model
+from lragent.smollm2 import NAME, convert
 from lragent.vllm.core import block_validity, request_keys
 from lragent.vllm.messages import NEVER
 from lragent.vllm.worker.state import WorkerState
@@ -145,6 +148,24 @@ def test_mixed_adapters_of_the_other_families(family: str, rounds: int, tmp_path
     ) as served:
         tell(served, Judge(model, adapters), Story(random.Random(family), 96, 150), rounds)
         assert served.plugin.validity.counters.reused_tokens > 50
+
+
+@pytest.mark.long
+def test_mixed_adapters_of_a_real_model(tmp_path: Path):
+    model, _ = load_model(NAME)
+    adapters = demo_adapters() | mixed_adapters(tmp_path, model, std=0.15)
+    members = {name: adapters[name] for name in ("plan", "act", "all", "rs")}
+    with Served(
+        convert(),
+        members,
+        sharing("neutral", members, key_lora=True),
+        max_lora_rank=16,
+        max_num_batched_tokens=64,
+        max_model_len=256,
+        num_gpu_blocks_override=31,
+    ) as served:
+        tell(served, Judge(model, members), Story(random.Random(72), 40_000, 120), 100)
+        assert served.plugin.validity.counters.reused_tokens > 1_000
 
 
 @pytest.mark.every_version

@@ -11,7 +11,7 @@ from lragent.smollm2 import NAME, convert
 CONTEXT = 400
 
 
-@pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr"])
+@pytest.mark.parametrize("policy", ["isolated", "full", "base", "base+lr", "neutral"])
 def test_agents_in_turn_then_all_at_once(policy: str):
     ids = running_text()
     adapters = demo_adapters()
