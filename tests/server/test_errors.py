@@ -196,3 +196,14 @@ def test_a_failed_step(served: Served, monkeypatch: pytest.MonkeyPatch):
             assert "[DONE]" not in answer.text
         assert http.post("/v1/completions", json=TEXT).status_code == 200
     served.idle()
+
+
+def test_the_schema_describes_errors(served: Served, http: httpx.Client):
+    schema = http.get("/openapi.json").json()
+    for path in schema["paths"].values():
+        for operation in path.values():
+            assert operation["responses"].keys() == {"200", "default"}  # FastAPI's 422 never comes
+            [content] = operation["responses"]["default"]["content"].values()
+            assert content["schema"]["$ref"].endswith("/ErrorBody")
+    described = schema["components"]["schemas"]["ErrorDetail"]["properties"]
+    assert described.keys() == refused(http.get("/v1/nothing"), 404).keys()

@@ -23,6 +23,7 @@ from lragent.engine.errors import (
     QueueFullError,
     UnknownAdapterError,
 )
+from lragent.server.protocol.common import ErrorBody, ErrorDetail
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +51,13 @@ class ApiError(HTTPException):
     def body(self) -> dict[str, Any]:
         """The JSON object."""
         server = "server_error" if self.status_code >= 500 else "invalid_request_error"
-        return {
-            "error": {
-                "message": self.detail,
-                "type": _TYPES.get(self.status_code, server),
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        detail = ErrorDetail.model_construct(  # a message may quote what is no Unicode
+            message=self.detail,
+            type=_TYPES.get(self.status_code, server),
+            param=self.param,
+            code=self.code,
+        )
+        return ErrorBody(error=detail).model_dump()
 
     def response(self) -> Response:
         """The whole answer. ASCII, since a message may quote what UTF-8 cannot hold."""
