@@ -131,9 +131,11 @@ class Place(StrEnum):
     """Where something that was made for one is found again for another."""
 
     PAGES = "pages of the embedded engine"
+    CACHE_FILES = "saved pages of prompts"
     WEIGHTS = "adapters on the device"
     MEASURED = "measured policies"
     JOURNAL = "measurements of an evaluation"
+    ANSWERS = "answers to a task's questions"
     RECORD = "training runs"
     BLOCKS = "vLLM's blocks and their validity bits"
     FOLDERS = "copies of adapter folders"
@@ -146,10 +148,12 @@ MODULES: dict[str, str] = {
     "sharing/group.py": Place.PAGES,
     "sharing/groups.py": Place.PAGES,
     "sharing/slots.py": Place.PAGES,
+    "engine/cache_file.py": Place.CACHE_FILES,
     "engine/lora_bank.py": Place.WEIGHTS,
     "engine/runner.py": Place.WEIGHTS,
     "sharing/measured.py": Place.MEASURED,
     "evaluation/run.py": Place.JOURNAL,
+    "evaluation/tasks/answers.py": Place.ANSWERS,
     "training/record.py": Place.RECORD,
     "vllm/core/bindings.py": Place.BLOCKS,
     "vllm/core/block_validity.py": Place.BLOCKS,
@@ -157,9 +161,6 @@ MODULES: dict[str, str] = {
     "vllm/core/registry.py": Place.FOLDERS,
     "vllm/core/rows.py": Place.ROWS,
     "vllm/worker/row_loading.py": Place.ROWS,
-    # Places whose own tests have the rows:
-    "engine/cache_file.py": "pages in files: tests/engine/test_cache_file.py",
-    "evaluation/tasks/answers.py": "answers of an evaluation's tasks: tests/evaluation",
     # What makes, checks or shows identities, and finds nothing by them:
     "content_hash.py": "",
     "adapters/__init__.py": "",
@@ -176,6 +177,7 @@ MODULES: dict[str, str] = {
     "engine/engine.py": "",
     "engine/families.py": "",
     "engine/registry.py": "drops pages that nobody asks for",
+    "evaluation/tasks/questions.py": "",
     "sharing/compare.py": "",
     "sharing/memory.py": "",
     "smollm2.py": "the one file that its constant names",

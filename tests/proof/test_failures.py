@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,18 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from tests.adapters.factory import make_adapter
 from tests.agents.test_trace import trace  # noqa: F401  # a fixture
 from tests.engine.models import prompt_of, tiny_model
 from tests.proof.failures import Point, until_it_fits, until_success
+from tests.proof.points import LOAD, STEP, no_space
 
-from lragent.adapters import AdapterError, read_adapter, tensors
+from lragent.adapters import AdapterError, read_adapter
 from lragent.agents.trace import RunTrace, TraceWriteError
-from lragent.cache.pool import PagePool
-from lragent.engine import Engine, SamplingParams, hooks, loop
+from lragent.engine import Engine, SamplingParams
 from lragent.engine.errors import GenerationFailedError
-from lragent.engine.lora_bank import LoraBank
 from lragent.evaluation.cases import Series
 from lragent.evaluation.journal import CaseResult, Journal
 from lragent.files import write_atomically
@@ -37,31 +33,6 @@ PAGE_BYTES = 3 * (2 * 2 * 8 * 8 + 8 * 2 * 4) * 4
 PARAMS = SamplingParams(max_tokens=2, ignore_eos=True)
 WORK = [("plan", 20, 0), ("act", 20, 0), (None, 9, 1)]
 Answers = list[tuple[int, ...] | str]
-
-
-def no_memory() -> Exception:
-    return MemoryError("no memory")
-
-
-def no_device_memory() -> Exception:
-    return torch.OutOfMemoryError("out of memory")
-
-
-def no_launch() -> Exception:
-    return RuntimeError("the kernel could not be launched")
-
-
-def no_space() -> Exception:
-    return OSError(errno.ENOSPC, "No space left on device")
-
-
-STEP = {
-    "page allocation": Point(no_memory, ((PagePool, "_choose"),)),
-    "tensor allocation": Point(no_device_memory, ((torch, "tensor"), (torch, "empty"))),
-    "write to the pages": Point(no_launch, ((hooks, "write_pages"),)),
-    "attention": Point(no_launch, ((hooks, "flash_lora_attention"),)),
-    "sampling": Point(no_device_memory, ((loop, "sample"),)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +89,6 @@ def test_a_step(engine: Engine, point: str):
 
     calls = until_success(STEP[point], work, check)
     assert failures == [True] * calls + [False]
-
-
-LOAD = {
-    "file read": Point(
-        lambda: OSError(errno.EIO, "Input/output error"),
-        ((Path, "read_text"), (Path, "read_bytes")),
-    ),
-    "config": Point(lambda: ValueError("no JSON"), ((json, "loads"),)),
-    "tensors": Point(lambda: SafetensorError("no tensors"), ((tensors, "load"),)),
-    "memory for tensors": Point(no_memory, ((tensors, "load"),)),
-    "copy to the device": Point(no_device_memory, ((LoraBank, "_slot_table"), (LoraBank, "_up"))),
-}
 
 
 @pytest.mark.parametrize("point", LOAD)

@@ -11,11 +11,14 @@ import itertools
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import torch
 from tests.adapters.factory import edit_config, edit_tensors, make_adapter
 from tests.engine.models import prompt_of, tiny_model
 from tests.proof.description import ROOT, names
@@ -32,14 +35,22 @@ from tests.proof.key_rows import (
 )
 
 from lragent.adapters import AdapterError, read_adapter
+from lragent.agents import WorkflowOptions
+from lragent.agents.prompts import Turn
 from lragent.cache import CacheClient, CacheManager, KeyScope
+from lragent.cache.layout import PageLayout
 from lragent.engine import Engine, SamplingParams
+from lragent.engine.cache_file import CacheFiles
+from lragent.engine.errors import CacheFileError
+from lragent.engine.kv_storage import KVStorage
 from lragent.evaluation import run
 from lragent.evaluation.config import EvalConfig
 from lragent.evaluation.errors import EvaluationError
 from lragent.evaluation.inputs import Inputs
 from lragent.evaluation.journal import CaseResult, Journal
-from lragent.sharing import Policy, SharingGroup, alone
+from lragent.evaluation.tasks import Agents, Question, Task, answers
+from lragent.sharing import Binding, Policy, SharingGroup, alone
+from lragent.sharing.bindings import Fill
 from lragent.sharing.group import Group
 from lragent.sharing.measured import MeasuredSharing, MeasuredSharingError, measured_policy
 from lragent.sharing.slots import slot_key
@@ -58,7 +69,22 @@ def scope(values: Mapping[str, str]) -> KeyScope:
     return KeyScope(**{name.replace(" ", "_"): value for name, value in values.items()})
 
 
+@dataclass(frozen=True)
+class Weights:
+    digest: str
+    slot_digest: str | None = "A"
+    is_alora: bool = False
+    acting_tokens: tuple[int, ...] | None = None
+
+
+@pytest.fixture(params=["in memory", "through a file"])
+def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """Where pages are saved in between; None when they stay in the cache."""
+    return tmp_path / "pages" if request.param == "through a file" else None
+
+
 def pages_hit(
+    file: Path | None,
     wrote: Mapping[str, str],
     reads: Mapping[str, str],
     written: tuple[int, ...] = (1, 2, 3, 4),
@@ -66,63 +92,81 @@ def pages_hit(
     slots: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
     """Tokens whose base part, and whose LR slot, a reader finds of what was written."""
+    writer, reader = (
+        CacheClient(scope(values), slot, (slot,), True)
+        for values, slot in zip((wrote, reads), slots, strict=True)
+    )
     cache = CacheManager(8, PAGE, 100, 10, slots=2)
-    lease = cache.admit(CacheClient(scope(wrote), slots[0], (slots[0],), True), written)
+    lease = cache.admit(writer, written)
     cache.extend(lease, len(written))
     cache.commit(lease, written, len(written))
     cache.release(lease)
-    found = cache.admit(CacheClient(scope(reads), slots[1], (slots[1],), True), read)
+    if file is not None:
+        files(cache).save(file, written, lambda: (binding(writer), writer))
+        cache = CacheManager(8, PAGE, 100, 10, slots=2)
+        with suppress(CacheFileError):
+            files(cache).load(file, lambda: (binding(reader), reader))
+    found = cache.admit(reader, read)
     cache.check_integrity()
     return found.base_tokens, found.lr_tokens
 
 
+def files(cache: CacheManager) -> CacheFiles:
+    layout = PageLayout(PAGE, kv_heads=1, head_dim=2, slots=2, v_rank=1, k_rank=0, itemsize=4)
+    storage = KVStorage(layout, 8, 1, torch.float32, torch.device("cpu"))
+    views = storage.views[0]
+    assert views.lr is not None
+    for tensor in (views.k, views.v, views.lr):
+        tensor.zero_()  # a file with the NaN of memory that nobody wrote would be refused
+    return CacheFiles(cast(Any, SimpleNamespace(books=nullcontext)), cache, storage)
+
+
+def binding(client: CacheClient) -> Binding[Any]:
+    """With the A of its slot, which files know by content."""
+    fills = tuple(Fill(slot, Weights("", f"A of slot {slot}")) for slot in client.fills)
+    return Binding(None, None, Policy.BASE_LR, "", client.slot, fills)
+
+
 @pytest.mark.parametrize("field", SCOPE)
-def test_a_field_of_the_scope_keeps_pages_apart(field: str):
+def test_a_field_of_the_scope_keeps_pages_apart(field: str, file: Path | None):
     for wrote, reads in itertools.product(SCOPE[field], repeat=2):
-        found = pages_hit(FIRST | {field: wrote}, FIRST | {field: reads})
+        found = pages_hit(file, FIRST | {field: wrote}, FIRST | {field: reads})
         assert found == ((PAGE, PAGE) if wrote == reads else (0, 0)), (wrote, reads)
 
 
 @pytest.mark.parametrize(("one", "other"), [*itertools.combinations(SCOPE, 2)])
-def test_equal_strings_in_two_fields_keep_pages_apart(one: str, other: str):
+def test_equal_strings_in_two_fields_keep_pages_apart(one: str, other: str, file: Path | None):
     """Nor do the fields run into each other."""
     for left, right, wrote, reads in (
         ("x", "", "", "x"), ("ab", "c", "a", "bc"), ("x", "y", "y", "x"), ("x\0", "y", "x", "\0y"),
         ("asb", "c", "a", "bsc"),
     ):  # fmt: skip
         first, second = FIRST | {one: left, other: right}, FIRST | {one: wrote, other: reads}
-        assert pages_hit(first, second) == (0, 0)
-        assert pages_hit(first, first) == pages_hit(second, second) == (PAGE, PAGE)
+        assert pages_hit(file, first, second) == (0, 0)
+        assert pages_hit(file, first, first) == pages_hit(file, second, second) == (PAGE, PAGE)
 
 
 @pytest.mark.parametrize("field", TOKENS)
-def test_tokens_keep_pages_apart(field: str):
+def test_tokens_keep_pages_apart(field: str, file: Path | None):
     for wrote, reads in itertools.product(TOKENS[field], repeat=2):
         if field == "parent":
             first, then = (*wrote, 8, 8, 8, 8), (*reads, 8, 8, 8, 8)
         else:
             first, then = (9, 9, 9, 9, *wrote), (9, 9, 9, 9, *reads)
-        base, lr = pages_hit(FIRST, FIRST, first, then)
+        base, lr = pages_hit(file, FIRST, FIRST, first, then)
         assert base == lr
         common = 0 if field == "parent" else PAGE
         assert base == (len(first) if wrote == reads else common), (wrote, reads)
 
 
-def test_a_slot_is_read_only_where_it_was_written():
+def test_a_slot_is_read_only_where_it_was_written(file: Path | None):
     for wrote, reads in itertools.product((0, 1), repeat=2):
-        found = pages_hit(FIRST, FIRST, slots=(wrote, reads))
+        found = pages_hit(file, FIRST, FIRST, slots=(wrote, reads))
         assert found == (PAGE, PAGE if wrote == reads else 0)
 
 
 @pytest.mark.parametrize("field", GROUP)
 def test_a_field_of_a_group_keeps_pages_apart(field: str):
-    @dataclass(frozen=True)
-    class Weights:
-        digest: str
-        slot_digest: str | None = "A"
-        is_alora: bool = False
-        acting_tokens: tuple[int, ...] | None = None
-
     def sharer(value: Any) -> str:
         policy, base, number, generation, part = (
             value if name == field else values[0] for name, values in GROUP.items()
@@ -152,7 +196,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-Question = Callable[[Path, Path, Path], bool]
+Reused = Callable[[Path, Path, Path], bool]
 """Whether what was made with the first folder is reused for the second; and a place to write."""
 
 
@@ -161,7 +205,7 @@ def pages_alone(wrote: Path, reads: Path, _: Path) -> bool:
     return one.sharer == other.sharer
 
 
-def pages_of_a_group(policy: str) -> Question:
+def pages_of_a_group(policy: str) -> Reused:
     def place(wrote: Path, reads: Path, _: Path) -> bool:
         sharers = []
         for path in (wrote, reads):
@@ -173,7 +217,7 @@ def pages_of_a_group(policy: str) -> Question:
     return place
 
 
-def slots_of_a_group(policy: Policy) -> Question:
+def slots_of_a_group(policy: Policy) -> Reused:
     def place(wrote: Path, reads: Path, _: Path) -> bool:
         one, other = (slot_key(policy, read_adapter(path)) for path in (wrote, reads))
         return one is not None and one == other
@@ -192,6 +236,16 @@ def pages_after_a_reload(wrote: Path, reads: Path, _: Path) -> bool:
         engine.generate(prompt, adapter="one", sampling_params=params)
         engine.reload_adapter("one", reads)
         return engine.generate(prompt, adapter="one", sampling_params=params).cached_tokens > 0
+
+
+def pages_of_a_file(wrote: Path, reads: Path, work: Path) -> bool:
+    adapters = {"one": wrote, "two": reads}
+    with Engine((tiny_model(), None), adapters, page_size=4, max_lora_rank=8) as engine:
+        engine.save_cache(work / "pages", [*prompt_of(40), 5, 6, 5, 7], adapter="one")
+        try:
+            return engine.load_cache(work / "pages", adapter="two") > 0
+        except CacheFileError:
+            return False
 
 
 def measured(wrote: Path, reads: Path, work: Path) -> bool:
@@ -221,6 +275,21 @@ def journal(wrote: Path, reads: Path, work: Path) -> bool:
     return same_journal(identity(wrote), identity(reads), work / "j")
 
 
+def answering(adapter: Path, **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "name": "t", "questions": (), "pages": (), "weights": "w",
+        "model": "m", "adapters": {"plan": adapter}, "policy": Policy.ISOLATED, "engine": {},
+    }  # fmt: skip
+    given |= {name: changes.pop(name) for name in given if name in changes}
+    task = Task(**{name: given.pop(name) for name in Task.model_fields})
+    weights = given.pop("weights")
+    return answers._identity(task, Agents(**given, options=WorkflowOptions(**changes)), weights)
+
+
+def answers_of_a_task(wrote: Path, reads: Path, work: Path) -> bool:
+    return same_journal(answering(wrote), answering(reads), work / "j")
+
+
 def same_journal(wrote: Mapping[str, Any], reads: Mapping[str, Any], path: Path) -> bool:
     path.unlink(missing_ok=True)
     Journal(path, CaseResult, dict(wrote))
@@ -232,7 +301,7 @@ def same_journal(wrote: Mapping[str, Any], reads: Mapping[str, Any], path: Path)
 
 
 NEVER: set[str] = set()
-BY_ADAPTER: dict[str, tuple[Place, Question, set[str]]] = {
+BY_ADAPTER: dict[str, tuple[Place, Reused, set[str]]] = {
     "pages alone": (Place.PAGES, pages_alone, NEVER),
     "engine after a reload": (Place.PAGES, pages_after_a_reload, NEVER),
     "group base": (Place.PAGES, pages_of_a_group("base"), NEVER),
@@ -245,6 +314,8 @@ BY_ADAPTER: dict[str, tuple[Place, Question, set[str]]] = {
     "weights": (Place.WEIGHTS, weights_on_the_device, NEVER),
     "measured": (Place.MEASURED, measured, NEVER),
     "journal": (Place.JOURNAL, journal, NEVER),
+    "cache file": (Place.CACHE_FILES, pages_of_a_file, NEVER),
+    "answers": (Place.ANSWERS, answers_of_a_task, NEVER),
 }
 """By name: the place of `MODULES`, the question, and the fields that it does not depend on."""
 
@@ -303,6 +374,48 @@ def test_the_journal_tells_evaluations_apart(root: Path, tmp_path: Path):
     as_text = Inputs([], "text" + sample.model_dump_json())
     one, other = (identity(root / "plan", inputs=i) for i in (Inputs([sample], "text"), as_text))
     assert not same_journal(one, other, tmp_path / "j")
+
+
+def test_the_journal_tells_who_answers_apart(root: Path, tmp_path: Path):
+    of_task: dict[str, Any] = {"name": "other", "pages": (("Title", "Text"),)}
+    of_agents: dict[str, Any] = {
+        "model": "other", "adapters": {"act": root / "plan"}, "policy": Policy.NEUTRAL,
+        "engine": {"include_base_model": True},
+    }  # fmt: skip
+    of_options: dict[str, Any] = {
+        "max_steps": 1, "max_retries": 9, "max_malformed": 9, "max_repeats": 9,
+        "max_context_tokens": 99, "max_tokens": {Turn.THOUGHT: 1}, "reflect": False,
+        "system_prompt": "Act.",
+    }  # fmt: skip
+    told_by_answer, of_speed = {"questions"}, {"at_once"}
+    greedy, of_roles = {"temperature", "top_p", "seed"}, {"adapters"}
+    for changed, others, known in (
+        (of_task, told_by_answer, set(Task.model_fields)),
+        (of_agents, of_speed | {"options"}, {field.name for field in fields(Agents)}),
+        (of_options, greedy | of_roles, {field.name for field in fields(WorkflowOptions)}),
+    ):
+        assert set(changed) | others == known, "a field without its row"
+    changes = of_task | of_agents | of_options
+    changes |= {"weights": "of another model under the same name"}
+    first = answering(root / "plan")
+    assert len(changes) == len(first), "a field without its row"
+    assert same_journal(first, answering(root / "plan"), tmp_path / "j")
+    for field, change in changes.items():
+        other = answering(root / "plan", **{field: change})
+        assert not same_journal(first, other, tmp_path / "j"), field
+
+
+def test_an_answer_belongs_to_all_of_its_question():
+    """As when a data set comes in another version, with the same ids."""
+    first = Question(id="1", question="Where?", answers=("Oss",))
+    changes: dict[str, Any] = {
+        "id": "2", "question": "When?", "answers": ("Ulm",), "choices": ("Oss", "Ulm"),
+        "pages": (("Title", "Text"),),
+    }  # fmt: skip
+    assert set(changes) == set(Question.model_fields), "a field without its row"
+    assert first.key == first.model_copy().key
+    for field, change in changes.items():
+        assert first.model_copy(update={field: change}).key != first.key, field
 
 
 def test_the_training_record_tells_runs_apart(tmp_path: Path):

@@ -113,3 +113,17 @@ def options_of(**changes: Any) -> ServerOptions:
     """Options for tests: a key, and adapters may change."""
     given = {"base_model": "base", "api_key": KEY, "runtime_adapters": True, **changes}
     return ServerOptions(**given)
+
+
+def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer with this status, if it has OpenAI's form and nothing else."""
+    assert answer.status_code == status, answer.text
+    return error_of(answer.json())
+
+
+def error_of(body: Any) -> dict[str, Any]:
+    """The error, if `body` has OpenAI's form of it and nothing else."""
+    assert body.keys() == {"error"}
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    assert body["error"]["message"]
+    return body["error"]

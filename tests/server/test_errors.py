@@ -9,7 +9,7 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
-from tests.server.serving import KEY, Served, options_of, serving
+from tests.server.serving import KEY, Served, options_of, refused, serving
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
 TOOL = {"type": "function", "function": {"name": "look"}}
@@ -31,16 +31,6 @@ def post(http: httpx.Client, path: str, body: Any) -> httpx.Response:
     """As httpx does it, but with text that is no UTF-8, too."""
     content, kind = json.dumps(body), {"Content-Type": "application/json"}
     return http.post(f"/v1/{path}", content=content, headers=kind)
-
-
-def refused(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The error, if it has the form and nothing else."""
-    assert answer.status_code == status, answer.text
-    body = answer.json()
-    assert body.keys() == {"error"}
-    assert body["error"].keys() == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    return body["error"]
 
 
 @pytest.mark.parametrize(
@@ -206,3 +196,14 @@ def test_a_failed_step(served: Served, monkeypatch: pytest.MonkeyPatch):
             assert "[DONE]" not in answer.text
         assert http.post("/v1/completions", json=TEXT).status_code == 200
     served.idle()
+
+
+def test_the_schema_describes_errors(served: Served, http: httpx.Client):
+    schema = http.get("/openapi.json").json()
+    for path in schema["paths"].values():
+        for operation in path.values():
+            assert operation["responses"].keys() == {"200", "default"}  # FastAPI's 422 never comes
+            [content] = operation["responses"]["default"]["content"].values()
+            assert content["schema"]["$ref"].endswith("/ErrorBody")
+    described = schema["components"]["schemas"]["ErrorDetail"]["properties"]
+    assert described.keys() == refused(http.get("/v1/nothing"), 404).keys()

@@ -70,7 +70,9 @@ class LoraBank:
                 rank = layout.v_rank if layer.kind == "v" else layout.k_rank
                 slot_a[path] = self._slot_table(path, list(slotted.values()), rank)
         tables = [self._tables(i, unique, layout) for i in range(self._cache.storage.layers)]
+        owners = self._owners(unique)
 
+        # no tensor is allocated from here on, so the bank has all of the old or all of the new
         for path, layer in self._layers.items():
             layer.a, layer.b = placed[path]
             if isinstance(layer, CachedLinear):
@@ -78,11 +80,15 @@ class LoraBank:
         self._cache.tables[:] = tables
         self._index = {adapter.digest: i for i, adapter in enumerate(unique)}
         self._slot_rows = {digest: i for i, digest in enumerate(slotted)}
-        owners = [i for i, adapter in enumerate(unique) for _ in range(adapter.rank)]
-        self.owners = torch.tensor(owners, dtype=torch.int32, device=self._device)
+        self.owners = owners
         tensors = [t for pair in placed.values() for t in pair]
         tensors += [*slot_a.values(), *(t for table in tables for t in (table.v_b, table.k_b))]
         self.nbytes = sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+    def _owners(self, adapters: Sequence[Adapter]) -> Tensor:
+        """`[R]`, each column's adapter."""
+        owners = [i for i, adapter in enumerate(adapters) for _ in range(adapter.rank)]
+        return torch.tensor(owners, dtype=torch.int32, device=self._device)
 
     def _stack(self, path: str, adapters: Sequence[Adapter]) -> tuple[Tensor | None, Tensor | None]:
         """`(a [R, d_in], b [R, d_out])` of one layer; `(None, None)` when nobody targets it."""

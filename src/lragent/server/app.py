@@ -14,6 +14,7 @@ from lragent.server.guards import BodyGuard, KeyGuard
 from lragent.server.metrics import CountResponses, EngineCollector
 from lragent.server.models import ServedModels
 from lragent.server.options import ServerOptions
+from lragent.server.protocol.common import ErrorBody
 from lragent.server.routes import chat, completions, models, operations
 from lragent.server.state import ServerState
 from lragent.server.watch import Watch
@@ -28,7 +29,13 @@ def create_app(engine: Engine, options: ServerOptions) -> FastAPI:
     served = ServedModels(engine, options)
     registry = CollectorRegistry()
     registry.register(EngineCollector(engine, served))
-    app = FastAPI(title="lragent", version=lragent.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="lragent",
+        version=lragent.__version__,
+        docs_url=None,
+        redoc_url=None,
+        responses={"default": {"description": "An error.", "model": ErrorBody}},
+    )
     app.state.lragent = ServerState(
         engine=engine,
         options=options,

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lragent.engine.errors import (
     BudgetError,
@@ -22,6 +23,7 @@ from lragent.engine.errors import (
     QueueFullError,
     UnknownAdapterError,
 )
+from lragent.server.protocol.common import ErrorBody, ErrorDetail
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +51,13 @@ class ApiError(HTTPException):
     def body(self) -> dict[str, Any]:
         """The JSON object."""
         server = "server_error" if self.status_code >= 500 else "invalid_request_error"
-        return {
-            "error": {
-                "message": self.detail,
-                "type": _TYPES.get(self.status_code, server),
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        detail = ErrorDetail.model_construct(  # a message may quote what is no Unicode
+            message=self.detail,
+            type=_TYPES.get(self.status_code, server),
+            param=self.param,
+            code=self.code,
+        )
+        return ErrorBody(error=detail).model_dump()
 
     def response(self) -> Response:
         """The whole answer. ASCII, since a message may quote what UTF-8 cannot hold."""
@@ -109,8 +110,35 @@ def handle_errors(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> Response:
         return as_api_error(error).response()
 
-    for kind in (HTTPException, RequestValidationError, EngineError, Exception):
+    for kind in (HTTPException, RequestValidationError):
         app.add_exception_handler(kind, answer)
+    app.add_middleware(_AnswerAll)
+
+
+class _AnswerAll:
+    """Answers what no handler took.
+
+    Starlette's handler of `Exception` raises it again after the answer, and the HTTP server then
+    closes a connection that the client goes on to use.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            await as_api_error(error).response()(scope, receive, send)
 
 
 def _of_fields(problems: Sequence[Any]) -> ApiError:

@@ -61,7 +61,7 @@ def test_answers_are_kept_and_continued(agents: Agents, tmp_path: Path):
     before = journal.read_text()
     found = answer_questions(TASK, agents, journal)
     assert journal.read_text().startswith(before)
-    assert [a.key for a in found] == [q.id for q in TASK.questions]
+    assert [a.key for a in found] == [q.key for q in TASK.questions]
     assert all(a.calls and a.generated_tokens and a.reused_tokens for a in found)
     assert all(a.exact is False and a.transcript for a in found)
     assert all(a.answer is None or a.status is Status.ANSWERED for a in found)
@@ -77,6 +77,16 @@ def test_a_journal_belongs_to_its_arm(agents: Agents, tmp_path: Path):
     with pytest.raises(EvaluationError, match="adapters, policy differ"):
         answer_questions(few, bare, tmp_path / "a.jsonl")
     assert answer_questions(few, bare, tmp_path / "b.jsonl")[0].calls
+
+
+def test_another_question_under_the_same_id_is_asked(agents: Agents, tmp_path: Path):
+    """As in the other version of a data set."""
+    before = TASK.questions[0]
+    for asked in (before, before.model_copy(update={"pages": (("Alba", "Ulm."),)}), before):
+        task = TASK.model_copy(update={"questions": (asked,)})
+        [answer] = answer_questions(task, agents, tmp_path / "a.jsonl")
+        assert answer.key == asked.key
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1 + 2
 
 
 def test_a_journal_belongs_to_its_weights(model_folder: Path, tmp_path: Path):

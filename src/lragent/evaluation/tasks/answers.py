@@ -24,7 +24,7 @@ from lragent.sharing import Policy
 
 
 class Answer(Keyed):
-    """What became of a question; `key` is the question's id.
+    """What became of a question; `key` is the question's.
 
     Attributes:
         status: how the run ended.
@@ -103,13 +103,15 @@ def answer_questions(
         **agents.engine,  # pyright: ignore[reportArgumentType] the caller's, checked there
     ) as engine:
         kept = Journal(journal, Answer, _identity(task, agents, engine.shape.digest))
-        missing = [question for question in task.questions if question.id not in kept.results]
+        missing = [question for question in task.questions if question.key not in kept.results]
         total = len(task.questions)
         on_progress(total - len(missing), total)
-        for answer in _answers(engine, task, agents, missing, cancel):
+        for done, answer in enumerate(
+            _answers(engine, task, agents, missing, cancel), start=total - len(missing) + 1
+        ):
             kept.add(answer)
-            on_progress(len(kept.results), total)
-    return [kept.results[q.id] for q in task.questions if q.id in kept.results]
+            on_progress(done, total)
+    return [kept.results[q.key] for q in task.questions if q.key in kept.results]
 
 
 def _answers(
@@ -143,7 +145,7 @@ def _scored(question: Question, result: AgentResult, errors: int) -> Answer:
     if result.status is Status.BACKEND_ERROR:
         raise EvaluationError(f"the question {question.id} could not be run: {result.detail}")
     return Answer(
-        key=question.id,
+        key=question.key,
         status=result.status,
         answer=result.answer,
         exact=question.exact(result.answer),
@@ -168,10 +170,12 @@ def _identity(task: Task, agents: Agents, weights: str) -> dict[str, Any]:
         "weights": weights,
         "adapters": {role: read_adapter(path).digest for role, path in agents.adapters.items()},
         "policy": agents.policy.value,
+        "engine": {n: repr(given) for n, given in agents.engine.items() if n != "kv_bytes"},
         "max_steps": options.max_steps,
         "max_retries": options.max_retries,
         "max_malformed": options.max_malformed,
         "max_repeats": options.max_repeats,
+        "max_context_tokens": options.max_context_tokens,
         "max_tokens": {turn.value: most for turn, most in options.max_tokens.items()},
         "reflect": options.reflect,
         "system_prompt": options.system_prompt,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lragent.agents import DocumentStore, exact_match, f1_score
 from lragent.agents.prompts import one_line
+from lragent.content_hash import ContentHash
 from lragent.evaluation.errors import EvaluationError
 
 Pages = tuple[tuple[str, str], ...]
@@ -35,6 +36,12 @@ class Question(BaseModel):
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     pages: Pages = ()
+
+    @property
+    def key(self) -> str:
+        """What its answers are kept under: a data set may change and keep its ids."""
+        content = ContentHash("question").text(self.model_dump_json()).hexdigest()
+        return f"{self.id} {content[:16]}"
 
     def exact(self, answer: str | None) -> bool:
         """Whether `answer` is right: the right option, or equal after HotpotQA's normalisation."""

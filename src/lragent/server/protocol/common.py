@@ -196,3 +196,18 @@ class Answer(BaseModel):
     model: str
     choices: list[Any]
     usage: Usage | None = None
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, and with which field."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """An error in OpenAI's form; in a stream it is the last event."""
+
+    error: ErrorDetail
