@@ -121,7 +121,11 @@ def test_bad_options_of_a_stream(http: httpx.Client, field: str):
 
 
 def test_neutral_values_of_what_is_not_supported_are_taken(http: httpx.Client):
-    more = {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "user": "me"}
+    part = {"type": "text", "text": "Hi", "typo": None}
+    more = {
+        "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "user": "me",
+        "messages": [{"role": "user", "content": [part], "typo": None}],
+    }  # fmt: skip
     assert http.post("/v1/chat/completions", json=CHAT | more).status_code == 200
     more = {"best_of": 1, "echo": False, "stream": True, "typo": None}
     options = {"include_usage": None, "include_obfuscation": False}

@@ -20,7 +20,8 @@ def _text_of_parts(content: Any) -> Any:
             raise ValueError("only parts of type 'text' are supported")
         if not isinstance(part.get("text"), str):
             raise ValueError("a part of type 'text' has no text")
-        if unknown := part.keys() - {"type", "text"}:
+        given = {name for name, value in part.items() if value is not None}
+        if unknown := given - {"type", "text"}:
             raise ValueError(f"a part of type 'text' has no field {min(unknown)!r}")
         texts.append(part["text"])
     return "\n".join(texts)
