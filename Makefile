@@ -1,8 +1,8 @@
 # make demo  environment, install, model, and the main job: three agents on one cache
 # make test  environment, install, lint, types and tests
 # make docs  the documentation, as a site in build/site
-# make test-long  the tests that take more than minutes: 20,000 runs of the cache's state machine, and
-#     a million simulated requests
+# make test-long  the tests that take more than minutes: 20,000 runs of the cache's state machine, a
+#     million simulated requests, and 500 requests under `neutral` for each model and engine
 # make bench  the tests that compare speeds; on a quiet machine, as nothing else may run beside them
 # make test-oldest  the tests on the oldest dependencies that are allowed, torch's excepted
 # make test-vllm  environments with vLLM outside of the checkout, and the plugin's tests in them
@@ -53,9 +53,6 @@ types: $(VENV)/installed-dev
 # Two processes side by side, of one thread each.
 unit: $(VENV)/installed-dev chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not timing and not long"
-
-test-long: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m long
 
 # The page is tested in a real browser. Without one its tests fail and say so.
 chromium:
@@ -125,10 +122,15 @@ VLLM_TEST := -m pytest -q -n 2 --dist loadfile tests/vllm
 .PRECIOUS: $(CACHE)/vllm-%/installed $(VLLM_FILES)/%
 test-vllm: export OMP_NUM_THREADS := 1
 test-vllm: vllm-here-$(VLLM_OLDEST) vllm-here-$(VLLM_NEWEST) $(VLLM_FILES)/$(VLLM_RELEASE)
-	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m every_version
+	$(VLLM_OLD)/bin/python $(VLLM_TEST) -m "every_version and not long"
 	PYTHONPATH=$(VLLM_FILES)/$(VLLM_RELEASE) $(VLLM_NEW)/bin/python $(VLLM_TEST)/versions \
 		tests/vllm/frontend tests/vllm/core/test_steps.py tests/vllm/core/test_events.py
 	$(VLLM_NEW)/bin/python $(VLLM_TEST)
+
+test-long: export OMP_NUM_THREADS := 1
+test-long: $(VENV)/installed-dev vllm-here-$(VLLM_NEWEST)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m long
+	$(VLLM_NEW)/bin/python $(VLLM_TEST) -m long
 
 # vLLM's own tests, from its source archive (45 MB): what passes on stock passes with the plugin too.
 test-vllm-upstream: vllm-here-$(VLLM_NEWEST)

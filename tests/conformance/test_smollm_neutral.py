@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from tests.engine.neutral_jobs import Judge, Story, mixed_adapters, tell
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +18,10 @@ for keys, in fp32.
 """
 
 
+# Three rounds are about 15 requests, 100 about 500.
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.long)])
 def test_order_eviction_and_preemption_change_no_answer(
+    rounds: int,
     adapters: dict[str, Path],
     loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
     text_ids: Callable[[int], list[int]],
@@ -30,7 +34,7 @@ def test_order_eviction_and_preemption_change_no_answer(
     with Engine(
         "smollm2", members, "neutral", page_size=8, max_num_batched_tokens=64, kv_bytes=KV_BYTES
     ) as engine:
-        done = tell(engine, (*members, None), story, 3, Judge(loaded[0], members))
+        done = tell(engine, (*members, None), story, rounds, Judge(loaded[0], members))
         stats = engine.stats()
     assert {name for name, _, _ in done} == {*members, None}
     assert stats.evictions

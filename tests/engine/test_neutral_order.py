@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 from lragent.engine import SamplingParams
 
 INVOCATION = (7, 8)
-ROUNDS = 18
-"""About 100 requests."""
+ROUNDS = [18, pytest.param(100, marks=pytest.mark.long)]
+"""About 100 requests, and 500."""
 
 
 def agents(root: Path, model: PreTrainedModel) -> dict[str, Path]:
@@ -42,8 +42,9 @@ def agents(root: Path, model: PreTrainedModel) -> dict[str, Path]:
     }
 
 
+@pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_any_order_gives_what_each_request_gives_alone(family: str, tmp_path: Path):
+def test_any_order_gives_what_each_request_gives_alone(family: str, rounds: int, tmp_path: Path):
     reference = tiny_model(family)
     adapters = agents(tmp_path, reference)
     story = Story(random.Random(family), 96, 150, INVOCATION)
@@ -52,7 +53,7 @@ def test_any_order_gives_what_each_request_gives_alone(family: str, tmp_path: Pa
         with neutral_engine(
             adapters, family, page_size=4, max_num_batched_tokens=48, kv_bytes=budget
         ) as engine:
-            done = tell(engine, (*adapters, None), story, ROUNDS, Judge(reference, adapters))
+            done = tell(engine, (*adapters, None), story, rounds, Judge(reference, adapters))
             stats = engine.stats()
         assert stats.evictions > 100
         assert stats.preemptions >= 5

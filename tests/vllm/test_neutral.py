@@ -25,6 +25,8 @@ from lragent.vllm.worker.state import WorkerState
 
 ACTING = (7, 8)
 ROUNDS = 8
+LONG = pytest.param(100, marks=pytest.mark.long)
+"""About 500 requests."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,9 @@ def judge(agents: dict[str, Path]) -> Judge:
 
 
 # Before `tight` starts: a process has one engine at a time.
+@pytest.mark.parametrize("rounds", [3, LONG])
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "llama"])
-def test_mixed_adapters_of_the_other_families(family: str, tmp_path: Path):
+def test_mixed_adapters_of_the_other_families(family: str, rounds: int, tmp_path: Path):
     """Ranks of 2 to 16, any targets, rsLoRA, ranks and alphas by pattern."""
     model = tiny_model(family, windows=False)
     model.save_pretrained(tmp_path / "model")
@@ -140,13 +143,14 @@ def test_mixed_adapters_of_the_other_families(family: str, tmp_path: Path):
         max_model_len=256,
         num_gpu_blocks_override=31,
     ) as served:
-        tell(served, Judge(model, adapters), Story(random.Random(family), 96, 150), 3)
+        tell(served, Judge(model, adapters), Story(random.Random(family), 96, 150), rounds)
         assert served.plugin.validity.counters.reused_tokens > 50
 
 
 @pytest.mark.every_version
+@pytest.mark.parametrize("rounds", [ROUNDS, LONG])
 def test_any_order_gives_what_the_reference_gives(
-    tight: Served, judge: Judge, monkeypatch: pytest.MonkeyPatch
+    rounds: int, tight: Served, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ):
     """Whoever came before, with chunks, eviction and preemption."""
     tight.reset()
@@ -160,7 +164,7 @@ def test_any_order_gives_what_the_reference_gives(
     monkeypatch.setattr(tight.core.scheduler, "_preempt_request", preempt)
     counters = tight.plugin.validity.counters
     reused = counters.reused_tokens
-    tell(tight, judge, Story(random.Random(3), 96, 150, ACTING), ROUNDS)
+    tell(tight, judge, Story(random.Random(3), 96, 150, ACTING), rounds)
     assert preempted
     assert counters.reused_tokens - reused > 300
 
