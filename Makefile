@@ -88,7 +88,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@touch $@
 
 OLDEST := $(CACHE)/oldest
-test-oldest: $(OLDEST)/installed
+test-oldest: $(OLDEST)/installed chromium
 	$(OLDEST)/bin/python -m pip install --quiet --no-deps --editable .
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -q -n 2 -m "not timing" \
 		-W ignore::DeprecationWarning -W ignore::FutureWarning \
@@ -96,13 +96,13 @@ test-oldest: $(OLDEST)/installed
 
 # Training is tested by its command; its other tests need TRL, which pins much. Old releases warn of
 # newer ones, and old PEFTs refuse a configuration that today's takes (the test left out).
-OLDEST_TESTS := tests/adapters tests/agents tests/cli tests/engine tests/evaluation
+OLDEST_TESTS := tests/adapters tests/agents tests/cli tests/engine tests/evaluation tests/server
 $(OLDEST)/installed: pyproject.toml tests/packaging/oldest.py
 	test -e $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade "pip>=25.1" packaging
 	$(@D)/bin/python -m pip install --quiet "$(TORCH)"
 	$(@D)/bin/python tests/packaging/oldest.py > $(@D)/pins
-	$(@D)/bin/python -m pip install --quiet --requirement $(@D)/pins --group test
+	$(@D)/bin/python -m pip install --quiet --requirement $(@D)/pins --group test --group server
 	@touch $@
 
 # vLLM pins its own torch and much else, so each version gets an environment of its own, outside of

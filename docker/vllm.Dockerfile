@@ -7,12 +7,11 @@
 ARG VLLM=v0.33.0
 FROM vllm/vllm-openai:${VLLM}
 
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY src src
+COPY pyproject.toml README.md LICENSE /src/
+COPY src /src/src
 # All that the image has stays as it is; what is missing is small.
-RUN pip list --format=freeze > /tmp/kept && \
-    pip install --no-cache-dir --constraint /tmp/kept . && rm -rf /src
+RUN python3 -m pip list --format=freeze > /tmp/kept && \
+    python3 -m pip install --no-cache-dir --constraint /tmp/kept /src && rm -rf /src
 
 # Also loads the HTTP endpoint /v1/lragent/stats and the metrics.
 ENV VLLM_PLUGINS=lragent

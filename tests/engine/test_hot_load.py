@@ -123,6 +123,22 @@ def test_running_requests_finish_on_the_weights_they_started_with(
         engine.check_integrity()
 
 
+def test_statistics_keep_no_name_of_an_unloaded_adapter(shared_a: dict[str, Path]):
+    with Engine((tiny_model(), None), {"act": shared_a["act"]}, max_lora_rank=8) as engine:
+        for number in range(3):
+            name = f"plan-{number}"
+            engine.load_adapter(name, shared_a["plan"])
+            engine.generate(PROMPT, adapter=name, sampling_params=PARAMS)
+            running = engine.submit(PROMPT, adapter=name, sampling_params=PARAMS)
+            assert engine.stats().adapters[name].requests == 2
+            engine.unload_adapter(name)
+            assert len(running.result().token_ids) == 12
+            stats = engine.stats()
+            assert name not in stats.adapters
+            assert stats.total.requests == stats.total.finished == 2 * (number + 1)
+            assert stats.total.generated_tokens == 24 * (number + 1)
+
+
 def test_unload_frees_the_pages_that_only_the_adapter_could_use(shared_a: dict[str, Path]):
     with Engine((tiny_model(), None), shared_a) as engine:
         engine.generate(PROMPT, adapter="plan", sampling_params=PARAMS)

@@ -74,6 +74,12 @@ def post(http: httpx.Client, path: str, body: Any) -> httpx.Response:
         ),
         ("chat/completions", {"typo": 1}, "typo", "Extra inputs"),
         ("chat/completions", {"stream": False, "stream_options": {}}, None, "stream: true"),
+        (
+            "chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "b": 1}]}]},
+            "messages",
+            "no field 'b'",
+        ),
         ("chat/completions", {"cache_salt": "\ud800"}, None, "Unicode"),
         ("chat/completions", {"n": 1000}, "n", "less than or equal to 128"),
         ("completions", {"deadline": 0}, "deadline", "greater than 0"),
@@ -82,7 +88,8 @@ def post(http: httpx.Client, path: str, body: Any) -> httpx.Response:
         ("completions", {"prompt": [9999]}, None, "between 0 and 258"),
         ("completions", {"prompt": ["a"] * 129}, None, "more than this server's 128 answers"),
         ("completions", {"logprobs": 21}, "logprobs", "less than or equal to 20"),
-        ("completions", {"echo": True}, None, "echo is not supported"),
+        ("completions", {"best_of": 2}, None, "best_of is not supported"),
+        ("completions", {"max_tokens": 0}, None, "needs echo: true"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -97,10 +104,23 @@ def test_bad_fields(
     assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("field", ["typo", "include_obfuscation", "continuous_usage_stats"])
+def test_bad_options_of_a_stream(http: httpx.Client, field: str):
+    body = TEXT | {"stream": True, "stream_options": {field: True}}
+    assert refused(post(http, "completions", body), 400)["param"] == "stream_options"
+
+
 def test_neutral_values_of_what_is_not_supported_are_taken(http: httpx.Client):
-    more = {"tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "user": "me"}
+    part = {"type": "text", "text": "Hi", "typo": None}
+    more = {
+        "tools": [], "tool_choice": "auto", "response_format": {"type": "text"}, "user": "me",
+        "messages": [{"role": "user", "content": [part], "typo": None}],
+    }  # fmt: skip
     assert http.post("/v1/chat/completions", json=CHAT | more).status_code == 200
-    assert http.post("/v1/completions", json=TEXT | {"echo": False}).status_code == 200
+    more = {"best_of": 1, "echo": False, "stream": True, "typo": None}
+    options = {"include_usage": None, "include_obfuscation": False}
+    answer = http.post("/v1/completions", json=TEXT | more | {"stream_options": options})
+    assert answer.status_code == 200
 
 
 def test_messages_that_the_chat_template_refuses(

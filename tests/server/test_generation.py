@@ -23,6 +23,24 @@ def checked(answer: BaseModel) -> Any:
     return type(answer).model_validate(answer.model_dump(exclude_unset=True), strict=True)
 
 
+def alike(one: Any, other: Any) -> None:
+    """Assert that two answers are equal, but for the last bits of sums in another order."""
+    match one:
+        case float():
+            assert one == pytest.approx(other, rel=1e-5)
+        case BaseModel():
+            alike(one.model_dump(), other.model_dump())
+        case dict():
+            assert one.keys() == other.keys()
+            alike(list(one.values()), list(other.values()))
+        case list():
+            assert len(one) == len(other)
+            for mine, its in zip(one, other, strict=True):
+                alike(mine, its)
+        case _:
+            assert one == other
+
+
 def test_chat_is_what_the_engine_says(served: Served, client: openai.OpenAI):
     answer = checked(
         client.chat.completions.create(
@@ -79,7 +97,8 @@ def test_a_stream_comes_to_the_same_as_the_whole(client: openai.OpenAI, n: int):
                     logprobs[choice.index] += choice.logprobs.content or []
                 reasons[choice.index] = choice.finish_reason
     assert texts == [choice.message.content for choice in whole.choices]
-    assert logprobs == [choice.logprobs.content for choice in whole.choices]
+    for streamed, choice in zip(logprobs, whole.choices, strict=True):
+        alike(streamed, choice.logprobs.content)
     assert reasons == [choice.finish_reason for choice in whole.choices]
     assert usage is not None
     assert usage.completion_tokens == whole.usage.completion_tokens
@@ -114,6 +133,82 @@ def test_completions_of_several_prompts(served: Served, client: openai.OpenAI):
     assert texts == [each.text for each in expected]
 
 
+def with_echo(client: openai.OpenAI, **wanted: Any) -> tuple[Any, list[Any]]:
+    """The answer and its choices: text, tokens' log-probabilities, likeliest tokens, offsets."""
+    whole = client.completions.create(model="plan", temperature=0, echo=True, **wanted)
+    choices = []
+    for choice in whole.choices:
+        logprobs = choice.logprobs
+        if logprobs is None:
+            choices.append(choice.text)
+            continue
+        parts = (logprobs.token_logprobs, logprobs.top_logprobs, logprobs.text_offset)
+        choices.append((choice.text, *map(list, cast(Any, parts))))
+        for each in cast(Any, parts[:2]):  # OpenAI's type has no null, which its answers have
+            assert each.pop(0) is None
+    return checked(whole), choices
+
+
+@pytest.mark.parametrize("as_ids", [False, True], ids=["text", "ids"])
+def test_an_echo_is_the_prompt_and_then_the_answer(
+    served: Served, client: openai.OpenAI, as_ids: bool
+):
+    texts = ["one two", "three"]
+    ids = cast(Any, served.engine.tokenizer)(texts)["input_ids"]
+    prompts = ids if as_ids else texts
+    wanted: dict[str, Any] = {"prompt": prompts, "max_tokens": 6, "n": 2, "logprobs": 2}
+    whole, choices = with_echo(client, **wanted)
+    asked = SamplingParams(max_tokens=6, logprobs=2, prompt_logprobs=2)
+    for place, (text, logprobs, top, offsets) in enumerate(choices):
+        expected = served.engine.generate(ids[place // 2], asked, adapter="plan")
+        tokens = (*expected.prompt_logprobs, *expected.logprobs)
+        assert text == texts[place // 2] + expected.text
+        assert top[0] is None
+        assert all(top[1:])
+        alike(logprobs, [each and each.logprob for each in tokens])
+        assert offsets == list(range(len(tokens)))  # each token is one character
+    assert whole.usage.completion_tokens == 24
+    plain, without = with_echo(client, **{**wanted, "logprobs": None})
+    assert without == [choice[0] for choice in choices]
+    assert all(choice.logprobs is None for choice in plain.choices)
+
+
+def test_a_prompt_alone(client: openai.OpenAI):
+    wanted: dict[str, Any] = {"prompt": ["one two", "three"], "logprobs": 1}
+    whole, choices = with_echo(client, **wanted, max_tokens=0)
+    _, longer = with_echo(client, **wanted, max_tokens=3)
+    assert [choice[0] for choice in choices] == wanted["prompt"]
+    assert {choice.finish_reason for choice in whole.choices} == {"length"}
+    for alone, more in zip(choices, longer, strict=True):
+        alike(alone[1], more[1][: len(alone[0])])
+
+
+@pytest.mark.parametrize("max_tokens", [0, 12])
+def test_an_echo_comes_as_a_stream(client: openai.OpenAI, max_tokens: int):
+    wanted: dict[str, Any] = {
+        "model": "act", "prompt": ["one two", "three"], "max_tokens": max_tokens, "n": 2,
+        "seed": 3, "stop": ["no such text"], "echo": True, "logprobs": 0,
+    }  # fmt: skip
+    whole = client.completions.create(**wanted).model_dump()["choices"]
+    streamed = [{"text": "", "logprobs": {}, "finish_reason": None} for _ in whole]
+    for event in client.completions.create(**wanted, stream=True):
+        [choice] = event.model_dump()["choices"]
+        so_far = streamed[choice["index"]]
+        so_far["text"] += choice["text"]
+        so_far["finish_reason"] = choice["finish_reason"]
+        for name, values in choice["logprobs"].items():
+            so_far["logprobs"].setdefault(name, []).extend(values)
+    alike(streamed, [{name: choice[name] for name in streamed[0]} for choice in whole])
+
+
+def test_an_answer_is_a_message_of_the_next_request(client: openai.OpenAI):
+    answer = client.chat.completions.create(model="act", messages=MESSAGES, max_tokens=3)
+    message = answer.choices[0].message
+    for said in (message, message.model_dump(), {**message.model_dump(), "annotations": []}):
+        more = [*MESSAGES, said, {"role": "user", "content": "And then?"}]
+        assert client.chat.completions.create(model="act", messages=more, max_tokens=3).choices
+
+
 def test_token_ids_are_prompts(served: Served, client: openai.OpenAI):
     ids = [5, 6, 7, 8]
     expected = served.engine.generate(ids, SamplingParams(max_tokens=4)).text
@@ -131,7 +226,9 @@ class Step(BaseModel):
 
 def test_answers_of_a_form(client: openai.OpenAI):
     wanted: dict[str, Any] = {"model": "act", "messages": MESSAGES, "seed": 2, "max_tokens": 400}
-    parsed = client.chat.completions.parse(**wanted, response_format=Step).choices[0].message
+    # the older place of parse(), which all versions of the client have
+    made = client.beta.chat.completions.parse(**wanted, response_format=Step)
+    parsed = made.choices[0].message
     assert isinstance(parsed.parsed, Step)
     answer = client.chat.completions.create(**wanted, response_format={"type": "json_object"})
     [choice] = checked(answer).choices

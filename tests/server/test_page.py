@@ -78,6 +78,7 @@ def test_the_page_follows_a_hand_over(browser: Browser, running: Served):
         card = page.get_by_role("article", name="plan: done")
         expect(card).to_contain_text("0 reused")
         expect(card).to_contain_text("20 generated")
+        expect(card).to_contain_text("reused nothing: nobody has sent it before")
         ask(running, "act")
         card = page.get_by_role("article", name="act: done")
         expect(card).to_contain_text(re.compile(r"\b20[0-9] reused"))

@@ -49,8 +49,8 @@ def test_a_call_and_its_answer(client: openai.OpenAI):
     assert (one.function.name, json.loads(one.function.arguments)) == ("look", {"at": 7})
     assert one.id != two.id
     result = {"role": "tool", "tool_call_id": one.id, "content": "Nothing."}
-    said = choice.message.model_dump(include={"role", "content", "tool_calls"})
-    more = {**QUESTION, "messages": [*QUESTION["messages"], said, result], "extra_body": {}}
+    messages = [*QUESTION["messages"], choice.message, result]
+    more = {**QUESTION, "messages": messages, "extra_body": {}}
     assert checked(client.chat.completions.create(**more)).choices
     none = client.chat.completions.create(**QUESTION, tool_choice="none").choices[0]
     assert (none.message.content, none.message.tool_calls) == (f"So: {CALL}{CALL}", None)

@@ -212,6 +212,7 @@ class EngineCore:
             self.check_open()
             before = self._registry.sharers
             self._registry.unload(name)
+            self.loop.recorder.forget(name)
             self._hold_weights()
             return self._forget(before)
 

@@ -434,7 +434,7 @@ class Engine(Calls):
             alone = replace(self.layout, slots=min(1, self.layout.slots))
             return EngineStats(
                 adapters=by_adapter,
-                total=sum(by_adapter.values(), AdapterStats()),
+                total=sum(by_adapter.values(), loop.recorder.unloaded + AdapterStats()),
                 kv_base_bytes=cache.base_bytes,
                 kv_lr_bytes=cache.lr_bytes,
                 kv_lr_valid_bytes=cache.valid_slots * self.layout.lr_slot_bytes * layers,

@@ -54,8 +54,9 @@ class EngineStats:
     """A snapshot of the engine.
 
     Attributes:
-        adapters: sums by adapter name; the base model's under the empty name.
-        total: sums of all.
+        adapters: sums by name of the adapters that are loaded; the base model's under the empty
+            name.
+        total: sums of all, those of unloaded adapters too.
         kv_base_bytes: bytes of K and V_base in pages that hold something.
         kv_lr_bytes: bytes of LR slots in those pages.
         kv_lr_valid_bytes: bytes of those slots that are valid.
@@ -105,19 +106,26 @@ def _to_dict(sums: AdapterStats) -> dict[str, Any]:
 
 
 class StatsRecorder:
-    """Adds up what happens, by adapter name."""
+    """Adds up what happens, by adapter name; of all unloaded adapters together, so that ever new
+    names do not add up to a leak."""
 
     def __init__(self) -> None:
         self.by_adapter: dict[str, AdapterStats] = {}
+        self.unloaded = AdapterStats()
         self.steps = 0
 
     def of(self, request: RequestState) -> AdapterStats:
         """The sums of the request's adapter."""
-        return self.by_adapter.setdefault(request.binding.name or "", AdapterStats())
+        return self.by_adapter.get(request.binding.name or "", self.unloaded)
+
+    def forget(self, adapter: str) -> None:
+        """An adapter was unloaded; its requests may still run."""
+        self.unloaded += self.by_adapter.pop(adapter, AdapterStats())
 
     def submitted(self, request: RequestState) -> None:
-        """A request came in."""
-        self.of(request).arrived(request.prompt_tokens)
+        """A request came in, whose adapter is loaded."""
+        sums = self.by_adapter.setdefault(request.binding.name or "", AdapterStats())
+        sums.arrived(request.prompt_tokens)
 
     def admitted(self, item: Scheduled) -> None:
         """A request was scheduled for the first time."""

@@ -31,6 +31,9 @@ class Form(ABC):
     count: int
     logprobs: int | None
 
+    def __init__(self) -> None:
+        self.requests: list[Request] = []  # one a prompt, as they are queued
+
     @abstractmethod
     def prompts(self) -> Sequence[Prompt]:
         """What to continue, `count` prompts. Called in a thread."""
@@ -96,6 +99,7 @@ class _Call:
                 deadline=body.deadline,
             )
             self._state.watch.add(request)
+            form.requests.append(request)
             yield request
 
     async def answer(self) -> Answer:

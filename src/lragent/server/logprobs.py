@@ -29,19 +29,19 @@ class LogprobWriter:
         )
 
     def for_completion(
-        self, tokens: Sequence[TokenLogprob], offset: int
+        self, token_ids: Sequence[int], tokens: Sequence[TokenLogprob | None], offset: int
     ) -> completions.CompletionLogprobs:
         """The form of `/v1/completions`; `offset` characters of the answer came before."""
-        texts = [self._text(each.token_id) for each in tokens]
+        texts = list(map(self._text, token_ids))
         offsets = []
         for text in texts:
             offsets.append(offset)
             offset += len(text)
         return completions.CompletionLogprobs(
             tokens=texts,
-            token_logprobs=[each.logprob for each in tokens],
+            token_logprobs=[each and each.logprob for each in tokens],
             top_logprobs=[
-                {self._text(token): logprob for token, logprob in each.top.items()}
+                each and {self._text(token): logprob for token, logprob in each.top.items()}
                 for each in tokens
             ],
             text_offset=offsets,

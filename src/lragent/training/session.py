@@ -14,6 +14,7 @@ import torch
 from transformers import set_seed
 
 from lragent.engine.loader import load_model
+from lragent.engine.validation import as_device
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all, text_tokens
@@ -52,7 +53,7 @@ class Session:
         self._roles = roles
         self._record = record
         self._files = files
-        self._device = _device(config.device)
+        self._device = as_device(None if config.device == "auto" else config.device)
 
     def run(
         self,
@@ -164,12 +165,6 @@ class Session:
 def _holds(prompt: list[int], tokens: list[int]) -> bool:
     starts = range(len(prompt) - len(tokens) + 1)
     return any(prompt[start : start + len(tokens)] == tokens for start in starts)
-
-
-def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def _device_name(device: torch.device) -> str:

@@ -22,10 +22,9 @@ export function showModels(models) {
 
 export function showAgents(models, groups) {
   const adapters = models.filter((each) => each.parent).map((each) => each.id);
-  const groupOf = (name) => groups.findIndex((group) => name in group.members);
+  const memberOf = (name) => groups.find((group) => Object.hasOwn(group.members, name))?.members[name];
   const chips = [null, ...adapters].map((name) => {
-    const group = groups[groupOf(name)];
-    const slot = group?.members[name]?.slot;
+    const slot = name === null ? null : memberOf(name)?.slot;
     const chip = element("li", { class: "agent", "--colour": colour(name) }, label(name));
     if (slot != null) chip.append(` · slot ${slot}`);
     return chip;

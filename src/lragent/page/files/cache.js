@@ -11,6 +11,8 @@ const REASONS = {
   not_seen: "nobody has sent it before",
 };
 
+export const because = (reason) => REASONS[reason] ?? reason;
+
 const sum = (reports, part, name) =>
   reports.reduce((total, report) => total + (report[part][name] ?? 0), 0);
 
@@ -64,7 +66,7 @@ function showReasons(reports) {
     }
   }
   const items = Object.entries(totals).map(([reason, times]) =>
-    element("li", {}, `${REASONS[reason] ?? reason}: ${count.format(times)}`),
+    element("li", {}, `${because(reason)}: ${count.format(times)}`),
   );
   const shown = items.length ? [element("h3", {}, "Prompts that reused nothing")] : [];
   setChildren($("#reasons"), [...shown, element("ul", {}, ...items)]);

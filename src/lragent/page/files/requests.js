@@ -1,6 +1,7 @@
 // A card for each request, with its pages and its text as it comes.
 
 import { colour, label } from "./agents.js";
+import { because } from "./cache.js";
 import { $, count, element, seconds, setChildren, setText } from "./dom.js";
 
 const cards = new Map();
@@ -79,7 +80,7 @@ function fill(card, request, pageSize) {
   if (request.cached_tokens !== null) facts.push(`${count.format(request.cached_tokens)} reused`);
   if (request.ttft_s !== null) facts.push(`first token after ${seconds(request.ttft_s)}`);
   facts.push(`${count.format(request.generated_tokens)} generated`);
-  if (request.not_shared) facts.push(`reused nothing: ${request.not_shared}`);
+  if (request.not_shared) facts.push(`reused nothing: ${because(request.not_shared)}`);
   setText($(".facts", card), facts.join(" · "));
   setChildren($(".pages", card), pageBar(request, parts, pageSize));
   setChildren($("tbody", card), rowsOf(parts));

@@ -12,8 +12,6 @@ from lragent.server.protocol.common import Answer, GenerationBody, Reason, StopR
 
 def _text_of_parts(content: Any) -> Any:
     """A message's text, which may come in parts."""
-    if content is None:
-        return ""
     if not isinstance(content, list):
         return content
     texts = []
@@ -22,6 +20,9 @@ def _text_of_parts(content: Any) -> Any:
             raise ValueError("only parts of type 'text' are supported")
         if not isinstance(part.get("text"), str):
             raise ValueError("a part of type 'text' has no text")
+        given = {name for name, value in part.items() if value is not None}
+        if unknown := given - {"type", "text"}:
+            raise ValueError(f"a part of type 'text' has no field {min(unknown)!r}")
         texts.append(part["text"])
     return "\n".join(texts)
 
@@ -71,6 +72,8 @@ class Tool(Strict):
 
 class ChatMessage(Strict):
     """One message; the model's chat template decides which roles there are."""
+
+    neutral: ClassVar = {"annotations": ([],)}  # what OpenAI's own answers have
 
     role: str
     content: Annotated[

@@ -12,14 +12,6 @@ Reason = Literal["stop", "length", "tool_calls"]
 StopReason = int | str | None
 """The stop text or token that ended an answer, as in vLLM; None for any other end."""
 
-_IGNORED = frozenset(
-    (
-        "metadata", "prompt_cache_key", "prompt_cache_retention",
-        "safety_identifier", "service_tier", "store", "user",
-    )
-)  # fmt: skip
-"""Fields of OpenAI's that change no answer of this server."""
-
 _SAMPLING = (
     "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "n",
     "presence_penalty", "repetition_penalty", "seed", "stop", "stop_token_ids", "temperature",
@@ -27,16 +19,36 @@ _SAMPLING = (
 )  # fmt: skip
 
 
-class StreamOptions(BaseModel):
-    """Whether a last event of the stream has the usage."""
-
-    include_usage: bool = False
-
-
 class Strict(BaseModel):
-    """Takes no field that it does not know."""
+    """Takes no field that it does not know; None is as good as left out.
+
+    Attributes:
+        ignored: fields that are taken and change nothing.
+        neutral: fields that are not supported, and their values that ask for nothing.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    ignored: ClassVar[frozenset[str]] = frozenset()
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        kept = {k: v for k, v in body.items() if v is not None and k not in cls.ignored}
+        for name, neutral in cls.neutral.items():
+            if name in kept and kept.pop(name) not in neutral:
+                raise ValueError(f"{name} is not supported by this server; leave it out")
+        return kept
+
+
+class StreamOptions(Strict):
+    """Whether a last event of the stream has the usage."""
+
+    neutral: ClassVar = {"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
+
+    include_usage: bool = False
 
 
 class AnyText(Strict):
@@ -71,13 +83,14 @@ Format = Annotated[AnyText | AnyObject | OfSchema, Field(discriminator="type")]
 
 
 class GenerationBody(Strict):
-    """Fields of every request for text; None is as good as left out.
+    """Fields of every request for text. Ranges are checked by `SamplingParams`."""
 
-    Ranges are checked by `SamplingParams`. A field that would change the answer and is not
-    supported is refused unless it has its neutral value.
-    """
-
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    ignored: ClassVar = frozenset(
+        (
+            "metadata", "prompt_cache_key", "prompt_cache_retention",
+            "safety_identifier", "service_tier", "store", "user",
+        )
+    )  # fmt: skip
 
     model: str | None = Field(None, description="An adapter's name, or the base model's (default).")
     n: int | None = Field(None, ge=1, le=128, description="Answers for each prompt.")
@@ -108,17 +121,6 @@ class GenerationBody(Strict):
     cache_salt: str | None = Field(
         None, description="Requests with different salts share no cached page."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out(cls, body: Any) -> Any:
-        if not isinstance(body, dict):
-            return body
-        kept = {key: value for key, value in body.items() if key not in _IGNORED}
-        for name, neutral in cls.neutral.items():
-            if kept.pop(name, None) not in (None, *neutral):
-                raise ValueError(f"{name} is not supported by this server; leave it out")
-        return kept
 
     @model_validator(mode="after")
     def _options_of_a_stream(self) -> GenerationBody:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
+from lragent.engine import SamplingParams
 from lragent.server.protocol.common import Answer, GenerationBody, Reason, StopReason
 
 
 class CompletionBody(GenerationBody):
     """One or more prompts to continue, as text or token ids."""
 
-    neutral: ClassVar = {"best_of": (1,), "echo": (False,), "suffix": ("",)}
+    neutral: ClassVar = {"best_of": (1,), "suffix": ("",)}
 
     prompt: str | list[str] | list[int] | list[list[int]] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=0, description="0 needs echo: the prompt alone.")
     logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = Field(None, description="Put the prompt in front of each answer.")
+
+    @model_validator(mode="after")
+    def _something_to_answer(self) -> CompletionBody:
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 needs echo: true")
+        return self
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -26,13 +35,18 @@ class CompletionBody(GenerationBody):
             return [self.prompt]  # pyright: ignore[reportReturnType]
         return list(self.prompt)  # pyright: ignore[reportReturnType]
 
+    def sampling(self, max_tokens: int, logprobs: int | None) -> SamplingParams:
+        """As for all requests; with `echo` the prompt's log-probabilities are wanted, too."""
+        params = super().sampling(max_tokens, logprobs)
+        return params.model_copy(update={"prompt_logprobs": logprobs}) if self.echo else params
+
 
 class CompletionLogprobs(BaseModel):
-    """Log-probabilities of an answer's tokens, one entry a token."""
+    """Log-probabilities of tokens, one entry each; None for the first one of an echoed prompt."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from lragent.server.protocol.common import Strict
 
 
 class ModelCard(BaseModel):
@@ -26,20 +28,17 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
-class LoadBody(BaseModel):
+class LoadBody(Strict):
     """An adapter to load from a folder of the server's machine."""
-
-    model_config = ConfigDict(extra="forbid")
 
     lora_name: str = Field(min_length=1)
     lora_path: str = Field(min_length=1)
     load_inplace: bool = Field(False, description="Replace the weights under a name in use.")
 
 
-class UnloadBody(BaseModel):
+class UnloadBody(Strict):
     """An adapter to take away."""
 
-    model_config = ConfigDict(extra="forbid")
+    ignored: ClassVar = frozenset(("lora_int_id",))  # vLLM's
 
     lora_name: str = Field(min_length=1)
-    lora_int_id: int | None = Field(None, description="vLLM's; not looked at.")

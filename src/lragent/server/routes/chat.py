@@ -33,6 +33,7 @@ class _ChatForm(Form):
     count = 1
 
     def __init__(self, body: chat.ChatBody, state: ServerState):
+        super().__init__()
         if body.continue_final_message and body.add_generation_prompt:
             raise ApiError(400, "continue_final_message and add_generation_prompt contradict")
         if body.add_generation_prompt is False and not body.continue_final_message:
