@@ -72,7 +72,7 @@ class LoraBank:
         tables = [self._tables(i, unique, layout) for i in range(self._cache.storage.layers)]
         owners = self._owners(unique)
 
-        # no tensor is allocated from here on, so the bank has all of the old or all of the new
+        # No tensor is allocated from here on: the bank keeps all of the old or has all of the new.
         for path, layer in self._layers.items():
             layer.a, layer.b = placed[path]
             if isinstance(layer, CachedLinear):
