@@ -310,6 +310,14 @@ def test_foreign_folder_is_left_alone(make_config: Make) -> None:
     assert (config.out / "plan" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("device", ["gpu!", "cuda:99"])
+def test_no_such_device(make_config: Make, device: str) -> None:
+    config = make_config(device=device)
+    with pytest.raises(TrainingError, match=f"device='{device}' is no device here"):
+        train(config, show_progress=False)
+    assert not config.out.exists()
+
+
 def test_all_samples_too_long(make_config: Make) -> None:
     with pytest.raises(TrainingError, match="every sample of plan is longer than 3 tokens"):
         train(make_config(max_length=3), show_progress=False)

@@ -123,9 +123,12 @@ def as_device(device: str | torch.device | None) -> torch.device:
     """The device, by default the GPU where there is one.
 
     Raises:
-        ValueError: no device of torch.
+        ValueError: torch knows no such device, or this machine has none.
     """
     try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device={device!r:.80} is no device: {error}") from None
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError) as error:  # the last: a build without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device={device!r:.80} is no device here: {reason:.200}") from None
+    return found

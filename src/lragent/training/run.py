@@ -7,6 +7,7 @@ import shutil
 from safetensors import SafetensorError
 
 from lragent.adapters import read_adapter
+from lragent.engine.validation import as_device
 from lragent.training.config import Mode, TrainConfig
 from lragent.training.determinism import deterministic
 from lragent.training.errors import TrainingError
@@ -24,19 +25,25 @@ def train(config: TrainConfig, *, show_progress: bool = True) -> TrainReport:
     run on the same kind of device with the same releases gives the same adapters, to the bit.
 
     Raises:
-        TrainingError: bad samples, settings that fit neither model nor folder, a full disk.
+        TrainingError: bad samples, settings that fit no model, folder or device, a full disk.
         ModelUnavailableError: the base model cannot be loaded.
     """
     samples, files = read_samples(config.data, config.roles)
     require_every_role(samples)
     held_out, _ = read_samples(config.eval_data, config.roles)
     try:
+        device = as_device(None if config.device == "auto" else config.device)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    try:
         record = open_record(config, files)
         kept = set(record.finished)
         for roles in _rounds(config):
             if not kept.issuperset(roles):
                 with deterministic():
-                    Session(config, roles, record, files).run(samples, held_out, show_progress)
+                    Session(config, roles, record, files, device).run(
+                        samples, held_out, show_progress
+                    )
         shutil.rmtree(config.out / CHECKPOINTS, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_failed_write(error):

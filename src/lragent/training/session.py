@@ -14,7 +14,6 @@ import torch
 from transformers import set_seed
 
 from lragent.engine.loader import load_model
-from lragent.engine.validation import as_device
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all, text_tokens
@@ -47,13 +46,14 @@ class Session:
         roles: Sequence[str],
         record: Record,
         files: Sequence[DataFile],
+        device: torch.device,
     ) -> None:
         """Finished roles are noted in `record`; `files` are named in the model cards."""
         self._config = config
         self._roles = roles
         self._record = record
         self._files = files
-        self._device = as_device(None if config.device == "auto" else config.device)
+        self._device = device
 
     def run(
         self,
