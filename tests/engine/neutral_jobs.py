@@ -93,8 +93,9 @@ class Story:
 class Judge:
     """Compares completions with the dense reference, which knows neither pages nor order."""
 
-    def __init__(self, model: PreTrainedModel, adapters: Mapping[str, Path]):
+    def __init__(self, model: PreTrainedModel, adapters: Mapping[str, Path], atol: float = ATOL):
         self.model = model
+        self.atol = atol
         self.adapters = {name: read_adapter(path) for name, path in adapters.items()}
 
     @torch.inference_mode()
@@ -111,7 +112,7 @@ class Judge:
         best, likeliest = rows.max(-1)
         assert list(got.token_ids) == likeliest.tolist(), (name, len(prompt), got.cached_tokens)
         logprobs = torch.tensor([entry.logprob for entry in got.logprobs])
-        torch.testing.assert_close(logprobs, best, atol=ATOL, rtol=0)
+        torch.testing.assert_close(logprobs, best, atol=self.atol, rtol=0)
 
 
 def acting_position(adapter: Adapter, prompt: Sequence[int]) -> int | None:

@@ -78,14 +78,17 @@ def check(served: Served, judge: Judge, name: str | None, prompt: Sequence[int])
     return got
 
 
-def tell(served: Served, judge: Judge, story: Story, rounds: int) -> None:
-    """Rounds of two to eight requests of the adapters and the base model, each checked."""
+def tell(served: Served, judge: Judge, story: Story, rounds: int, longest: int = 60) -> None:
+    """Rounds of two to eight requests of the adapters and the base model, each checked.
+
+    Answers have up to `longest` tokens.
+    """
     names = (*served.paths, None)
     for _ in range(rounds):
         count = story.rng.randint(2, 8)
         asks = [Ask(story.rng.choice(names), story.prompt(story.rng.randrange(30)))
                 for _ in range(count)]  # fmt: skip
-        lengths = [story.rng.randint(1, 60) for _ in asks]
+        lengths = [story.rng.randint(1, longest) for _ in asks]
         for a, got in zip(asks, ask(served, *asks, lengths=lengths), strict=True):
             judge.check(a.name, a.prompt, got)  # type: ignore[arg-type]
             story.wrote(a.prompt, got.token_ids)
@@ -164,7 +167,9 @@ def test_mixed_adapters_of_a_real_model(tmp_path: Path):
         max_model_len=256,
         num_gpu_blocks_override=31,
     ) as served:
-        tell(served, Judge(model, members), Story(random.Random(72), 40_000, 120), 100)
+        # Alone on an empty cache one token of these is 3e-4 from the reference; most are 2e-5.
+        judge = Judge(model, members, atol=1e-3)
+        tell(served, judge, Story(random.Random(72), 40_000, 120), 100, 20)
         assert served.plugin.validity.counters.reused_tokens > 1_000
 
 
