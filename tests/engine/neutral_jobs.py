@@ -58,8 +58,15 @@ def mixed_adapters(root: Path, model: PreTrainedModel, std: float = 1.0) -> dict
 
 
 def neutral_engine(adapters: Mapping[str, Path], family: str = "llama", **options: Any) -> Engine:
-    """An engine on a tiny model with one `neutral` group of all adapters."""
-    return Engine((tiny_model(family), None), adapters, "neutral", **options)
+    """An engine on a tiny model with one `neutral` group of all adapters.
+
+    Its slots are full of NaN: memory may still hold what an engine before it wrote, and be right.
+    """
+    engine = Engine((tiny_model(family), None), adapters, "neutral", **options)
+    for layer in engine._runner.storage.views:
+        if layer.lr is not None:
+            layer.lr.fill_(torch.nan)
+    return engine
 
 
 @dataclass
