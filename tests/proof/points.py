@@ -40,13 +40,18 @@ STEP = {
     "sampling": Point(no_device_memory, ((loop, "sample"),)),
 }
 
-LOAD = {
+READ = {
     "file read": Point(
         lambda: OSError(errno.EIO, "Input/output error"),
         ((Path, "read_text"), (Path, "read_bytes")),
     ),
     "config": Point(lambda: ValueError("no JSON"), ((json, "loads"),)),
     "tensors": Point(lambda: SafetensorError("no tensors"), ((tensors, "load"),)),
+}
+"""Reading an adapter, for the engine as for the plugin."""
+
+LOAD = {
+    **READ,
     "memory for tensors": Point(no_memory, ((tensors, "load"),)),
     "copy to the device": Point(
         no_device_memory, ((LoraBank, "_slot_table"), (LoraBank, "_up"), (LoraBank, "_owners"))

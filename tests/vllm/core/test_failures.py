@@ -13,26 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors import SafetensorError
 from tests.engine.models import prompt_of
 from tests.proof.failures import Point, until_success
+from tests.proof.points import READ, no_space
 from tests.vllm.core.world import World
 from tests.vllm.serving import folders
 
-from lragent.adapters import AdapterError, tensors
-
-
-def no_space() -> OSError:
-    return OSError(errno.ENOSPC, "No space left on device")
-
+from lragent.adapters import AdapterError
 
 POINTS = {
-    "file read": Point(
-        lambda: OSError(errno.EIO, "Input/output error"),
-        ((Path, "read_text"), (Path, "read_bytes")),
-    ),
-    "config": Point(lambda: ValueError("no JSON"), ((json, "loads"),)),
-    "tensors": Point(lambda: SafetensorError("no tensors"), ((tensors, "load"),)),
+    **READ,
     "copy": Point(lambda: OSError(errno.EIO, "Input/output error"), ((shutil, "copyfile"),)),
     "full disk": Point(no_space, ((tempfile, "mkdtemp"), (shutil, "copyfile"))),
 }
