@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
+LOADER = "lragent_benchmark_weights"
+"""Entry point by which every process of vLLM learns the load format of `dummy_weights`."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class SourceTree:
 
         vLLM finds plugins in the metadata of installed packages, and a source tree has none. So
         it is written from ``pyproject.toml`` and comes first on the path, before that of an
-        installed lragent.
+        installed lragent. The load format of `dummy_weights` is a plugin too, so that the workers
+        of tensor parallelism know it.
 
         Args:
-            plugin: whether vLLM loads lragent; without it vLLM loads no plugin at all.
+            plugin: whether vLLM loads lragent.
             folder: for the metadata, and for vLLM's compile cache of a tree that is not this one;
                 it has to outlive the process.
 
@@ -53,7 +56,11 @@ class SourceTree:
         """
         if os.pathsep in str(folder):
             raise ValueError(f"{folder} cannot stand in PYTHONPATH: it has a {os.pathsep!r}")
-        metadata = write_metadata(folder / "metadata", self.root / "pyproject.toml")
+        project = tomllib.loads((self.root / "pyproject.toml").read_text())["project"]
+        loader = {"vllm.general_plugins": {LOADER: "benchmarks.common.dummy_weights:register"}}
+        metadata = folder / "metadata"
+        write_metadata(metadata, project["name"], project["entry-points"])
+        write_metadata(metadata, LOADER, loader)
         paths = [self.root / "src", metadata, ROOT, os.environ.get("PYTHONPATH")]
         other = {} if self.root == ROOT else {"VLLM_CACHE_ROOT": str(folder / "cache")}
         return {
@@ -61,7 +68,7 @@ class SourceTree:
             **other,
             "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_PLUGINS": "lragent" if plugin else "",
+            "VLLM_PLUGINS": f"lragent,{LOADER}" if plugin else LOADER,
             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -71,16 +78,14 @@ class SourceTree:
 HERE = SourceTree(ROOT)
 
 
-def write_metadata(folder: Path, pyproject: Path) -> Path:
-    """Write a ``.dist-info`` with the entry points of pyproject's ``[project]`` table."""
-    project: dict[str, Any] = tomllib.loads(pyproject.read_text())["project"]
+def write_metadata(folder: Path, name: str, groups: Mapping[str, Mapping[str, str]]) -> None:
+    """Write a ``.dist-info`` with these entry points by group."""
     version = "0"  # nothing asks for it
-    info = folder / f"{project['name']}-{version}.dist-info"
+    info = folder / f"{name}-{version}.dist-info"
     info.mkdir(parents=True, exist_ok=True)
     lines = []
-    for group, entries in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in entries.items()), ""]
-    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {version}\n"
+    for group, entries in groups.items():
+        lines += [f"[{group}]", *(f"{entry} = {target}" for entry, target in entries.items()), ""]
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     (info / "METADATA").write_text(head)
     (info / "entry_points.txt").write_text("\n".join(lines))
-    return folder

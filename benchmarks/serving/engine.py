@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import dummy_weights
 from benchmarks.common.adapters import AGENTS
 from benchmarks.serving.drive import Ask, Progress
 from benchmarks.serving.policies import (
@@ -52,7 +51,6 @@ class VllmEngine:
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        dummy_weights.register()
         option = plugin_option(engine, dict(adapters))
         extra: dict[str, Any] = {}
         if option is not None:

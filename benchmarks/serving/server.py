@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,9 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common.sources import HERE
-
-LOADER = "lragent_benchmark_weights"
-"""Entry point by which every process of vLLM learns the load format of `dummy_weights`."""
 
 
 class Answer(NamedTuple):
@@ -59,9 +55,10 @@ class Server:
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1",
             "--port", str(self._port), *options,
         ]  # fmt: skip
+        environment = HERE.environment(plugin, folder) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment(plugin, folder)
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
 
     def __enter__(self) -> Server:
@@ -136,19 +133,3 @@ def ask(
         raise ServerError("the answer is empty")
     details = usage.get("prompt_tokens_details") or {}
     return Answer(first, usage["prompt_tokens"], details.get("cached_tokens") or 0)
-
-
-def environment(plugin: bool, folder: Path) -> dict[str, str]:
-    """Variables of the server's process: imports from this tree, lragent only where wanted."""
-    info = folder / "loader" / f"{LOADER}-0.dist-info"
-    info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {LOADER}\nVersion: 0\n")
-    (info / "entry_points.txt").write_text(
-        f"[vllm.general_plugins]\n{LOADER} = benchmarks.common.dummy_weights:register\n"
-    )
-    found = HERE.environment(plugin, folder)
-    return found | {
-        "PYTHONPATH": os.pathsep.join([found["PYTHONPATH"], str(info.parent)]),
-        "VLLM_PLUGINS": f"lragent,{LOADER}" if plugin else LOADER,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
-    }

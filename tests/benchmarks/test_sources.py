@@ -9,7 +9,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
-from benchmarks.common.sources import HERE, SourceTree, write_metadata
+from benchmarks.common.dummy_weights import register
+from benchmarks.common.sources import HERE, LOADER, SourceTree
 
 PYPROJECT = """
 [project]
@@ -34,14 +35,17 @@ def tree(folder: Path) -> SourceTree:
     return SourceTree(folder)
 
 
-def test_metadata_gives_the_entry_points_of_pyproject(tmp_path: Path):
-    tree(tmp_path)
-    folder = write_metadata(tmp_path / "metadata", tmp_path / "pyproject.toml")
-    [found] = distributions(path=[str(folder)])
-    assert found.name == "lragent"
-    [entry] = found.entry_points
+def test_metadata_gives_the_entry_points_of_pyproject_and_the_load_format(tmp_path: Path):
+    env = tree(tmp_path).environment(True, tmp_path / "process")
+    folders = env["PYTHONPATH"].split(os.pathsep)
+    found = {d.name: d for d in distributions(path=folders[1:2])}
+    assert set(found) == {"lragent", LOADER}
+    [entry] = found["lragent"].entry_points
     assert (entry.group, entry.name) == ("vllm.general_plugins", "lragent")
     assert entry.value == "lragent.elsewhere:register"
+    [entry] = found[LOADER].entry_points
+    assert (entry.group, entry.name) == ("vllm.general_plugins", LOADER)
+    assert entry.load() is register
 
 
 def test_a_process_imports_its_tree_and_no_installed_package(tmp_path: Path):
@@ -53,10 +57,10 @@ def test_a_process_imports_its_tree_and_no_installed_package(tmp_path: Path):
     assert done.stdout.split() == [str(place), "lragent.elsewhere:register"], done.stderr
 
 
-def test_stock_loads_no_plugin_and_trees_share_no_compile_cache(tmp_path: Path):
+def test_stock_loads_no_lragent_and_trees_share_no_compile_cache(tmp_path: Path):
     other = tree(tmp_path / "other")
-    assert other.environment(False, tmp_path)["VLLM_PLUGINS"] == ""
-    assert other.environment(True, tmp_path)["VLLM_PLUGINS"] == "lragent"
+    assert other.environment(False, tmp_path)["VLLM_PLUGINS"] == LOADER
+    assert other.environment(True, tmp_path)["VLLM_PLUGINS"] == f"lragent,{LOADER}"
     assert other.environment(True, tmp_path)["VLLM_CACHE_ROOT"].startswith(str(tmp_path))
     here = HERE.environment(True, tmp_path).get("VLLM_CACHE_ROOT")
     assert here == os.environ.get("VLLM_CACHE_ROOT")

@@ -12,6 +12,7 @@ engine differs from itself in other batches and graphs. As controls another adap
 those of an adapter of all modules without one of them, have to lie outside of it.
 
 Only the engines of the selected tests are started: ``pytest tests/gpu -k "base+lr and full"``.
+The variable ``AGREEMENT_OUT`` names a file to keep the comparisons in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.common import machine
 from benchmarks.common.adapters import AGENTS
+from benchmarks.common.files import save
 from benchmarks.common.processes import Job, run_all
 from benchmarks.common.sources import HERE
 from tests.gpu.agreement.cases import (
@@ -47,7 +50,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM for GPUs"),
 ]
 WORKER = "tests.gpu.agreement.worker"
-PARALLEL = 4
+PARALLEL = max(2, min(8, len(os.sched_getaffinity(0)) // 4))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,21 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         and "case" in item.callspec.params
     }
     cases = [*STOCK_CASES, *(case for case in PLUGIN_CASES if case in wanted)]
-    return compared(cases, tmp_path_factory.mktemp("agreement"))
+    found = compared(cases, tmp_path_factory.mktemp("agreement"))
+    if out := os.environ.get("AGREEMENT_OUT"):
+        save(
+            Path(out),
+            {
+                "hardware": machine.hardware(),
+                "versions": machine.versions(),
+                "source": HERE.digest(),
+                "commit": os.environ.get("COMMIT") or machine.checked_out_commit(HERE.root),
+                "model": "SmolLM2-135M-Instruct, demo adapters",
+                "environment": machine.environment(),
+                "rows": found,
+            },
+        )
+    return found
 
 
 def compared(cases: Sequence[Case], folder: Path) -> list[Row]:
