@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from tests.attention.problems import DEVICE, HALF, Case, Problem, assert_close, make, run
+from triton.backends.nvidia.driver import CudaLauncher
 
 from lragent.attention.gpu import backend, relaunch
-from lragent.attention.gpu.relaunch import Launch, is_tried
+from lragent.attention.gpu.relaunch import Launch, is_known
 
 
 class Kernel:
@@ -19,13 +20,14 @@ class Kernel:
 
     arg_names = ("x", "y", "count", "BLOCK")
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: Any = None) -> None:
         self.notes: list[tuple[Any, ...]] = []
+        self.compiled = compiled or Compiled
 
     def __getitem__(self, grid: Any) -> Any:
-        def compile_and_launch(*args: Any, **options: Any) -> Compiled:
+        def compile_and_launch(*args: Any, **options: Any) -> Any:
             self.notes.append(("compiled", grid, args, options))
-            return Compiled(self.notes)
+            return self.compiled(self.notes)
 
         return compile_and_launch
 
@@ -39,16 +41,24 @@ class Compiled:
     def __init__(self, notes: list[tuple[Any, ...]]):
         self.notes = notes
 
-    def run(self, x: int, y: int, z: int, stream: str, *args: Any) -> None:
-        assert stream == "stream of 0"
-        assert args[:5] == ("function", "metadata", None, None, None)
-        self.notes.append(("launched", (x, y, z), args[5:]))
+    def run(
+        self, gridX: int, gridY: int, gridZ: int, stream: str, function: str, *args: Any
+    ) -> None:  # fmt: skip
+        assert (stream, function) == ("stream of 0", "function")
+        assert args[:4] == ("metadata", None, None, None)
+        self.notes.append(("launched", (gridX, gridY, gridZ), args[4:]))
+
+
+class Unknown(Compiled):
+    """One of a version of Triton that launches otherwise."""
+
+    def run(self, grid: Any, stream: str, *args: Any) -> None:  # type: ignore[override]
+        raise AssertionError("launched with arguments of another version")
 
 
 def test_is_compiled_once_for_each_alignment(monkeypatch: pytest.MonkeyPatch):
     active = SimpleNamespace(get_current_stream=lambda device: f"stream of {device}")
     monkeypatch.setattr(relaunch, "driver", SimpleNamespace(active=active))
-    monkeypatch.setattr(relaunch, "is_tried", lambda: True)
     kernel = Kernel()
     launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
     memory = torch.zeros(64)
@@ -67,9 +77,8 @@ def test_is_compiled_once_for_each_alignment(monkeypatch: pytest.MonkeyPatch):
     assert kernel.notes[1][1:] == ((2, 1, 1), (y.data_ptr(), x.data_ptr(), 6, 32))
 
 
-def test_a_version_of_triton_that_was_not_tried_launches_itself(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(relaunch, "is_tried", lambda: False)
-    kernel = Kernel()
+def test_a_launcher_that_is_not_known_leaves_launching_to_triton():
+    kernel = Kernel(Unknown)
     launch = Launch(kernel, torch.device("cuda", 0), {"num_warps": 4, "BLOCK": 32})
     x = torch.zeros(64)
     for count in (5, 6):
@@ -79,11 +88,10 @@ def test_a_version_of_triton_that_was_not_tried_launches_itself(monkeypatch: pyt
     ]
 
 
-def test_versions():
-    assert is_tried("3.6.0")
-    assert is_tried("3.7.1+git1234")
-    assert not is_tried("3.60.0")
-    assert not is_tried("4.0.0")
+def test_the_installed_triton_has_a_known_launcher():
+    assert is_known(object.__new__(CudaLauncher))
+    assert not is_known(lambda gridX, gridY, stream, function, *args: None)
+    assert not is_known(None)
 
 
 @pytest.fixture

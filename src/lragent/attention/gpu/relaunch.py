@@ -6,29 +6,38 @@ layer, on other memory alone, and waits for the host. Here the kernel that fits 
 gets addresses: a tensor would be asked for its address again, and the driver what lies there.
 Triton's launch hooks, which some profilers set, see the first launch only.
 
-What a compiled kernel is launched by is private to Triton, so this is done with the versions that
-it was tried with; with others every launch is Triton's own, slower and otherwise the same.
+What a compiled kernel is launched by is private to Triton, so this is done where it takes what it
+took in the versions that are known; elsewhere every launch is Triton's own, slower and otherwise
+the same.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from triton.runtime import driver
 
 Grid = tuple[int, int, int]
 
-TRIED = ("3.6", "3.7")
-"""Versions of Triton whose compiled kernels `Launch` may launch itself."""
+_FIRST = ("gridX", "gridY", "gridZ", "stream", "function")
+_HOOKS = ("launch_enter_hook", "launch_exit_hook")
+_KNOWN = {
+    "3.6": (*_FIRST, "args"),
+    "3.7 to 3.9": (*_FIRST, "kernel_metadata", "launch_metadata", *_HOOKS, "args"),
+}
+"""Parameters of a compiled kernel's launcher by version of Triton."""
 
 
-def is_tried(version: str = triton.__version__) -> bool:
-    """Whether this version of Triton is one of `TRIED`."""
-    return ".".join(version.split(".")[:2]) in TRIED
+def is_known(launcher: Any) -> bool:
+    """Whether a compiled kernel's launcher takes the arguments that `Launch` gives."""
+    try:
+        return tuple(inspect.signature(launcher).parameters) in _KNOWN.values()
+    except (TypeError, ValueError):
+        return False
 
 
 class Launch:
@@ -68,10 +77,10 @@ class Launch:
         if again is not None:
             again(grid, (*pointers, *others, *self.constants))
             return
-        # The first time, and every time in Triton's interpreter, which compiles nothing, and with
-        # versions of Triton that were not tried.
+        # The first time, and every time in Triton's interpreter, which compiles nothing, and where
+        # the launcher is not known.
         compiled = self.kernel[grid](*tensors, *others, **self.options)
-        if compiled is not None and is_tried():
+        if compiled is not None and is_known(compiled.run):
             self._compiled[misaligned] = _again(compiled, self.device)
 
 
@@ -85,11 +94,13 @@ def _misaligned(pointers: list[int]) -> int:
 
 def _again(compiled: Any, device: torch.device) -> Callable[[Grid, tuple[Any, ...]], None]:
     """Launches a compiled kernel as Triton does, without hooks."""
-    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    run, metadata = compiled.run, compiled.packed_metadata
     active: Any = driver.active
     stream_of, index = active.get_current_stream, device.index
 
     def launch(grid: Grid, arguments: tuple[Any, ...]) -> None:
+        # It holds on to the kernel, which unloads itself when nobody does (since Triton 3.8).
+        function = compiled.function
         run(*grid, stream_of(index), function, metadata, None, None, None, *arguments)
 
     return launch
