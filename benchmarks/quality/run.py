@@ -4,9 +4,11 @@
     python -m benchmarks.quality.run --pack build/quality --work build/quality-work \
         --out benchmarks/results --seconds 560
 
-Steps that do not depend on each other run side by side, each in a process (`job.py`). After
-`--seconds` what runs is stopped; the same command goes on from there. Whenever it ends it writes
-`quality-<device>.json` with everything there is by then, and the single answers beside it.
+Steps that do not depend on each other run side by side, each in a process (`job.py`). A step that
+fails is tried once more; what needs a step that is missing is left out. After `--seconds` what runs
+is stopped; the same command goes on from there. Whenever it ends it writes `quality-<device>.json`
+with everything there is by then, and the single answers beside it. The exit code is 1 where a step
+is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,9 @@ from benchmarks.quality.arms import ANSWER_ARMS, REFERENCE, TRAININGS, file_of
 GRACE = 20.0
 """Seconds that a step has to keep what it has, after it was asked to stop."""
 PAUSE = 0.2
-THREADS = "2"
-"""Of each step on the CPU, since many run side by side; OMP_NUM_THREADS says otherwise."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Of each step, unless set otherwise: steps side by side share cores, and the GPU's memory, which
+torch's allocator holds less of in vain when its segments grow."""
 VERSIONS = ("torch", "transformers", "peft", "bm25s", "numpy")
 KEPT = ("key", "status", "answer", "exact", "f1", "steps", "calls", "tool_errors")
 KEPT += ("prompt_tokens", "reused_tokens", "generated_tokens")
@@ -55,39 +58,75 @@ def stages(s: Mapping[str, Any]) -> list[list[str]]:
     return [[step for step in stage if step.split(":")[0] in wanted] for stage in found]
 
 
-def run_stage(steps: Sequence[str], settings: Path, work: Path, until: float) -> dict[str, Any]:
-    """Run the steps that are not done; returns the seconds and the exit code of each."""
-    missing = [step for step in steps if not (work / "done" / file_of(step)).exists()]
-    started = time.monotonic()
+def needs(step: str, s: Mapping[str, Any]) -> list[str]:
+    """The steps whose results a step reads."""
+    kind, _, name = step.partition(":")
+    if kind == "base":
+        return []
+    training = name if kind in ("similarity", "meter") else None
+    if kind in ("answers", "speed"):
+        training = ANSWER_ARMS[name or s["speed_arm"]].training
+    base = ["base"] if s["base_steps"] else []
+    return base + ([f"roles:{training}"] if training else [])
+
+
+def missing(steps: Iterable[str], work: Path) -> list[str]:
+    """Those of the steps that are not done."""
+    return [step for step in steps if not (work / "done" / file_of(step)).exists()]
+
+
+def run_stage(
+    steps: Sequence[str], settings: Path, work: Path, until: float, at_once: int
+) -> dict[str, Any]:
+    """Run the steps that are not done, some at once; returns each one's seconds and exit code.
+
+    What fails is tried once more after the others, half as many at once: most of what fails had no
+    memory left on the GPU.
+    """
+    ended = _run(missing(steps, work), settings, until, at_once)
+    failed = [step for step, end in ended.items() if end["code"]]
+    if failed and time.monotonic() < until:
+        print(f"once more: {', '.join(failed)}", flush=True)
+        ended |= _run(failed, settings, until, (at_once + 1) // 2)
+    return ended
+
+
+def _run(steps: Sequence[str], settings: Path, until: float, at_once: int) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    running = {
-        step: subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)],
-            cwd=ROOT,
-            env={"OMP_NUM_THREADS": THREADS} | os.environ | {"PYTHONPATH": path},
-        )
-        for step in missing
-    }
+    waiting = list(steps)
+    running: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
     ended: dict[str, Any] = {}
+
+    def end(step: str, code: int | None) -> None:
+        start, _ = running.pop(step)
+        ended[step] = {"seconds": round(time.monotonic() - start, 1), "code": code}
+        print(f"{step}: {ended[step]}", flush=True)
+
     try:
-        while running:
+        while running or (waiting and time.monotonic() <= until):
             now = time.monotonic()
-            for step, process in list(running.items()):
+            while waiting and len(running) < at_once and now <= until:
+                step = waiting.pop(0)
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)],
+                    cwd=ROOT,
+                    env=ENVIRONMENT | os.environ | {"PYTHONPATH": path},
+                )
+                running[step] = (now, process)
+            for step, (_, process) in list(running.items()):
                 code = process.poll()
                 if code is not None:
-                    ended[step] = {"seconds": round(now - started, 1), "code": code}
-                    print(f"{step}: {ended[step]}", flush=True)
-                    del running[step]
+                    end(step, code)
                 elif now > until:
                     process.terminate()
             if now > until + GRACE:
                 break
             time.sleep(PAUSE if now <= until else 1.0)
     finally:
-        for step, process in running.items():
+        for step, (_, process) in list(running.items()):
             process.kill()
             process.wait()
-            ended[step] = {"seconds": round(time.monotonic() - started, 1), "code": None}
+            end(step, None)
     return ended
 
 
@@ -127,7 +166,11 @@ def _tasks(work: Path) -> dict[str, Any]:
 
     results = {}
     for task, arms in read_answers(work).items():
-        references = {name: [REFERENCE] for name in arms if name != REFERENCE}
+        # Compared are the questions that all have answered: not for an arm that had just begun.
+        most = max(map(len, arms.values()))
+        arms = {name: answers for name, answers in arms.items() if 2 * len(answers) >= most}
+        others = [name for name in arms if name != REFERENCE] if REFERENCE in arms else []
+        references = {name: [REFERENCE] for name in others}
         try:
             results[task] = compare(task, arms, references).model_dump(mode="json")
         except EvaluationError as error:
@@ -146,6 +189,26 @@ def read_answers(work: Path) -> dict[str, dict[str, list[Any]]]:
             answers = [Answer.model_validate_json(line) for line in lines if line.endswith("}")]
             found.setdefault(path.stem, {})[arm] = answers
     return found
+
+
+def summary(result: Mapping[str, Any], absent: Sequence[str]) -> str:
+    """Exact answers and F1, in percent, of each arm on each task; and the steps that are absent."""
+    cells = {
+        task: {
+            arm["arm"]: f"{arm['exact']['value']:.1f}, {arm['f1']['value']:.1f}"
+            for arm in found["arms"]
+        }
+        for task, found in result["tasks"].items()
+    }
+    heads = [f"{task} ({found['questions']})" for task, found in result["tasks"].items()]
+    rows = [["exact, F1 (questions)", *heads]]
+    rows += [
+        [arm, *(cells[task].get(arm, "") for task in cells)]
+        for arm in ANSWER_ARMS
+        if any(arm in scores for scores in cells.values())
+    ]
+    lines = ["".join(f"{cell:32}" for cell in row).rstrip() for row in rows]
+    return "\n".join([*lines, f"missing: {', '.join(absent) or 'nothing'}"])
 
 
 def write_answers(work: Path, path: Path) -> None:
@@ -214,6 +277,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--meter-lengths", default="512,1024,2048,4096", help="in tokens")
     parser.add_argument("--speed-questions", type=int, default=32, help="0: no such measurement")
     parser.add_argument("--speed-arm", default="neutral/neutral")
+    parser.add_argument(
+        "--parallel-trainings", type=int, default=3, help="at once; each took up to 28 GiB of a GPU"
+    )
+    parser.add_argument("--parallel", type=int, default=8, help="other steps at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")
     arguments = parser.parse_args(words)
     until = time.monotonic() + arguments.seconds - GRACE
@@ -232,20 +299,29 @@ def main(words: Sequence[str] | None = None) -> None:
     path = work / "settings.json"
     save(path, settings)
     seconds: dict[str, Any] = _if_there(work / "seconds.json") or {}
-    failed = False
+    wanted = [step for stage in stages(settings) for step in stage]
+    print(f"{len(missing(wanted, work))} of {len(wanted)} steps to run", flush=True)
     for stage in stages(settings):
-        ended = run_stage(stage, path, work, until)
-        seconds |= ended
+        ready = []
+        for step in missing(stage, work):
+            if lacking := missing(needs(step, settings), work):
+                print(f"{step}: left out, as it needs {' and '.join(lacking)}", flush=True)
+            else:
+                ready.append(step)
+        training = stage[:1] and stage[0].startswith("roles:")
+        at_once = arguments.parallel_trainings if training else arguments.parallel
+        seconds |= run_stage(ready, path, work, until, at_once)
         save(work / "seconds.json", seconds)
-        failed |= any(step["code"] for step in ended.values())
         if time.monotonic() > until:
             break
     result = collect(settings, work, arguments.commit)
     name = file_name(result["device"], "quality")
     save(arguments.out / name, result)
     write_answers(work, arguments.out / name.replace(".json", "-answers.jsonl.gz"))
+    absent = missing(wanted, work)
+    print(summary(result, absent))
     print(arguments.out / name)
-    sys.exit(failed)
+    sys.exit(bool(absent))
 
 
 def _meter(samples: int, lengths: str) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from benchmarks.common.files import save
-from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, table
+from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, run, table
 from benchmarks.quality.arms import BASE_MODEL, REFERENCE, ROLES, file_of
 from benchmarks.quality.pack import make
 from benchmarks.quality.run import collect, run_stage, stages, write_answers
@@ -51,10 +52,11 @@ def answer(key: str, exact: bool) -> Answer:
 
 
 def test_results_are_collected_from_what_is_there(tmp_path: Path):
-    for arm, right in ((BASE_MODEL, 0), (REFERENCE, 6), ("neutral/neutral", 8)):
+    begun = "isolated/full"  # and cut after a few questions
+    for arm, right in ((BASE_MODEL, 0), (REFERENCE, 6), ("neutral/neutral", 8), (begun, 1)):
         path = tmp_path / "answers" / file_of(arm) / "hotpotqa.jsonl"
         journal = Journal(path, Answer, {"arm": arm})
-        for i in range(10):
+        for i in range(4 if arm == begun else 10):
             journal.add(answer(str(i), i < right))
     losses = {"losses": [[1, 4.0], [9, 2.0]], "held_out_losses": [[9, 2.5]], "seconds": 3}
     save(tmp_path / "reader" / LOG, losses | {"settings": {"steps": 9}})
@@ -63,6 +65,7 @@ def test_results_are_collected_from_what_is_there(tmp_path: Path):
     save(tmp_path / "roles" / "neutral" / "report.json", {"roles": [role]})
     result = collect(SETTINGS, tmp_path, "abc")
     rows = table.tasks(result)
+    assert {row[1] for row in rows[1:]} == {"10"}
     assert [row[2:5] for row in rows[1:]] == [
         ["", "base model", "0.0 [0.0, 0.0]"],
         ["isolated", "`isolated`", rows[2][4]],
@@ -76,7 +79,7 @@ def test_results_are_collected_from_what_is_there(tmp_path: Path):
     ]
     write_answers(tmp_path, tmp_path / "answers.jsonl.gz")
     lines = gzip.decompress((tmp_path / "answers.jsonl.gz").read_bytes()).decode().splitlines()
-    assert len(lines) == 30
+    assert len(lines) == 34
     assert json.loads(lines[10]).items() >= {"arm": REFERENCE, "key": "0", "exact": True}.items()
     assert "transcript" not in lines[0]
 
@@ -86,11 +89,104 @@ def test_a_step_that_is_done_is_not_run_again(tmp_path: Path, capfd: pytest.Capt
     save(settings, {"work": str(tmp_path)})
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "base").touch()
-    assert run_stage(["base"], settings, tmp_path, until=1e12) == {}
-    ended = run_stage(["unknown"], settings, tmp_path, until=1e12)
+    assert run_stage(["base"], settings, tmp_path, until=1e12, at_once=1) == {}
+    ended = run_stage(["unknown"], settings, tmp_path, until=1e12, at_once=1)
     assert ended["unknown"]["code"] == 1
     assert "KeyError: 'unknown'" in capfd.readouterr().err
     assert not (tmp_path / "done" / "unknown").exists()
+
+
+class Steps:
+    """Stands for the steps' processes, each of which ends at the second look at it."""
+
+    def __init__(self, work: Path, codes: dict[str, list[int]]) -> None:
+        """`codes`: exit codes of a step's tries, 0 where there are none."""
+        self.work = work
+        self.codes = codes
+        self.started: list[str] = []
+        self.running = 0
+        self.most = 0
+
+    def __call__(self, command: list[str], **settings: Any) -> Steps.Process:
+        self.started.append(command[3])
+        self.running += 1
+        self.most = max(self.most, self.running)
+        return self.Process(self, command[3])
+
+    class Process:
+        def __init__(self, steps: Steps, step: str) -> None:
+            self.steps, self.step, self.looks = steps, step, 0
+
+        def poll(self) -> int | None:
+            self.looks += 1
+            if self.looks < 2:
+                return None
+            self.steps.running -= 1
+            code = self.steps.codes.get(self.step, [0]).pop(0)
+            if code == 0:
+                kind, _, arm = self.step.partition(":")
+                if kind == "answers":
+                    path = self.steps.work / "answers" / file_of(arm) / "hotpotqa.jsonl"
+                    for i in range(10):
+                        Journal(path, Answer, {}).add(answer(str(i), arm != BASE_MODEL and i < 5))
+                done = self.steps.work / "done" / file_of(self.step)
+                done.parent.mkdir(parents=True, exist_ok=True)
+                done.touch()
+            return code
+
+
+@pytest.fixture
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    monkeypatch.setattr(run, "PAUSE", 0)
+    made = Steps(tmp_path / "work", {})
+    monkeypatch.setattr(run, "subprocess", SimpleNamespace(Popen=made))
+    return made
+
+
+def test_so_many_steps_run_at_once_and_what_fails_is_tried_once_more(steps: Steps):
+    steps.codes = {"a": [1, 0], "b": [-9, 1]}
+    ended = run_stage([*"abcdefg"], Path("s.json"), steps.work, until=1e12, at_once=3)
+    assert steps.most == 3
+    assert "".join(steps.started) == "abcdefgab"
+    assert {step: end["code"] for step, end in ended.items() if end["code"]} == {"b": 1}
+    assert len(ended) == 7
+
+
+def test_a_stage_that_is_cut_starts_no_more_steps(steps: Steps):
+    assert run_stage(["a", "b"], Path("s.json"), steps.work, until=0, at_once=1) == {}
+
+
+def test_arms_without_their_training_are_left_out(
+    steps: Steps, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    steps.codes = {"roles:isolated": [1, 1]}
+    words = ["--steps=base,roles,answers", "--trainings=isolated,neutral", f"--pack={tmp_path}"]
+    words += [f"--work={steps.work}", f"--out={tmp_path / 'out'}", "--parallel-trainings=1"]
+    with pytest.raises(SystemExit) as end:
+        run.main(words)
+    assert end.value.code == 1
+    assert steps.started == [
+        "base", "roles:isolated", "roles:neutral", "roles:isolated",
+        "answers:base model", "answers:neutral/neutral",
+    ]  # fmt: skip
+    assert steps.most == 2
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "10 of 10 steps to run"
+    assert "answers:isolated/full: left out, as it needs roles:isolated" in out
+    heads, *arms, absent = [line.split() for line in out[-5:-1]]
+    assert heads == ["exact,", "F1", "(questions)", "hotpotqa", "(10)"]
+    assert arms == [["base", "model", "0.0,", "0.0"], ["neutral/neutral", "50.0,", "50.0"]]
+    assert "roles:isolated," in absent
+
+    steps.codes, steps.started = {}, []
+    with pytest.raises(SystemExit) as end:
+        run.main(words)
+    assert end.value.code == 0
+    assert steps.started[0] == "roles:isolated"
+    assert len(steps.started) == 6
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "6 of 10 steps to run"
+    assert out[-2] == "missing: nothing"
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -416,6 +416,7 @@ def test_same_run_gives_the_same_bits_and_leaves_torch_as_it_was(
     for config in runs:
         train(config, show_progress=False)
         assert not torch.are_deterministic_algorithms_enabled()
+        assert cast(Any, torch.utils.deterministic).fill_uninitialized_memory
     for role in ROLES:
         weights = [(c.out / role / "adapter_model.safetensors").read_bytes() for c in runs]
         assert weights[0] == weights[1]

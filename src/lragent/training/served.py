@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lragent.training.context import Context
@@ -86,7 +87,7 @@ class ServedForward:
         if before.shape[1]:
             context = Context(self._attentions, self.own_terms)
             kwargs |= {self._cache_keyword: context, _KEYWORD: context}
-            with torch.no_grad(), _evaluating(self._model), self._reading():
+            with torch.no_grad(), self._reading():
                 # All padding is on the right now, where no token of the context sees it.
                 read = self._ordinary(
                     input_ids=ids.gather(1, before),
@@ -121,23 +122,35 @@ class ServedForward:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Compute by the reader; afterwards adapter and trainable parameters are as before."""
-        tuner = cast(Any, self._model.base_model)
-        parameters = [(p, p.requires_grad) for p in self._model.parameters()]
-        active = tuner.active_adapters
-        if self.reader is None:
-            tuner.disable_adapter_layers()
-        else:
-            tuner.set_adapter(self.reader)
+        """Compute by the reader, without dropout as serving does; afterwards all is as before.
+
+        In every step, so it walks over the model once, where PEFT's and torch's own switches for a
+        whole model walk over it seven times.
+        """
+        modules = list(self._model.modules())
+        training = [vars(module) for module in modules if module.training]
+        layers = [module for module in modules if isinstance(module, BaseTunerLayer)]
+        parameters = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+        active = self._model.active_adapters
+        for flags in training:
+            flags["training"] = False
+        for layer in layers:
+            if self.reader is None:
+                layer.enable_adapters(False)
+            else:
+                layer.set_adapter(self.reader)
         try:
             yield
         finally:
-            if self.reader is None:
-                tuner.enable_adapter_layers()
-            else:
-                tuner.set_adapter(active)
+            for layer in layers:
+                if self.reader is None:
+                    layer.enable_adapters(True)
+                else:
+                    layer.set_adapter(active)
             for parameter, trainable in parameters:
                 parameter.requires_grad_(trainable)
+            for flags in training:
+                flags["training"] = True
 
     def _check(
         self,
@@ -192,15 +205,3 @@ def _place(whole: Tensor, part: Tensor, columns: Tensor, real: Tensor) -> None:
     """Put the real hidden states of `part` where they belong in their rows of `whole`."""
     row = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)
     whole[row[real], columns[real]] = part[real]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout, which serving has not either."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

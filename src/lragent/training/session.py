@@ -25,6 +25,7 @@ from lragent.training.lora import (
     tie_shared,
     use_role,
 )
+from lragent.training.norms import fuse_norms
 from lragent.training.output import save_adapter, saved_weights
 from lragent.training.progress import ProgressBar
 from lragent.training.record import CHECKPOINTS, Record
@@ -113,6 +114,8 @@ class Session:
         on_bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
         dtype = torch.bfloat16 if on_bf16 else torch.float32
         base, tokenizer = load_model(config.model, dtype=dtype, device=self._device)
+        if self._device.type == "cuda":
+            fuse_norms(base)
         if config.gradient_checkpointing:
             checkpoint_activations(base)
         set_seed(config.seed + config.roles.index(self._roles[0]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -109,10 +110,17 @@ class RoleTrainer(Trainer):
             remove_unused_columns=False,
             seed=config.seed,
         )
+        if arguments.bf16:
+            # Autocast casts what a layer is given; PEFT would first cast it to float32, in vain.
+            for layer in model.modules():
+                if isinstance(layer, LoraLayer):
+                    layer.cast_input_dtype_enabled = False
         # One process uses one GPU; the Trainer would otherwise spread batches over all it sees.
         arguments._n_gpu = min(1, arguments.n_gpu)
         optimizer = torch.optim.AdamW(
-            cast(Any, parameters_by_rate(model, roles, config)), weight_decay=config.weight_decay
+            cast(Any, parameters_by_rate(model, roles, config)),
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         super().__init__(
             model=model,
@@ -150,6 +158,10 @@ class RoleTrainer(Trainer):
                 turns = turns.acting_from(inputs["input_ids"], self._acting)
             self._served.turns = turns
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing; the Trainer would walk over all parameters in every step to count them."""
+        return 0
 
     def held_out_loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over the outputs of examples of one role."""
