@@ -128,7 +128,10 @@ class Session:
             weights = saved_weights(config.out / first)
             freeze_shared(model, self._roles[0], weights, config.shared_projections)
         if config.trained_for is TrainedFor.BASE_LR and first not in self._roles:
+            trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
             model.load_adapter(str(config.out / first), adapter_name=first)
+            for parameter in trainable:  # PEFT 0.19 freezes the active adapter with the loaded one
+                parameter.requires_grad_(True)
         return model, tokenizer
 
     def _acting(
