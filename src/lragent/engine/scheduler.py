@@ -125,9 +125,9 @@ class Scheduler:
 
     def _in_common(self, request: RequestState, other: RequestState) -> int:
         """Tokens up to which `other` is about to fill pages that `request` can read; or 0."""
-        size, lease, client = self._cache.page_size, other.lease, request.client
+        size, lease = self._cache.page_size, other.lease
         assert lease is not None
-        if client.root != other.client.root or client.needed_mask & ~other.client.filled_mask:
+        if not request.client.reads(other.client):
             return 0
         mine, theirs = request.tokens, other.tokens
         shareable = (request.shareable_tokens, other.shareable_tokens, len(mine), len(theirs))
