@@ -30,9 +30,9 @@ MARKED = re.compile(r"<!-- table: (\S+) (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 DOCUMENTS = ("README.md", "docs/**/*.md", "benchmarks/*.md")
 NAMES = {
     "stock": "stock, 3 adapters",
-    "stock-targets": "+ `--lora-target-modules`",
+    "stock-targets": "with targets, 3",  # --lora-target-modules
     "stock-one": "stock, 1 adapter",
-    "stock-targets-one": "+ `--lora-target-modules`",
+    "stock-targets-one": "with targets, 1",
     "isolated-one": "`isolated`, 1 adapter",
 }
 Json = dict[str, Any]
@@ -80,43 +80,79 @@ def ratio(row: Json | None, other: Json | None, measure: str) -> str:
     return f"{row[measure] / other[measure]:.2f}"
 
 
+SHARED = ("base+lr", "neutral")
+
+
 def handover(result: Json) -> Table:
     """TTFT of a context that another adapter has read."""
     rows = serving_rows(result)
-    lengths = sorted({row["context"] for (part, _, _), row in rows.items() if part == "handover"})
     stock = [p for p in policies_of(rows, "handover") if p.startswith("stock") and "-one" not in p]
-    table = [
-        ["context", *map(named, stock), "`base+lr`", "same adapter", "ratio", "paired ratio"]
-    ]  # fmt: skip
-    for length in lengths:
-        other = rows["handover", f"other, {length}", "base+lr"]
-        same = rows["handover", f"same, {length}", "base+lr"]
+    heads = ["context", *map(named, stock), "policy", "hand-over", "same"]
+    table = [[*heads, "ratio", "paired"]]
+    for length in lengths_of(rows):
         theirs = [rows["handover", f"other, {length}", policy] for policy in stock]
-        table.append(
-            [
-                f"{length:,}",
-                *(f"{number(row['ttft_ms'])} ms" for row in [*theirs, other, same]),
-                ratio(other, same, "ttft_ms"),
-                number(other.get("over_same")),
-            ]
-        )
+        for policy in SHARED:
+            other = rows.get(("handover", f"other, {length}", policy))
+            if other is None:
+                continue
+            same = rows["handover", f"same, {length}", policy]
+            times = [f"{number(row['ttft_ms'])} ms" for row in [*theirs, other, same]]
+            times.insert(len(stock), f"`{policy}`")
+            pair = [ratio(other, same, "ttft_ms"), number(other.get("over_same"))]
+            table.append([f"{length:,}", *times, *pair])
+    return table
+
+
+def cold(result: Json) -> Table:
+    """TTFT of a context that nobody has read, divided by that of the bare base model."""
+    rows = serving_rows(result)
+    found = [
+        (n, rows.get(("handover", f"cold, no adapter, {n}", "stock"))) for n in lengths_of(rows)
+    ]
+    policies = [p for p in policies_of(rows, "handover") if "-one" not in p]
+    table = [["context", "no adapter", *map(named, policies)]]
+    for length, bare in found:
+        mine = [rows.get(("handover", f"cold, {length}", policy)) for policy in policies]
+        cells = [ratio(row, bare, "ttft_ms") for row in mine]
+        table.append([f"{length:,}", f"{number(bare and bare['ttft_ms'])} ms", *cells])
+    return table
+
+
+def lengths_of(rows: Found) -> list[int]:
+    """Contexts of the hand-overs, in tokens."""
+    return sorted({row["context"] for (part, _, _), row in rows.items() if part == "handover"})
+
+
+def chat(result: Json) -> Table:
+    """TTFT of chat messages over HTTP."""
+    rows = serving_rows(result)
+    policies = policies_of(rows, "chat")
+    table = [["tokens, request", *map(named, policies)]]
+    for case in dict.fromkeys(case for _, case, _ in rows):
+        found = [rows.get(("chat", case, policy)) for policy in policies]
+        times = ["" if row is None else f"{number(row['ttft_ms'])} ms" for row in found]
+        table.append([case.replace(" ", ", ", 1), *times])
+    return table
+
+
+def training_step(result: Json) -> Table:
+    """Seconds and bytes of a training step for `neutral` divided by an ordinary one's."""
+    table = [["", "time", "memory"]]
+    for arm, found in result["neutral divided by isolated"].items():
+        table.append([arm, *(f"{found[name]:.2f}" for name in ("seconds", "bytes"))])
     return table
 
 
 def workflow(result: Json) -> Table:
     """Throughput and median TTFT of workflows."""
     rows = serving_rows(result)
-    policies = policies_of(rows, "workflow")
-    table = [["sessions x tokens", *map(named, policies)]]
+    table = [["sessions x tokens", "", "tokens/s", "TTFT"]]
     for case in cases_of(rows, "workflow"):
-        found = [rows.get(("workflow", case, policy)) for policy in policies]
-        table.append([case, *("" if row is None else speed_and_time(row) for row in found)])
+        for policy in policies_of(rows, "workflow"):
+            if row := rows.get(("workflow", case, policy)):
+                cells = [number(row["tokens_per_s"]), f"{number(row['ttft_ms'])} ms"]
+                table.append([case, named(policy), *cells])
     return table
-
-
-def speed_and_time(row: Json) -> str:
-    """Tokens/s and TTFT of a row."""
-    return f"{number(row['tokens_per_s'])} tokens/s, {number(row['ttft_ms'])} ms"
 
 
 def overhead(result: Json) -> Table:
@@ -127,9 +163,8 @@ def overhead(result: Json) -> Table:
     table = [["", "throughput", "TTFT"]]
     kinds = {"cold": "new context", "other": "read by another adapter", "same": "warm context"}
     cases = [("workflow", f"workflow, {case}", case) for case in cases_of(rows, "workflow")]
-    lengths = sorted({row["context"] for (part, _, _), row in rows.items() if part == "handover"})
     for kind, name in kinds.items():
-        cases += [("handover", f"{name}, {n:,} tokens", f"{kind}, {n}") for n in lengths]
+        cases += [("handover", f"{name}, {n:,} tokens", f"{kind}, {n}") for n in lengths_of(rows)]
     for part, name, case in cases:
         a, b = rows.get((part, case, mine)), rows.get((part, case, peer))
         table.append([name, ratio(a, b, "tokens_per_s"), ratio(a, b, "ttft_ms")])
@@ -309,6 +344,9 @@ def window(result: Json) -> Table:
 
 TABLES: dict[str, Callable[[Json], Table]] = {
     "handover": handover,
+    "cold": cold,
+    "chat": chat,
+    "training-step": training_step,
     "workflow": workflow,
     "overhead": overhead,
     "trace": trace,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.tables import documents, filled, handover, markdown, old_new
+from benchmarks.tables import cold, documents, filled, handover, markdown, old_new
 
 LONGEST = 100
 
@@ -46,9 +46,14 @@ def test_hand_overs_beside_stock_with_and_without_targets():
     rows = [
         row("other", "stock", 50), row("other", "bound", 9), row("other", "stock-targets", 40),
         row("same", "base+lr", 10), row("other", "base+lr", 11, over_same=1.05),
+        row("cold, no adapter", "stock", 20), row("cold", "stock", 60), row("cold", "base+lr", 21),
     ]  # fmt: skip
     assert handover({"rows": rows})[1] == [
-        "1,024", "50.0 ms", "40.0 ms", "11.0 ms", "10.0 ms", "1.10", "1.05",
+        "1,024", "50.0 ms", "40.0 ms", "`base+lr`", "11.0 ms", "10.0 ms", "1.10", "1.05",
+    ]  # fmt: skip
+    assert cold({"rows": rows}) == [
+        ["context", "no adapter", "stock, 3 adapters", "with targets, 3", "`base+lr`"],
+        ["1,024", "20.0 ms", "3.00", "", "1.05"],
     ]  # fmt: skip
 
 

@@ -143,6 +143,7 @@ class Place(StrEnum):
 
 
 MODULES: dict[str, str] = {
+    "cache/client.py": Place.PAGES,
     "cache/manager.py": Place.PAGES,
     "sharing/bindings.py": Place.PAGES,
     "sharing/group.py": Place.PAGES,

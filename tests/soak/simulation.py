@@ -53,6 +53,7 @@ class Asked:
     conversation: int
     computed: int = 0
     lease: Lease | None = None
+    ahead: Any = None
     counted: bool = field(default=False)
 
 

@@ -54,3 +54,7 @@ class CacheClient:
     def filled_mask(self) -> int:
         """The validity bits that this client's writes make true."""
         return sum(1 << slot for slot in set(self.fills))
+
+    def reads(self, writer: CacheClient) -> bool:
+        """Whether it can read the pages that ``writer`` is computing, once they are published."""
+        return self.root == writer.root and not self.needed_mask & ~writer.filled_mask

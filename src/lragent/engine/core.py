@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lragent.adapters.errors import AdapterError
@@ -95,20 +95,20 @@ class EngineCore:
 
     # ---- requests
 
-    def add(self, state: RequestState) -> None:
-        """Queue a new request and its followers.
+    def add(self, states: Sequence[RequestState]) -> None:
+        """Queue the answers of a new request.
 
         Raises:
             QueueFullError: too many are there.
         """
         with self.exclusive(), self._change():
             most, there = self._most_requests, len(self.loop.running)
-            if most is not None and there + 1 + len(state.followers) > most:
+            if most is not None and there + len(states) > most:
                 raise QueueFullError(
                     f"{there} requests run or wait and the engine takes {most}; try again later, "
                     "or start it with a higher max_waiting"
                 )
-            self.loop.add(state)
+            self.loop.add(states)
         if self._background is not None:
             self._background.wake()
 

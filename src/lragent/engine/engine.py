@@ -288,9 +288,8 @@ class Engine(Calls):
                 for index in range(params.n)
             ]
             self._next_id += params.n
-            states[0].followers = states[1:]
             request = Request(states, outbox, self._core)
-            self._core.add(states[0])
+            self._core.add(states)
         return request
 
     def cancel_all(self) -> None:

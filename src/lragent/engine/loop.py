@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from lragent.cache.manager import CacheManager
 from lragent.engine.outputs import FinishReason
@@ -51,12 +52,13 @@ class StepLoop:
         """How often a request gave its pages back to wait."""
         return self._scheduler.preemptions
 
-    def add(self, request: RequestState) -> None:
-        """Queue a new request; its followers wait until it has its prompt in pages."""
-        for one in (request, *request.followers):
-            self._requests[one.id] = one
-            self.recorder.submitted(one)
-        self._scheduler.add(request)
+    def add(self, requests: Sequence[RequestState]) -> None:
+        """Queue new requests."""
+        for request in requests:
+            self._requests[request.id] = request
+            self.recorder.submitted(request)
+        for request in requests:
+            self._scheduler.add(request)
 
     def end(self, request: RequestState, reason: FinishReason) -> None:
         """Take a request out, whatever its state, and close it."""
@@ -64,7 +66,6 @@ class StepLoop:
         request.finish(reason)
         del self._requests[request.id]
         self.recorder.ended(request)
-        self._start_followers(request)
 
     def fail(self, request: RequestState, error: BaseException | str) -> None:
         """End a request that has not ended with an error."""
@@ -125,19 +126,12 @@ class StepLoop:
             if request.done:
                 del self._requests[request.id]
                 request.outbox.wake(ended=True)
-            request.followers = []  # they wait like all others from now on
         self._scheduler.restart(self.running)
         if self._handing is not None:
             # some of its token's text may have been handed over, and must not be again
             self.fail(self._handing, "the engine was interrupted while it handed over a token")
         self._handing = None
         self._chosen = deque(pair for pair in self._chosen if not pair[0].done)
-
-    def _start_followers(self, request: RequestState) -> None:
-        followers, request.followers = request.followers, []
-        for one in followers:
-            if not one.done:
-                self._scheduler.add(one)
 
     def _run(self, plan: list[Scheduled]) -> None:
         runner = self._runner
@@ -186,7 +180,6 @@ class StepLoop:
         if request.first_token is None:
             request.first_token = time.perf_counter()
             self.recorder.first_token(request, request.first_token - request.submitted)
-            self._start_followers(request)
         reason = request.push(choice)
         if reason is not None:
             self.end(request, reason)

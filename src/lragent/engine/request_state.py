@@ -33,7 +33,8 @@ class RequestState:
         cached_tokens: prompt tokens that needed no computation; None before it was first admitted.
         outbox: where its caller finds the pieces of the answer, and of the other answers.
         index: which of the answers it is.
-        followers: the other answers, while they wait for this one to compute the prompt.
+        ahead: a running request that it waits for while it is not scheduled, and the number of
+            tokens that this one has to have computed; None for none.
         prompt_logprobs: by position, as far as they were asked for and computed.
         deadline: the time (`time.perf_counter`) at which it ends, done or not; None for never.
         stop_reason: the stop text or token of `stop_token_ids` that ended it.
@@ -89,7 +90,7 @@ class RequestState:
         self._finished: float | None = None
         self._text_parts: list[str] = []
         self.prompt_logprobs: dict[int, TokenLogprob] = {}
-        self.followers: list[RequestState] = []
+        self.ahead: tuple[RequestState, int] | None = None
         self._logprobs: list[TokenLogprob] = []
         self._distributions: list[Tensor] = []
         self._room = max_positions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,8 +36,10 @@ class Scheduled:
 class Scheduler:
     """By priority, then first come, first served; running requests before waiting ones.
 
-    When pages run out, the running request that is last in this order gives its pages back and
-    waits again. What it published stays cached while there is room, so little is computed twice.
+    A request whose next page a running one is just computing waits for it, so that what several ask
+    about at once is computed once. When pages run out, the running request that is last in the
+    order gives its pages back and waits again. What it published stays cached while there is room,
+    so little is computed twice.
     """
 
     def __init__(self, cache: CacheManager, max_num_batched_tokens: int, max_num_seqs: int):
@@ -48,14 +50,13 @@ class Scheduler:
         self.running: list[RequestState] = []
         self.preemptions = 0
         self.at_hand: RequestState | None = None  # who is to blame for an exception in schedule()
-        # a request that did not fit is tried again only after pages were given back
-        self._front_blocked = False
+        # A request that did not fit is tried again, and those behind it, only after pages were
+        # given back.
+        self._blocked: RequestState | None = None
 
     def add(self, request: RequestState) -> None:
         """Queue a request."""
         insort(self.waiting, request, key=_rank)
-        if self.waiting[0] is request:
-            self._front_blocked = False
 
     def remove(self, request: RequestState) -> None:
         """Take a request out, wherever it is, and give its pages back."""
@@ -63,17 +64,17 @@ class Scheduler:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-            self._front_blocked = False
+            self._blocked = None
         self._release(request)
 
     def restart(self, requests: Sequence[RequestState]) -> None:
         """Let all `requests` wait; the cache has dropped their pages."""
         for request in requests:
-            request.lease = None
+            request.lease = request.ahead = None
             request.computed = 0
         self.running = []
         self.waiting = sorted(requests, key=_rank)
-        self._front_blocked = False
+        self._blocked = None
 
     def schedule(self) -> list[Scheduled]:
         """Choose the next step's tokens and lease the pages they go to."""
@@ -95,21 +96,48 @@ class Scheduler:
                 break
             plan.append(Scheduled(request, request.computed, count))
             budget -= count
-        while self._may_admit() and budget:
-            self.at_hand = self.waiting[0]
-            admitted = self._admit(self.waiting[0], budget)
-            if admitted is None:
-                self._front_blocked = True
+        for request in self.waiting.copy():
+            if not budget or len(self.running) == self._max_size or request is self._blocked:
                 break
-            del self.waiting[0]
-            self.running.append(admitted.request)
+            self.at_hand = request
+            if self._waits(request):
+                continue
+            admitted = self._admit(request, budget)
+            if admitted is None:
+                self._blocked = request
+                break
+            self.waiting.remove(request)
+            self.running.append(request)
             plan.append(admitted)
             budget -= admitted.count
         return plan
 
-    def _may_admit(self) -> bool:
-        room = len(self.running) < self._max_size
-        return bool(self.waiting) and room and not self._front_blocked
+    def _waits(self, request: RequestState) -> bool:
+        """Whether a running request is computing pages that this one would find in the cache."""
+        if request.ahead is not None:
+            other, until = request.ahead
+            if other.lease is not None and other.lease.committed < until:
+                return True
+        found = [(self._in_common(request, other), other) for other in self.running]
+        until, other = max(found, key=lambda pair: pair[0], default=(0, request))
+        request.ahead = (other, until) if until else None
+        return request.ahead is not None
+
+    def _in_common(self, request: RequestState, other: RequestState) -> int:
+        """Tokens up to which `other` is about to fill pages that `request` can read; or 0."""
+        size, lease = self._cache.page_size, other.lease
+        assert lease is not None
+        if not request.client.reads(other.client):
+            return 0
+        mine, theirs = request.tokens, other.tokens
+        shareable = (request.shareable_tokens, other.shareable_tokens, len(mine), len(theirs))
+        pages = min(count for count in shareable if count is not None) // size
+        if pages * size <= lease.committed or mine[:size] != theirs[:size]:
+            return 0
+        parted = bisect_left(
+            range(1, pages + 1), True, key=lambda n: mine[: n * size] != theirs[: n * size]
+        )
+        return parted * size if parted * size > lease.committed else 0
 
     def _admit(self, request: RequestState, budget: int) -> Scheduled | None:
         """Lease what is cached of the request and pages for the rest of it, if they fit."""
@@ -146,14 +174,14 @@ class Scheduler:
         self._release(request)
         insort(self.waiting, request, key=_rank)
         self.preemptions += 1
-        self._front_blocked = True  # its pages went to an older request
+        self._blocked = request  # its pages went to an older one
 
     def _release(self, request: RequestState) -> None:
         if request.lease is not None:
             lease, request.lease = request.lease, None
             request.computed = 0
             self._cache.release(lease)
-            self._front_blocked = False
+            self._blocked = None
 
 
 def _rank(request: RequestState) -> tuple[int, int]:
