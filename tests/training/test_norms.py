@@ -10,6 +10,7 @@ from tests.engine.models import tiny_model
 from torch import Tensor, nn
 
 from lragent.engine.families import FAMILIES
+from lragent.training.determinism import deterministic
 from lragent.training.norms import fuse_norms
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -18,9 +19,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def passed(norm: nn.Module, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Output, and the input's gradient by the output's."""
     x = x.clone().requires_grad_()
-    with torch.autocast(DEVICE, torch.bfloat16):
-        y = norm(x)
-    return y, torch.autograd.grad(y, x, gradient)[0]
+    with deterministic():
+        with torch.autocast(DEVICE, torch.bfloat16):
+            y = norm(x)
+        return y, torch.autograd.grad(y, x, gradient)[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -38,12 +38,14 @@ def output_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) ->
         num_items_in_batch: learnt tokens of all batches of this optimiser step; None: of this one.
     """
     kept = outputs.logits.shape[1]
-    targets = labels[:, labels.shape[1] - kept + 1 :]
-    logits = outputs.logits[:, :-1].float()
-    total = nn.functional.cross_entropy(
-        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / (targets.ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch)
+    # The last position predicts nothing.
+    following = labels[:, labels.shape[1] - kept + 1 :]
+    targets = nn.functional.pad(following, (0, 1), value=IGNORED)
+    # Few kept positions are learnt, and each takes several float32 rows of the vocabulary's size.
+    learnt = targets != IGNORED
+    logits = outputs.logits[learnt].float()
+    total = nn.functional.cross_entropy(logits, targets[learnt], reduction="sum")
+    return total / (learnt.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 class _Examples(Dataset[Example]):
