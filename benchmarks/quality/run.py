@@ -283,6 +283,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--parallel", type=int, default=8, help="other steps at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")
     arguments = parser.parse_args(words)
+    if min(arguments.parallel, arguments.parallel_trainings) < 1:
+        parser.error("at least one step has to run at once")
     until = time.monotonic() + arguments.seconds - GRACE
     tasks = dict(pair.split("=") for pair in _listed(arguments.tasks))
     hidden = ("out", "seconds", "commit", "meter_samples", "meter_lengths")

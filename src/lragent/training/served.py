@@ -128,6 +128,7 @@ class ServedForward:
         whole model walk over it seven times.
         """
         modules = list(self._model.modules())
+        # Assigned to the module itself, a flag takes 30 times as long.
         training = [vars(module) for module in modules if module.training]
         layers = [module for module in modules if isinstance(module, BaseTunerLayer)]
         parameters = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
