@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--policies", nargs="+", choices=NAMES, default=POLICIES)
-    add("--contexts", nargs="+", type=int, default=list(REPEATS), help="prompt tokens and answer")
+    add("--contexts", nargs="+", type=int, help="prompt tokens and answer; default: 1k to 128k")
     add("--repeats", type=int, help="of every context; default: 20 of 1k to 2 of 128k")
     add("--tokenizer", type=Path, help="folder of a tokenizer with a chat template")
     add("--tiny", action="store_true", help="a tiny model and short contexts, on a CPU too")
@@ -76,8 +76,7 @@ def arguments() -> argparse.Namespace:
     add("--commit", help="written into the result; default: the checkout's")
     add("--out", type=Path, required=True)
     found = parser.parse_args()
-    if found.tiny:
-        found.contexts = [n for n in found.contexts if n <= 1024] or [256, 1024]
+    found.contexts = found.contexts or ([256, 1024] if found.tiny else list(REPEATS))
     return found
 
 
@@ -130,7 +129,7 @@ def options_of(
         "--max-model-len", longest, "--enable-prompt-tokens-details", "--generation-config", "vllm",
     ]  # fmt: skip
     if options.tiny:
-        found += ["--block-size", str(PAGE), "--kv-cache-memory-bytes", str(64 << 20)]
+        found += ["--block-size", str(PAGE), "--kv-cache-memory-bytes", str(256 << 20)]
         found += ["--enforce-eager", "--max-num-seqs", "8"]
         found += ["--dtype", "float32" if not on_gpu() else "bfloat16"]
     else:

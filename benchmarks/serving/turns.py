@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PAUSE = 0.002  # seconds between two looks
+PAUSE = 0.005  # seconds between two looks; engines that wait share the core of the one that works
 
 
 @dataclass(frozen=True)

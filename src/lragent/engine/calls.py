@@ -54,6 +54,7 @@ class Calls(ABC):
         continue_final_message: bool = False,
         allow_special_tokens: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
+        cache_salt: str = "",
     ) -> list[int]:
         """See `Engine.render`."""
 
@@ -208,6 +209,7 @@ class Calls(ABC):
             rest.pop("continue_final_message", False),
             rest.pop("allow_special_tokens", False),
             rest.pop("tools", ()),
+            rest.get("cache_salt", ""),
         )
         many = isinstance(messages, list | tuple) and bool(messages)
         if many and all(isinstance(m, list | tuple) for m in messages):

@@ -302,8 +302,11 @@ class Engine(Calls):
         continue_final_message: bool = False,
         allow_special_tokens: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
+        cache_salt: str = "",
     ) -> list[int]:
         """The token ids of a conversation in the model's chat template.
+
+        Long messages that come again are tokenised once.
 
         Args:
             messages: `{"role": …, "content": …}` in order.
@@ -312,8 +315,11 @@ class Engine(Calls):
                 default it is plain text, so that no user and no document can end a turn.
             tools: JSON descriptions of functions, `{"type": "function", "function": …}`. How the
                 model calls one, its template says; the answer's text holds the call.
+            cache_salt: of the request: how long this takes tells nobody what others sent.
         """
-        return self._prompts.render(messages, continue_final_message, allow_special_tokens, tools)
+        return self._prompts.render(
+            messages, continue_final_message, allow_special_tokens, tools, cache_salt
+        )
 
     # ---- adapters
 

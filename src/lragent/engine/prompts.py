@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lragent.engine.errors import PromptTooLongError
 from lragent.engine.validation import check_text
+from lragent.text_pieces import TextPieces
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[int] | Tensor
@@ -39,6 +40,7 @@ class PromptEncoder:
         self._vocabulary = vocabulary
         self._limit = limit
         self._lock = threading.Lock()  # how special tokens are read is a state of the tokenizer
+        self._pieces = TextPieces(tokenizer, self._tokenize)
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt. In text, special tokens are read as such.
@@ -81,6 +83,7 @@ class PromptEncoder:
         continue_final_message: bool,
         allow_special_tokens: bool = False,
         tools: Sequence[Mapping[str, Any]] = (),
+        cache_salt: str = "",
     ) -> list[int]:
         """The token ids of a conversation in the model's chat template.
 
@@ -124,7 +127,7 @@ class PromptEncoder:
             raise ValueError(f"the model's chat template refuses the messages: {error}") from error
         assert isinstance(text, str)
         if mark not in text:
-            return self._tokenize(text)
+            return self._pieces(text, check_text("cache_salt", cache_salt))
         ids: list[int] = []
         for place, piece in enumerate(re.split(f"({special})", text)):
             if place % 2:

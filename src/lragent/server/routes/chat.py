@@ -53,7 +53,10 @@ class _ChatForm(Form):
                 given["tool_calls"] = [call.for_template() for call in message.tool_calls]
             messages.append(given)
         tools = [tool.model_dump(exclude_none=True) for tool in self._tools]
-        return [self._engine.render(messages, self._body.continue_final_message, tools=tools)]
+        body, salt = self._body, self._body.cache_salt or ""
+        return [
+            self._engine.render(messages, body.continue_final_message, tools=tools, cache_salt=salt)
+        ]
 
     def most_tokens(self, prompt: Prompt, room: int) -> int:
         body = self._body

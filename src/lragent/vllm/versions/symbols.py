@@ -65,6 +65,14 @@ SYMBOLS: tuple[Symbol, ...] = (
         ("method", "engine"),
     ),
     Symbol("vllm.v1.engine.llm_engine", "LLMEngine.abort_request", ("request_ids",)),
+    Symbol(
+        "vllm.renderers.base",
+        "BaseRenderer._build_tokens_prompt",
+        ("token_ids", "prompt"),
+    ),
+    Symbol("vllm.renderers.base", "BaseRenderer._wants_offsets", ("prompt", "params")),
+    Symbol("vllm.renderers.base", "BaseRenderer.get_tokenizer", ()),
+    Symbol("vllm.renderers.params", "TokenizeParams.get_encode_kwargs", ()),
     Symbol("vllm.v1.request", "Request.get_skip_reading_prefix_cache", ("self",)),
     Symbol(
         "vllm.lora.request",
