@@ -50,7 +50,7 @@ from benchmarks.serving.rows import quantile, row
 from benchmarks.serving.run import CAPTURED, PAGE, identity
 from benchmarks.serving.server import Answer, Server
 
-POLICIES = ("stock", "stock-one", "stock-targets", "base+lr")
+POLICIES = ("stock", "stock-one", "base+lr", "neutral")
 REPEATS = {1024: 20, 8192: 12, 32768: 8, 131072: 2}
 RANK = 16
 NEW = 8
