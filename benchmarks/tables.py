@@ -365,6 +365,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "quality-tasks": quality.tasks,
     "quality-similarity": quality.similarity,
     "quality-training": quality.training,
+    "quality-reading": quality.reading,
     "quality-lengths": quality.lengths,
     "quality-hand-overs": quality.hand_overs,
 }

@@ -77,6 +77,21 @@ def training(result: Result) -> Table:
     return table
 
 
+def reading(result: Result) -> Table:
+    """The fine-tuning of the base model alone (`reading.json`)."""
+    points = [(0, None), *result["held_out_losses"]]
+    exact = {0: result["exact_before"], points[-1][0]: result["exact"]}
+    rows = [
+        [
+            str(step),
+            "" if loss is None else f"{loss:.3f}",
+            f"{exact[step]:.1f}" if step in exact else "",
+        ]
+        for step, loss in points
+    ]
+    return [["steps", "held-out loss", "whole outputs exact, %"], *rows]
+
+
 def curve(result: Result, series: str, key: str, head: str) -> Table:
     """NLL divided by isolated's, by policy, along one of the meter's curves."""
     places = sorted(
