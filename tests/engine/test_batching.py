@@ -72,6 +72,28 @@ def test_running_requests_are_preempted_when_they_outgrow_the_budget(shared_a: d
         engine.check_integrity()
 
 
+def test_a_stream_that_gives_its_pages_back_stops_nobody(shared_a: dict[str, Path]):
+    """Decoding goes first in a step, here by a request that is last in the order of requests."""
+    page_bytes = 3 * (2 * 2 * 8 * 16 + 16 * 4) * 4
+    prompts = [prompt_of(10), prompt_of(200, 1)]
+    with Engine((tiny_model(), None), shared_a) as roomy:
+        expected = [
+            roomy.generate(p, adapter="plan", sampling_params=PARAMS).token_ids for p in prompts
+        ]
+    with Engine(
+        (tiny_model(), None), shared_a, kv_bytes=14 * page_bytes, max_num_batched_tokens=8
+    ) as engine:
+        stream = engine.submit(prompts[0], adapter="plan", sampling_params=PARAMS, priority=1)
+        engine.step()
+        engine.step()
+        long = engine.submit(prompts[1], adapter="plan", sampling_params=PARAMS)
+        while not (stream.done and long.done):
+            assert engine.step()
+            engine.check_integrity()
+        assert [one.result().token_ids for one in (stream, long)] == expected
+        assert engine.stats().preemptions > 0
+
+
 def test_running_streams_go_on_while_a_long_prompt_is_read(shared_a: dict[str, Path]):
     with Engine((tiny_model(), None), shared_a, max_num_batched_tokens=32) as engine:
         first = engine.submit(prompt_of(10), adapter="plan", sampling_params=PARAMS)

@@ -93,7 +93,7 @@ class Scheduler:
             plan = [s for s in plan if s.request not in preempted]
             budget = self._max_tokens - sum(s.count for s in plan)
             if request in preempted:
-                break
+                continue
             plan.append(Scheduled(request, request.computed, count))
             budget -= count
         for request in self.waiting.copy():
