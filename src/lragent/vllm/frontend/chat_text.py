@@ -38,9 +38,9 @@ def _tokenize_one(stock: Any) -> Any:
     @functools.wraps(stock)
     async def tokenize_singleton_prompt_async(self: Any, prompt: Any, params: Any) -> Any:
         tenant = _tenant.get()
-        if tenant is not None and isinstance(prompt.get("prompt"), str):
-            prompt = {**prompt, _TENANT: tenant}
-        result = await stock(self, prompt, params)
+        if tenant is None or not isinstance(prompt.get("prompt"), str):
+            return await stock(self, prompt, params)
+        result = await stock(self, {**prompt, _TENANT: tenant}, params)
         result.pop(_TENANT, None)
         return result
 
@@ -51,8 +51,10 @@ def _tokenize(stock: Any) -> Any:
     @functools.wraps(stock)
     def tokenize_prompt(self: Any, prompt: Any, params: Any) -> Any:
         tenant = prompt.pop(_TENANT, None)
+        if tenant is None:
+            return stock(self, prompt, params)
         how = params.get_encode_kwargs()
-        if tenant is None or how["add_special_tokens"] or self._wants_offsets(prompt, params):
+        if how["add_special_tokens"] or self._wants_offsets(prompt, params):
             return stock(self, prompt, params)
         ids = _pieces(self)(prompt["prompt"], tenant)
         if how["truncation"] and len(ids) > how["max_length"]:
