@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.tables import cold, documents, filled, handover, markdown, old_new
+from benchmarks.serving.table import cold, handover, old_new
+from benchmarks.tables import documents, filled, markdown
 
 LONGEST = 100
 
