@@ -74,15 +74,13 @@ def handover(result: Json) -> Table:
 def cold(result: Json) -> Table:
     """TTFT of a context that nobody has read, divided by that of the bare base model."""
     rows = serving_rows(result)
-    found = [
-        (n, rows.get(("handover", f"cold, no adapter, {n}", "stock"))) for n in lengths_of(rows)
-    ]
     policies = [p for p in policies_of(rows, "handover") if "-one" not in p]
     table = [["context", "no adapter", *map(named, policies)]]
-    for length, bare in found:
+    for length in lengths_of(rows):
+        bare = rows["handover", f"cold, no adapter, {length}", "stock"]
         mine = [rows.get(("handover", f"cold, {length}", policy)) for policy in policies]
         cells = [ratio(row, bare, "ttft_ms") for row in mine]
-        table.append([f"{length:,}", f"{number(bare and bare['ttft_ms'])} ms", *cells])
+        table.append([f"{length:,}", f"{number(bare['ttft_ms'])} ms", *cells])
     return table
 
 
