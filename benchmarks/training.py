@@ -22,10 +22,12 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 
 from lragent.engine.loader import load_model
 from lragent.training.encoding import Example, collate
 from lragent.training.lora import checkpoint_activations
+from lragent.training.norms import fuse_norms
 from lragent.training.served import ServedForward
 from lragent.training.trainer import output_loss
 from lragent.training.turns import Turns
@@ -39,6 +41,8 @@ def measure(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
     base, tokenizer = load_model(settings["model"], dtype=dtype, device=device)
+    if cuda:
+        fuse_norms(base)
     if "checkpointing" in arm:
         checkpoint_activations(base)
     lora = LoraConfig(r=settings["rank"], target_modules=settings["targets"], task_type="CAUSAL_LM")
@@ -46,7 +50,10 @@ def measure(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     model = get_peft_model(base, lora).train()
     served = ServedForward(model)
     served.isolated = arm.startswith("isolated")
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = not cuda  # autocast does it, as in `RoleTrainer`
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     length = settings["context"] + settings["turn"]
     ids = torch.randint(10, len(tokenizer), (settings["rows"], length)).tolist()
     before = memory(cuda)

@@ -4,11 +4,11 @@
     python -m benchmarks.quality.run --pack build/quality --work build/quality-work \
         --out benchmarks/results --seconds 560
 
-Steps that do not depend on each other run side by side, each in a process (`job.py`). A step that
-fails is tried once more; what needs a step that is missing is left out. After `--seconds` what runs
-is stopped; the same command goes on from there. Whenever it ends it writes `quality-<device>.json`
-with everything there is by then, and the single answers beside it. The exit code is 1 where a step
-is missing.
+Each step runs in a process (`job.py`), beside others, as soon as those that it needs are done. A
+step that fails is tried once more; what needs a step that is missing is left out. After `--seconds`
+what runs is stopped; the same command goes on from there. Whenever it ends it writes
+`quality-<device>.json` with everything there is by then, and the single answers beside it. The exit
+code is 1 where a step is missing.
 """
 
 from __future__ import annotations
@@ -38,24 +38,26 @@ PAUSE = 0.2
 ENVIRONMENT = {"OMP_NUM_THREADS": "2", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 """Of each step, unless set otherwise: steps side by side share cores, and the GPU's memory, which
 torch's allocator holds less of in vain when its segments grow."""
+SETTINGS = "settings.json"
+SPEED = "speed"
+TRAINS = ("base", "roles")
 VERSIONS = ("torch", "transformers", "peft", "bm25s", "numpy")
 KEPT = ("key", "status", "answer", "exact", "f1", "steps", "calls", "tool_errors")
 KEPT += ("prompt_tokens", "reused_tokens", "generated_tokens")
 
 
-def stages(s: Mapping[str, Any]) -> list[list[str]]:
-    """The steps, those that may run side by side together."""
+def all_steps(s: Mapping[str, Any]) -> list[str]:
+    """The steps that are asked for, in the order in which they begin."""
     used = [name for name in ANSWER_ARMS if ANSWER_ARMS[name].training in (None, *s["trainings"])]
     found = [
-        ["base"] if s["base_steps"] else [],
-        [f"roles:{name}" for name in s["trainings"]],
-        [f"answers:{name}" for name in used if name in s["arms"] or not s["arms"]],
-        [f"similarity:{name}" for name in s["trainings"]],
-        ["speed"] if s["speed_questions"] else [],
-        [f"meter:{name}" for name in s["meters"] if name in s["trainings"]],
+        *(["base"] if s["base_steps"] else []),
+        *(f"roles:{name}" for name in s["trainings"]),
+        *(f"answers:{name}" for name in used if name in s["arms"] or not s["arms"]),
+        *(f"meter:{name}" for name in s["meters"] if name in s["trainings"]),
+        *(f"similarity:{name}" for name in s["trainings"]),
+        *([SPEED] if s["speed_questions"] else []),
     ]
-    wanted = s["steps"]
-    return [[step for step in stage if step.split(":")[0] in wanted] for stage in found]
+    return [step for step in found if step.split(":")[0] in s["steps"]]
 
 
 def needs(step: str, s: Mapping[str, Any]) -> list[str]:
@@ -64,7 +66,7 @@ def needs(step: str, s: Mapping[str, Any]) -> list[str]:
     if kind == "base":
         return []
     training = name if kind in ("similarity", "meter") else None
-    if kind in ("answers", "speed"):
+    if kind in ("answers", SPEED):
         training = ANSWER_ARMS[name or s["speed_arm"]].training
     base = ["base"] if s["base_steps"] else []
     return base + ([f"roles:{training}"] if training else [])
@@ -75,44 +77,52 @@ def missing(steps: Iterable[str], work: Path) -> list[str]:
     return [step for step in steps if not (work / "done" / file_of(step)).exists()]
 
 
-def run_stage(
-    steps: Sequence[str], settings: Path, work: Path, until: float, at_once: int
+def may_start(step: str, running: Iterable[str], s: Mapping[str, Any]) -> bool:
+    """Whether there is room for a step beside those that run; speed is measured alone."""
+    beside = list(running)
+    trainings = [one for one in beside if one.split(":")[0] in TRAINS]
+    if step.split(":")[0] in TRAINS and len(trainings) >= s["parallel_trainings"]:
+        return False
+    return len(beside) < s["parallel"] and not (beside and SPEED in (step, *beside))
+
+
+def run_steps(
+    steps: Sequence[str], s: Mapping[str, Any], work: Path, until: float
 ) -> dict[str, Any]:
-    """Run the steps that are not done, some at once; returns each one's seconds and exit code.
+    """Run the steps that are not done, each as soon as those that it needs are done.
 
-    What fails is tried once more after the others, half as many at once: most of what fails had no
-    memory left on the GPU.
+    A step that fails is tried once more, after the others; what needs a step that is missing is
+    left out. Returns each step's seconds and exit code (None: killed).
     """
-    ended = _run(missing(steps, work), settings, until, at_once)
-    failed = [step for step, end in ended.items() if end["code"]]
-    if failed and time.monotonic() < until:
-        print(f"once more: {', '.join(failed)}", flush=True)
-        ended |= _run(failed, settings, until, (at_once + 1) // 2)
-    return ended
-
-
-def _run(steps: Sequence[str], settings: Path, until: float, at_once: int) -> dict[str, Any]:
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    waiting = list(steps)
+    waiting = missing(steps, work)
     running: dict[str, tuple[float, subprocess.Popen[bytes]]] = {}
     ended: dict[str, Any] = {}
 
     def end(step: str, code: int | None) -> None:
         start, _ = running.pop(step)
+        if code and step not in ended:
+            waiting.append(step)
         ended[step] = {"seconds": round(time.monotonic() - start, 1), "code": code}
         print(f"{step}: {ended[step]}", flush=True)
 
     try:
         while running or (waiting and time.monotonic() <= until):
             now = time.monotonic()
-            while waiting and len(running) < at_once and now <= until:
-                step = waiting.pop(0)
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "benchmarks.quality.job", step, str(settings)],
-                    cwd=ROOT,
-                    env=ENVIRONMENT | os.environ | {"PYTHONPATH": path},
-                )
-                running[step] = (now, process)
+            for step in list(waiting) if now <= until else ():
+                lacking = missing(needs(step, s), work)
+                if lacking and not {*lacking} & {*waiting, *running}:
+                    print(f"{step}: left out, as it needs {' and '.join(lacking)}", flush=True)
+                    waiting.remove(step)
+                elif not lacking and may_start(step, running, s):
+                    waiting.remove(step)
+                    process = subprocess.Popen(
+                        [sys.executable, "-m", "benchmarks.quality.job", step,
+                         str(work / SETTINGS)],
+                        cwd=ROOT,
+                        env=ENVIRONMENT | os.environ | {"PYTHONPATH": path},
+                    )  # fmt: skip
+                    running[step] = (now, process)
             for step, (_, process) in list(running.items()):
                 code = process.poll()
                 if code is not None:
@@ -253,7 +263,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--seconds", type=float, default=math.inf)
-    parser.add_argument("--steps", default="base,roles,answers,similarity,speed,meter")
+    parser.add_argument("--steps", default="base,roles,answers,meter,similarity,speed")
     parser.add_argument(
         "--trainings", default="isolated,neutral,base+lr", help=", ".join(TRAININGS)
     )
@@ -280,7 +290,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--parallel-trainings", type=int, default=3, help="at once; each took up to 28 GiB of a GPU"
     )
-    parser.add_argument("--parallel", type=int, default=8, help="other steps at once")
+    parser.add_argument("--parallel", type=int, default=8, help="steps of any kind at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")
     arguments = parser.parse_args(words)
     if min(arguments.parallel, arguments.parallel_trainings) < 1:
@@ -298,24 +308,12 @@ def main(words: Sequence[str] | None = None) -> None:
         "meters": _listed(arguments.meters),
     }
     work = arguments.work
-    path = work / "settings.json"
-    save(path, settings)
+    save(work / SETTINGS, settings)
     seconds: dict[str, Any] = _if_there(work / "seconds.json") or {}
-    wanted = [step for stage in stages(settings) for step in stage]
+    wanted = all_steps(settings)
     print(f"{len(missing(wanted, work))} of {len(wanted)} steps to run", flush=True)
-    for stage in stages(settings):
-        ready = []
-        for step in missing(stage, work):
-            if lacking := missing(needs(step, settings), work):
-                print(f"{step}: left out, as it needs {' and '.join(lacking)}", flush=True)
-            else:
-                ready.append(step)
-        training = stage[:1] and stage[0].startswith("roles:")
-        at_once = arguments.parallel_trainings if training else arguments.parallel
-        seconds |= run_stage(ready, path, work, until, at_once)
-        save(work / "seconds.json", seconds)
-        if time.monotonic() > until:
-            break
+    seconds |= run_steps(wanted, settings, work, until)
+    save(work / "seconds.json", seconds)
     result = collect(settings, work, arguments.commit)
     name = file_name(result["device"], "quality")
     save(arguments.out / name, result)

@@ -13,7 +13,7 @@ from benchmarks.common.files import save
 from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, run, table
 from benchmarks.quality.arms import BASE_MODEL, REFERENCE, ROLES, file_of
 from benchmarks.quality.pack import make
-from benchmarks.quality.run import collect, run_stage, stages, write_answers
+from benchmarks.quality.run import all_steps, collect, run_steps, write_answers
 from tests.agents.trajectories.hotpot import BRIDGE, COMPARISON, YES_NO
 
 from lragent.agents import Status
@@ -28,20 +28,17 @@ SETTINGS: dict[str, Any] = {
     "speed_questions": 0,
     "steps": ["base", "roles", "answers", "meter", "speed"],
 }
+ONE_BY_ONE = {"base_steps": 0, "parallel": 1, "parallel_trainings": 1}
 
 
-def test_steps_come_after_what_they_need():
-    base, roles, answers, similarity, speed, meter = stages(SETTINGS)
-    assert base == ["base"]
-    assert roles == ["roles:isolated", "roles:neutral"]
-    assert {"answers:base model", "answers:isolated/base+lr", "answers:neutral/neutral"} <= {
-        *answers
-    }
-    assert not any("base+lr/" in step or "own-a" in step for step in answers)
-    assert meter == ["meter:neutral"]
-    assert similarity == speed == []
-    few = stages(SETTINGS | {"arms": ["neutral/neutral"], "base_steps": 0, "steps": ["answers"]})
-    assert few == [[], [], ["answers:neutral/neutral"], [], [], []]
+def test_steps_are_those_asked_for():
+    steps = all_steps(SETTINGS)
+    assert steps[:3] == ["base", "roles:isolated", "roles:neutral"]
+    assert {"answers:base model", "answers:isolated/base+lr", "answers:neutral/neutral"} <= {*steps}
+    assert not any("base+lr/" in step or "own-a" in step for step in steps)
+    assert steps[-1] == "meter:neutral"
+    few = SETTINGS | {"arms": ["neutral/neutral"], "base_steps": 0, "steps": ["answers"]}
+    assert all_steps(few) == ["answers:neutral/neutral"]
 
 
 def answer(key: str, exact: bool) -> Answer:
@@ -85,12 +82,11 @@ def test_results_are_collected_from_what_is_there(tmp_path: Path):
 
 
 def test_a_step_that_is_done_is_not_run_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    settings = tmp_path / "settings.json"
-    save(settings, {"work": str(tmp_path)})
+    save(tmp_path / "settings.json", {"work": str(tmp_path)})
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "base").touch()
-    assert run_stage(["base"], settings, tmp_path, until=1e12, at_once=1) == {}
-    ended = run_stage(["unknown"], settings, tmp_path, until=1e12, at_once=1)
+    assert run_steps(["base"], ONE_BY_ONE, tmp_path, until=1e12) == {}
+    ended = run_steps(["unknown"], ONE_BY_ONE, tmp_path, until=1e12)
     assert ended["unknown"]["code"] == 1
     assert "KeyError: 'unknown'" in capfd.readouterr().err
     assert not (tmp_path / "done" / "unknown").exists()
@@ -104,11 +100,13 @@ class Steps:
         self.work = work
         self.codes = codes
         self.started: list[str] = []
+        self.beside: dict[str, int] = {}
         self.running = 0
         self.most = 0
 
     def __call__(self, command: list[str], **settings: Any) -> Steps.Process:
         self.started.append(command[3])
+        self.beside[command[3]] = self.running
         self.running += 1
         self.most = max(self.most, self.running)
         return self.Process(self, command[3])
@@ -145,15 +143,24 @@ def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Steps:
 
 def test_so_many_steps_run_at_once_and_what_fails_is_tried_once_more(steps: Steps):
     steps.codes = {"a": [1, 0], "b": [-9, 1]}
-    ended = run_stage([*"abcdefg"], Path("s.json"), steps.work, until=1e12, at_once=3)
+    ended = run_steps([*"abcdefg"], ONE_BY_ONE | {"parallel": 3}, steps.work, until=1e12)
     assert steps.most == 3
     assert "".join(steps.started) == "abcdefgab"
     assert {step: end["code"] for step, end in ended.items() if end["code"]} == {"b": 1}
     assert len(ended) == 7
 
 
-def test_a_stage_that_is_cut_starts_no_more_steps(steps: Steps):
-    assert run_stage(["a", "b"], Path("s.json"), steps.work, until=0, at_once=1) == {}
+def test_no_step_starts_when_time_is_up(steps: Steps):
+    assert run_steps(["a", "b"], ONE_BY_ONE, steps.work, until=0) == {}
+
+
+def test_a_step_starts_as_soon_as_what_it_needs_is_done(steps: Steps):
+    trained = ["roles:isolated", "roles:neutral", "roles:base+lr"]
+    last = ["answers:isolated/full", "similarity:neutral", "meter:base+lr"]
+    settings = SETTINGS | {"parallel": 8, "parallel_trainings": 2, "speed_arm": "neutral/neutral"}
+    run_steps(["base", *trained, *last, "speed"], settings, steps.work, until=1e12)
+    assert steps.started == ["base", *trained[:2], trained[2], *last[:2], last[2], "speed"]
+    assert steps.beside["speed"] == 0, "it would be slowed by others"
 
 
 def test_arms_without_their_training_are_left_out(
@@ -166,8 +173,8 @@ def test_arms_without_their_training_are_left_out(
         run.main(words)
     assert end.value.code == 1
     assert steps.started == [
-        "base", "roles:isolated", "roles:neutral", "roles:isolated",
-        "answers:base model", "answers:neutral/neutral",
+        "base", "roles:isolated", "answers:base model", "roles:neutral",
+        "answers:neutral/neutral", "roles:isolated",
     ]  # fmt: skip
     assert steps.most == 2
     out = capsys.readouterr().out.splitlines()
