@@ -9,11 +9,13 @@ from lragent.sharing.policies import Policy
 
 ROLES = ("plan", "act", "reflect")
 
-# All roles continue one assistant's message, so each acts from its prompt's last token on: from the
-# answer's header on the whole trajectory would be its turn, which is shared with nobody.
+# All roles continue one assistant's message, so each acts from its prompt's last token on, or from
+# its last line ("Thought 3:", "Action 3: Finish["): from the answer's header on the whole
+# trajectory would be its turn, which is shared with nobody.
 TRAININGS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
     "neutral": {"trained_for": "neutral"},
+    "neutral-line": {"trained_for": "neutral", "acting_text": "\n"},
     "base+lr": {"trained_for": "base+lr"},
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
     "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
@@ -36,7 +38,7 @@ REFERENCE = "isolated/isolated"
 ANSWER_ARMS: dict[str, Arm] = {
     BASE_MODEL: Arm(None, Policy.ISOLATED),
     **{f"isolated/{policy.value}": Arm("isolated", policy) for policy in Policy},
-    "neutral/neutral": Arm("neutral", Policy.NEUTRAL),
+    **{f"{name}/neutral": Arm(name, Policy.NEUTRAL) for name in ("neutral", "neutral-line")},
     "base+lr/base+lr": Arm("base+lr", Policy.BASE_LR),
     **{
         f"isolated-own-a/{policy.value}": Arm("isolated-own-a", policy)
