@@ -10,12 +10,12 @@ from lragent.sharing.policies import Policy
 ROLES = ("plan", "act", "reflect")
 
 # All roles continue one assistant's message, so each acts from its prompt's last token on, or from
-# its last line ("Thought 3:", "Action 3: Finish["): from the answer's header on the whole
-# trajectory would be its turn, which is shared with nobody.
+# the page that was found last: from the answer's header on the whole trajectory would be its turn,
+# which is shared with nobody.
 TRAININGS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
     "neutral": {"trained_for": "neutral"},
-    "neutral-line": {"trained_for": "neutral", "acting_text": "\n"},
+    "neutral-page": {"trained_for": "neutral", "acting_text": "\nObservation"},
     "base+lr": {"trained_for": "base+lr"},
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
     "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
@@ -38,7 +38,7 @@ REFERENCE = "isolated/isolated"
 ANSWER_ARMS: dict[str, Arm] = {
     BASE_MODEL: Arm(None, Policy.ISOLATED),
     **{f"isolated/{policy.value}": Arm("isolated", policy) for policy in Policy},
-    **{f"{name}/neutral": Arm(name, Policy.NEUTRAL) for name in ("neutral", "neutral-line")},
+    **{f"{name}/neutral": Arm(name, Policy.NEUTRAL) for name in ("neutral", "neutral-page")},
     "base+lr/base+lr": Arm("base+lr", Policy.BASE_LR),
     **{
         f"isolated-own-a/{policy.value}": Arm("isolated-own-a", policy)
