@@ -34,18 +34,24 @@ def command(tiny_model: Path, adapters_dir: Path, tmp_path: Path) -> list[str]:
     return ["demo", "--questions", "2", "--max-steps", "2", "--kv-mib", "8", *options]
 
 
-def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def for_neutral(command: list[str], adapters_dir: Path, tmp_path: Path) -> list[str]:
+    """The command with adapters that say that they were trained for `neutral`."""
     trained = tmp_path / "trained"
     shutil.copytree(adapters_dir, trained)
     for folder in trained.iterdir():
         write_sidecar(folder, "agents", folder.name, "neutral")
-    every = [f"--policy={policy}" for policy in ("isolated", "neutral", "full", "base", "base+lr")]
-    result = runner.invoke(app, [*command, *every, "--adapters-dir", str(trained), "--json"])
+    return [*command, "--adapters-dir", str(trained)]
+
+
+def test_json(for_neutral: list[str]) -> None:
+    every = [f"--policy={policy}" for policy in ("neutral", "isolated", "full", "base", "base+lr")]
+    result = runner.invoke(app, [*for_neutral, *every, "--json"])
     assert result.exit_code == 0, result.stderr
     data = json.loads(result.stdout)
     assert len(data["questions"]) == 2
     policies = {policy["policy"]: policy for policy in data["policies"]}
-    assert list(policies) == ["isolated", "neutral", "full", "base", "base+lr"]
+    assert list(policies) == ["neutral", "isolated", "full", "base", "base+lr"]
     same_work = {
         (policy["prompt_tokens"], policy["generated_tokens"]) for policy in policies.values()
     }
@@ -58,8 +64,9 @@ def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
         assert [answer["gold"] for answer in policy["answers"]] == [
             question["answer"] for question in data["questions"]
         ]
-    isolated, neutral, full, base, shared = policies.values()
-    assert shared["tokens_chosen_otherwise"] == 0
+    neutral, isolated, full, base, shared = policies.values()
+    assert data["shown_policy"] == "neutral"
+    assert neutral["tokens_chosen_otherwise"] == 0
     assert isolated["computed_tokens"] == base["computed_tokens"] > shared["computed_tokens"]
     assert isolated["computed_tokens"] > neutral["computed_tokens"]
     assert neutral["kv_lr_bytes"] > 0
@@ -68,7 +75,9 @@ def test_json(command: list[str], adapters_dir: Path, tmp_path: Path) -> None:
     assert (full["kv_lr_bytes"], base["kv_lr_bytes"]) == (0, 3 * shared["kv_lr_bytes"])
 
 
-def test_hand_overs(command: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["command", "for_neutral"])
+def test_hand_overs(words: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    command = request.getfixturevalue(words)
     result = runner.invoke(app, [*command, "--questions", "1", "--json"])
     assert result.exit_code == 0, result.stderr
     turns = json.loads(result.stdout)["hand_overs"]
@@ -97,7 +106,24 @@ def test_steps_and_tables(command: list[str], tmp_path: Path) -> None:
     ):
         assert part in result.stdout
     assert str(tmp_path / "demo.html") in result.stdout
-    assert "neutral" not in result.stdout  # these adapters were not trained for it
+    assert "These adapters were not all trained for neutral" in result.stdout
+
+
+def test_neutral_comes_first(
+    for_neutral: list[str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    result = runner.invoke(app, for_neutral)
+    assert result.exit_code == 0, result.stderr
+    for part in (
+        "on one shared under neutral",
+        "These adapters were trained for neutral",
+        "right under neutral",
+    ):
+        assert part in result.stdout
+    head = next(line for line in result.stdout.splitlines() if "right answer" in line)
+    assert head.index("neutral") < head.index("isolated")
+    assert "These adapters were trained for neutral" in (tmp_path / "demo.html").read_text()
+    assert caplog.messages == []  # other policies are compared on purpose
 
 
 def test_interrupt_shows_what_there_is(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

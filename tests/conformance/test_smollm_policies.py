@@ -34,7 +34,7 @@ def measured(
 ) -> dict[str, tuple[int, list[int]]]:
     """Bytes of K, V and LR, and computed tokens, by policy."""
     found = {}
-    for policy in ("isolated", "base", "base+lr"):
+    for policy in ("isolated", "neutral", "base", "base+lr"):
         with Engine("smollm2", adapters, policy) as engine:  # pyright: ignore[reportArgumentType]
             computed = hand_over(engine, text_ids)
             stats = engine.stats()
@@ -42,16 +42,19 @@ def measured(
     return found
 
 
-@pytest.mark.parametrize(("policy", "most"), [("base+lr", 0.36), ("base", 0.38)])
+@pytest.mark.parametrize(("policy", "most"), [("neutral", 0.36), ("base+lr", 0.36), ("base", 0.38)])
 def test_kv_bytes_against_isolated(
     policy: str, most: float, measured: dict[str, tuple[int, list[int]]]
 ):
     assert measured[policy][0] <= most * measured["isolated"][0]
 
 
-def test_the_second_agent_computes_a_page_at_most(measured: dict[str, tuple[int, list[int]]]):
+@pytest.mark.parametrize("policy", ["neutral", "base+lr"])
+def test_the_second_agent_computes_a_page_at_most(
+    policy: str, measured: dict[str, tuple[int, list[int]]]
+):
     assert measured["isolated"][1] == [CONTEXT, CONTEXT + NEW, CONTEXT + 2 * NEW]
-    computed = measured["base+lr"][1]
+    computed = measured[policy][1]
     assert computed[0] == CONTEXT
     assert all(count <= 16 + NEW for count in computed[1:])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,20 @@ def test_command_names_what_differs_from_the_defaults() -> None:
         "--for base+lr --readers random --mode joint --roles plan,act --rank 16 "
         "--learning-rate 0.001 --role-learning-rate act=0.002 --gradient-checkpointing"
     )
+
+
+def test_command_is_one_line_without_folders_of_this_machine(tmp_path: Path) -> None:
+    text = 'don\'t\n\t"stöp"\\'
+    settings = config(data=[tmp_path / "a.jsonl"], out=tmp_path / "team", acting_text=text)
+
+    command = settings.command()
+
+    assert command.startswith(
+        "lragent train --data a.jsonl --model some/model --out team --acting-text $'don\\'t\\n"
+    )
+    assert "\n" not in command
+    words = subprocess.run(
+        ["bash", "-c", f'printf "%s" {command.partition("--acting-text ")[2]}'],
+        capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    assert words.stdout == text

@@ -1,8 +1,10 @@
-"""Tells once when an adapter is used under another policy than it was trained for."""
+"""What adapters were trained for, and a warning when they are used under another policy."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -35,9 +37,22 @@ def warn_of_other_policy(name: str, adapter: Trained, policy: str) -> None:
     told = (name, adapter.digest, policy)
     if adapter.trained_for in (None, policy) or told in _told:
         return
+    if not logger.isEnabledFor(logging.WARNING):
+        return
     _told.add(told)
     logger.warning(
         "adapter %r was trained for the sharing policy %r and is used under %r, where its answers "
         "may be worse; use it under %r, or train it for %r",
         name, adapter.trained_for, policy, adapter.trained_for, policy,
     )  # fmt: skip
+
+
+@contextmanager
+def other_policies_on_purpose() -> Iterator[None]:
+    """Within it nobody is warned: policies are compared, on the same adapters."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

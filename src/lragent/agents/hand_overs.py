@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lragent.adapters.trained_for import other_policies_on_purpose
 from lragent.engine import Completion, Engine, SamplingParams
 from lragent.sharing import Policy, SharingGroup
 
@@ -52,7 +53,8 @@ def hand_over_engine(
     """An engine with each adapter twice: in one group, and outside of it."""
     alone = {name + _ALONE: path for name, path in adapters.items()}
     group = SharingGroup("together", tuple(adapters), policy)
-    return Engine(model, {**adapters, **alone}, [group], kv_bytes=kv_bytes)
+    with other_policies_on_purpose():
+        return Engine(model, {**adapters, **alone}, [group], kv_bytes=kv_bytes)
 
 
 def hand_overs(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lragent.adapters import read_adapter
+from lragent.adapters.trained_for import other_policies_on_purpose
 from lragent.agents.demo import DemoQuestion
 from lragent.agents.engine_backend import EngineBackend
 from lragent.agents.options import WorkflowOptions
@@ -71,6 +72,15 @@ class PolicyOutcome:
         return sum(answer.f1 for answer in self.answers) / max(1, len(self.answers))
 
 
+def best_policy(adapters: Mapping[str, Path]) -> Policy:
+    """The policy to share under: `neutral` where every adapter was trained for it, else `base+lr`.
+
+    Raises AdapterError as `read_adapter` does.
+    """
+    trained = {read_adapter(path).trained_for for path in adapters.values()}
+    return Policy.NEUTRAL if trained == {Policy.NEUTRAL.value} else Policy.BASE_LR
+
+
 class PolicyComparison:
     """Runs agents under one policy after the other, each on an engine of its own.
 
@@ -81,7 +91,7 @@ class PolicyComparison:
         options: limits of the runs; decoding is greedy.
         kv_bytes: budget of each engine's cache.
         on_stage: called with a short text before each longer piece of work.
-        among: the policies to compare.
+        among: the policies to compare, in this order.
     """
 
     def __init__(
@@ -92,7 +102,7 @@ class PolicyComparison:
         options: WorkflowOptions,
         kv_bytes: int,
         on_stage: Callable[[str], None],
-        among: Collection[Policy] = tuple(Policy),
+        among: Sequence[Policy] = tuple(Policy),
     ) -> None:
         if options.temperature:
             raise ValueError("runs are compared token by token, which needs temperature 0")
@@ -107,9 +117,8 @@ class PolicyComparison:
     @property
     def policies(self) -> list[Policy]:
         """What is compared: `neutral` only where every adapter says that it was trained for it."""
-        trained = {read_adapter(path).trained_for for path in self._adapters.values()}
-        fit = [p for p in Policy if not p.base_reads or trained == {p.value}]
-        return [policy for policy in fit if policy in self._among]
+        best = best_policy(self._adapters)
+        return [p for p in self._among if not p.base_reads or p is best]
 
     def answer(
         self,
@@ -167,4 +176,5 @@ class PolicyComparison:
     def _engine(self, policy: Policy) -> RecordingEngine:
         gc.collect()  # a closed engine and its model refer to each other
         self._on_stage(f"{policy}: loading {self._model}")
-        return RecordingEngine(self._model, self._adapters, policy, kv_bytes=self._kv_bytes)
+        with other_policies_on_purpose():
+            return RecordingEngine(self._model, self._adapters, policy, kv_bytes=self._kv_bytes)

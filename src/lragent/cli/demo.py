@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lragent.agents.hand_overs import HandOver
     from lragent.engine import Engine
 
-COMPARED = (Policy.ISOLATED, Policy.NEUTRAL, Policy.BASE_LR)
+COMPARED = (Policy.NEUTRAL, Policy.ISOLATED, Policy.BASE_LR)
 ROUNDS = 2
 _ROOM = 1024  # tokens of the model's limit that are left for the turns
 
@@ -46,8 +46,8 @@ def demo(
     policy: Annotated[
         list[Policy] | None,
         typer.Option(
-            help="Policy to compare; repeat it. isolated, base+lr, and neutral for adapters that "
-            "were trained for it when none is given."
+            help="Policy to compare; repeat it. isolated, base+lr, and before them neutral for "
+            "adapters that were trained for it when none is given."
         ),
     ] = None,
     kv_mib: Annotated[int, typer.Option(min=1, help="Budget of each KV cache in MiB.")] = 1024,
@@ -59,8 +59,9 @@ def demo(
     """Show three LoRA agents on one KV cache, with times, tables and a report in HTML.
 
     They take turns on a long document, each on a shared cache and on its own. Then they answer
-    questions under base+lr, and the same run is replayed under each policy. Exits with 0 when
-    everything ran, with 130 and what there is so far after Ctrl-C.
+    questions under neutral, for which the bundled adapters were trained (other adapters: base+lr),
+    and the same run is replayed under each policy. Exits with 0 when everything ran, with 130 and
+    what there is so far after Ctrl-C.
     """
     from dataclasses import asdict
 
@@ -94,18 +95,18 @@ def demo(
     with Stages(console) as stages, cancel_on_interrupt() as cancel:
         stages("starting")
         from lragent.agents.hand_overs import hand_over_engine, hand_overs
-        from lragent.agents.policy_comparison import PolicyComparison
+        from lragent.agents.policy_comparison import PolicyComparison, best_policy
         from lragent.cli.demo_page import write_page
         from lragent.cli.hand_over_table import HandOverTable, hand_over_sentence
 
-        shown = Policy.BASE_LR
+        shown = best_policy(folders)
         stages(f"loading {name}")
         turns: list[HandOver] = []
         with hand_over_engine(name, folders, shown, kv_mib << 20) as engine:
             stages.stop()
             tokens = context_tokens(engine, demo_text(), context)
             table = HandOverTable(console, tuple(folders))
-            table.head(len(tokens))
+            table.head(len(tokens), shown)
             for turn in hand_overs(engine, tuple(folders), tokens, ROUNDS, cancel):
                 turns.append(turn)
                 table(turn)

@@ -34,6 +34,17 @@ class DemoReport:
         """Questions answered right after opening every document that holds the answer."""
         return sum(answer.right and answer.found for answer in self.answers)
 
+    @property
+    def training(self) -> str:
+        """What the adapters were trained for, and what that means for the other policies."""
+        if not self.shown.base_reads:
+            return "These adapters were not all trained for neutral, which is therefore left out."
+        return (
+            "These adapters were trained for neutral: the base model read every context, and they "
+            "learnt to write on what it had read. Under the other policies adapters read the "
+            "contexts themselves, which these have never learnt, so their answers are worse there."
+        )
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types: bytes, seconds, and tokens a second."""
         return {
@@ -50,7 +61,7 @@ class DemoReport:
         if self.outcomes:
             yield self._answers()
             yield _costs(self.outcomes)
-            yield Text(_NOTE, style="dim")
+            yield Text(f"{_NOTE}\n{self.training}", style="dim")
         asked = len(self.answers)
         yield Text(
             f"\nThe agents answered {self.found} of {asked} multi-hop questions right under "

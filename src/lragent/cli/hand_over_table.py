@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lragent.agents.hand_overs import HandOver
+from lragent.sharing.policies import Policy
 
 STYLES = ("cyan", "green", "magenta")
 
@@ -20,11 +21,11 @@ class HandOverTable:
         self._styles = dict(zip(agents, STYLES * len(agents), strict=False))
         self._longest = 0.0
 
-    def head(self, tokens: int) -> None:
+    def head(self, tokens: int, policy: Policy) -> None:
         """Say what is shown."""
         self._console.print(
-            f"\nAgents take turns on a document of {tokens:,} tokens. Seconds until an agent's "
-            "first token:\n"
+            f"\nAgents take turns on a document of {tokens:,} tokens, each on its own cache and on "
+            f"one shared under {policy}. Seconds until an agent's first token:\n"
         )
         self._console.print(
             f"{'agent':<9}{'prompt':>7}{'own cache':>11}{'shared':>9}", style="bold"

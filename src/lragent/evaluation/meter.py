@@ -7,9 +7,7 @@ context, its readers run ordinary requests, and then the role's request finds th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from lragent.adapters import trained_for
+from lragent.adapters.trained_for import other_policies_on_purpose
 from lragent.engine import Completion, Engine, SamplingParams
 from lragent.evaluation.cases import Case, Reading
 from lragent.evaluation.errors import EvaluationError
@@ -89,8 +87,7 @@ class Meter:
             SharingGroup(p.value, tuple(_name(p, role) for role in adapters), p)
             for p in self.policies
         ]
-        # an adapter is measured on purpose under policies that it was not trained for
-        with _errors_only(trained_for.logger):
+        with other_policies_on_purpose():
             self.engine = Engine(model, folders, groups, **options)
 
     def __enter__(self) -> Self:
@@ -201,16 +198,6 @@ class Meter:
         names = {_name(p, role) for p in self._order_matters for role in self._roles}
         adapters = self.engine.stats().adapters
         return sum(sums.base_hit_tokens for name, sums in adapters.items() if name in names)
-
-
-@contextmanager
-def _errors_only(logger: logging.Logger) -> Iterator[None]:
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _name(policy: Policy, role: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -126,7 +127,8 @@ class TrainConfig(BaseModel):
     def command(self) -> str:
         """The `lragent train` command line that makes this run.
 
-        Defaults are left out, and so are device, licence and note, which change no weight.
+        Files and folders go by their names alone, since cards are read elsewhere. Defaults are left
+        out, and so are device, licence and note, which change no weight.
         """
         words = ["lragent", "train"]
         apart = {"overwrite", "device", "licence", "data_note"}
@@ -136,14 +138,24 @@ class TrainConfig(BaseModel):
             if isinstance(value, dict):
                 words += [word for k, v in value.items() for word in (flag, f"{k}={v:g}")]
             elif isinstance(value, list) and name in ("data", "eval_data"):
-                words += [word for path in value for word in (flag, str(path))]
+                words += [word for path in value for word in (flag, Path(path).name)]
             elif isinstance(value, list):
                 words += [flag, ",".join(value)]
             elif value is True:
                 words.append(flag)
+            elif name == "out":
+                words += [flag, self.out.resolve().name]
             else:
                 words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-        return shlex.join(words)
+        return " ".join(map(_quoted, words))
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell on one line."""
+    if word.isprintable():
+        return shlex.quote(word)
+    # what JSON escapes means the same to Bash in $'…'
+    return "$'" + json.dumps(word, ensure_ascii=False)[1:-1].replace("'", r"\'") + "'"
 
 
 _FLAGS = {"role_learning_rates": "role-learning-rate", "trained_for": "for"}
