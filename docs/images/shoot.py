@@ -57,7 +57,7 @@ def shoot(page: Page, name: str, requests: int) -> None:
 def main() -> None:
     """Serve, ask, and take the pictures: the second question comes while the page is open."""
     with (
-        Engine("smollm2", demo_adapters(), "base+lr", background=True) as engine,
+        Engine("smollm2", demo_adapters(), "neutral", background=True) as engine,
         over_http(engine, options_of(base_model="smollm2")) as served,
         launched() as browser,
         opened(browser, 1100, height=1150) as wide,

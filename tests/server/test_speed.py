@@ -19,7 +19,7 @@ NAMES = ("plan", "act", "reflect", None) * 2
 
 def test_eight_streams_are_about_as_fast_as_without_http():
     with (
-        Engine("smollm2", demo_adapters(), "base+lr", background=True) as engine,
+        Engine("smollm2", demo_adapters(), "neutral", background=True) as engine,
         over_http(engine, options_of()) as served,
     ):
         direct(engine, "warm-up")

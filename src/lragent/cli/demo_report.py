@@ -42,7 +42,8 @@ class DemoReport:
         return (
             "These adapters were trained for neutral: the base model read every context, and they "
             "learnt to write on what it had read. Under the other policies adapters read the "
-            "contexts themselves, which these have never learnt, so their answers are worse there."
+            "contexts, which these have never learnt: expect worse answers there. Under neutral an "
+            "agent's turn is not shared, and in short runs like this one it is much of a prompt."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class HandOverTable:
         """Say what is shown."""
         self._console.print(
             f"\nAgents take turns on a document of {tokens:,} tokens, each on its own cache and on "
-            f"one shared under {policy}. Seconds until an agent's first token:\n"
+            f"one shared under {policy}.\nSeconds until an agent's first token:\n"
         )
         self._console.print(
             f"{'agent':<9}{'prompt':>7}{'own cache':>11}{'shared':>9}", style="bold"
