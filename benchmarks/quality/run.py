@@ -304,7 +304,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--speed-questions", type=int, default=32, help="0: no such measurement")
     parser.add_argument("--speed-arm", default="neutral/neutral")
     parser.add_argument(
-        "--parallel-trainings", type=int, default=3, help="at once; each took up to 28 GiB of a GPU"
+        "--parallel-trainings", type=int, default=3, help="at once; each took 10 to 20 GiB of a GPU"
     )
     parser.add_argument("--parallel", type=int, default=8, help="steps of any kind at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")

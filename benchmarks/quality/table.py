@@ -60,7 +60,7 @@ def together(result: Result) -> Table:
 
 def _arm(arm: Mapping[str, Any]) -> list[str]:
     trained, _, policy = arm["arm"].partition("/")
-    return [WORDS.get(trained, trained) if policy else trained, f"`{policy}`" if policy else ""]
+    return [named(trained) if policy else trained, f"`{policy}`" if policy else ""]
 
 
 def similarity(result: Result) -> Table:
@@ -77,7 +77,7 @@ def similarity(result: Result) -> Table:
         for reads, quantity in dict.fromkeys((row["reads"], row["quantity"]) for row in rows):
             found = [cosines[reads, quantity, layer] for layer in (None, last)]
             cells.setdefault((reads, quantity), {})[training] = f"{found[0]:.2f}, {found[1]:.2f}"
-    table = [["context read by", "compared", *(WORDS.get(name, name) for name in trainings)]]
+    table = [["context read by", "compared", *(named(name) for name in trainings)]]
     for where, found in cells.items():
         table.append([*where, *(found.get(training, "") for training in trainings)])
     return table
@@ -100,7 +100,7 @@ def training(result: Result) -> Table:
             losses = found["losses_by_10"]
             table.append(
                 [
-                    WORDS.get(name, name), role, str(found["steps"]),
+                    named(name), role, str(found["steps"]),
                     f"{losses[0]:.3f}", f"{losses[-1]:.3f}", f"{found['eval_loss']:.3f}",
                 ]
             )  # fmt: skip
@@ -136,7 +136,7 @@ def curve(result: Result, series: str, key: str) -> Table:
     for training, policy in dict.fromkeys(cell[:2] for cell in cells):
         row = [cells.get((training, policy, place)) for place in places]
         numbers = ["" if kl is None else f"{kl:.3f}" for kl in row]
-        table.append([WORDS.get(training, training), f"`{policy}`", *numbers])
+        table.append([named(training), f"`{policy}`", *numbers])
     return table
 
 
@@ -148,6 +148,11 @@ def lengths(result: Result) -> Table:
 def hand_overs(result: Result) -> Table:
     """Against the number of hand-overs."""
     return curve(result, "hand_overs", "hand_overs")
+
+
+def named(training: str) -> str:
+    """A training in words."""
+    return WORDS.get(training, training)
 
 
 def interval(estimate: Mapping[str, float], digits: int = 1, sign: bool = False) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks.common.files import save
-from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, TOGETHER, run, table
+from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, TOGETHER, figure, run, table
 from benchmarks.quality.arms import BASE_MODEL, REFERENCE, ROLES, file_of
 from benchmarks.quality.pack import make
 from benchmarks.quality.run import all_steps, collect, run_steps, write_answers
@@ -82,6 +82,11 @@ def test_results_are_collected_from_what_is_there(tmp_path: Path):
     assert isolated == ["isolated", "`isolated`", "80.0", "100.0", ""]
     assert neutral[2] == "65.0"
     assert neutral[4].startswith("-15.0 [")
+    axis = figure.draw(result).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "trained for isolated; served isolated",
+        "trained for neutral; served neutral",
+    ]
     assert table.training(result)[1:] == [
         ["whole base model", "", "9", "4.000", "2.000", "2.500"],
         ["neutral", "plan", "20", "3.000", "1.000", "0.500"],
