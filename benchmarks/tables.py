@@ -184,6 +184,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "answers-compared": compared,
     "window": window,
     "quality-tasks": quality.tasks,
+    "quality-together": quality.together,
     "quality-similarity": quality.similarity,
     "quality-training": quality.training,
     "quality-reading": quality.reading,

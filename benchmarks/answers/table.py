@@ -10,6 +10,11 @@ from typing import Any
 
 from benchmarks.answers import ROLES
 
+CUES = {
+    r'neutral-cue "\n"': "neutral, line",
+    r'neutral-cue "\nObservation"': "neutral, page",
+}
+
 Entry = Mapping[str, Any]
 Key = tuple[str, ...]
 
@@ -22,7 +27,7 @@ def setting(entry: Entry) -> Key:
         if len(chosen["targets"]) == 7
         else ", ".join(name.removesuffix("_proj") for name in chosen["targets"])
     )
-    return f"rank {chosen['rank']}, {targets}", str(chosen["steps"])
+    return f"{chosen['rank']}; {targets}", str(chosen["steps"])
 
 
 def grouped(entries: Sequence[Entry]) -> dict[tuple[Key, str], list[Entry]]:
@@ -41,14 +46,21 @@ def mean(entries: Sequence[Entry], role: str, condition: str, what: str) -> floa
 
 
 def scores(result: Mapping[str, Any]) -> list[list[str]]:
-    """Every condition of every role, for each way to train."""
-    table = [["adapters", "trained for", "seeds", "role", "served", "exact, %", "NLL"]]
-    for (held, arm), own in grouped(result["entries"]).items():
+    """Exact outputs in percent, of each role in each way to train; of readers best and worst."""
+    conditions = ("isolated", "neutral", "base+lr", "full")
+    table = [["rank; LoRA on", "trained for", "seeds", "role", *conditions]]
+    for ((held, _), arm), own in grouped(result["entries"]).items():
         for role in ROLES:
-            for condition in own[0]["scores"][role]:
-                exact, nll = (mean(own, role, condition, what) for what in ("exact", "nll"))
-                which = ["; ".join(held), arm, str(len(own)), role, condition]
-                table.append([*which, f"{exact:.1f}", f"{nll:.3f}"])
+            cells = []
+            for condition in conditions:
+                found = [
+                    mean(own, role, name, "exact")
+                    for name in own[0]["scores"][role]
+                    if name == condition or name.startswith(f"{condition}, ")
+                ]
+                ends = dict.fromkeys((max(found), min(found)))
+                cells.append(" / ".join(f"{value:.1f}" for value in ends))
+            table.append([held, named(arm), str(len(own)), role, *cells])
     return table
 
 
@@ -67,7 +79,7 @@ def served_as_trained(arm: str, role: str, scores: Mapping[str, Any]) -> list[st
 def compared(result: Mapping[str, Any]) -> list[list[str]]:
     """Roles as trained, against those trained and served alone: same setting and seeds."""
     heads = ["points", *ROLES, "NLL", *ROLES]
-    table = [["adapters", "trained for", "seeds", *heads]]
+    table = [["rank; on", "trained", "own", "seeds", *heads]]
     groups = grouped(result["entries"])
     for (held, arm), own in groups.items():
         seeds = {entry["settings"]["seed"] for entry in own}
@@ -85,12 +97,17 @@ def compared(result: Mapping[str, Any]) -> list[list[str]]:
         together = math.exp(fmean(map(math.log, times)))
         cells = [f"{value:+.1f}" for value in (fmean(points), *points)]
         cells += [f"{value:.2f}" for value in (together, *times)]
-        table.append(["; ".join(held), named(arm, own), str(len(seeds)), *cells])
+        table.append([held[0], named(arm), own_tokens(arm, own), str(len(seeds)), *cells])
     return table
 
 
-def named(arm: str, entries: Sequence[Entry]) -> str:
-    """The arm, and where results say so, how many prompt tokens a role of it computes itself."""
+def named(arm: str) -> str:
+    """An arm in words."""
+    return CUES.get(arm, arm)
+
+
+def own_tokens(arm: str, entries: Sequence[Entry]) -> str:
+    """How many tokens of a prompt a role computes itself, where the results say so."""
     found = [
         score["own_prompt_tokens"]
         for entry in entries
@@ -98,4 +115,4 @@ def named(arm: str, entries: Sequence[Entry]) -> str:
         for condition, score in scores.items()
         if condition in served_as_trained(arm, role, scores) and "own_prompt_tokens" in score
     ]
-    return f"{arm} ({fmean(found):.1f} prompt tokens of its own)" if found else arm
+    return f"{fmean(found):.0f}" if found else ""

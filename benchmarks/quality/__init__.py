@@ -20,3 +20,6 @@ TASK_FILE = "task-{}.json.gz"
 
 LOG = "reading.json"
 """In the fine-tuned model's folder: how its training went."""
+
+TOGETHER = "together"
+"""Among a result's tasks: the questions of all of them."""

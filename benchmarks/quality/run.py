@@ -29,7 +29,7 @@ from typing import Any
 from benchmarks.common.files import file_name, load, save
 from benchmarks.common.machine import checked_out_commit, hardware
 from benchmarks.common.sources import ROOT
-from benchmarks.quality import LOG
+from benchmarks.quality import LOG, TOGETHER
 from benchmarks.quality.arms import ANSWER_ARMS, REFERENCE, TRAININGS, file_of
 
 GRACE = 20.0
@@ -174,8 +174,11 @@ def _tasks(work: Path) -> dict[str, Any]:
     from lragent.evaluation.errors import EvaluationError
     from lragent.evaluation.tasks import compare
 
+    found = read_answers(work)
+    if len(found) > 1:
+        found[TOGETHER] = _together(found)
     results = {}
-    for task, arms in read_answers(work).items():
+    for task, arms in found.items():
         # Compared are the questions that all have answered: not for an arm that had just begun.
         most = max(map(len, arms.values()))
         arms = {name: answers for name, answers in arms.items() if 2 * len(answers) >= most}
@@ -186,6 +189,19 @@ def _tasks(work: Path) -> dict[str, Any]:
         except EvaluationError as error:
             print(error, flush=True)
     return results
+
+
+def _together(found: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
+    """To the questions of all tasks, the answers of each arm that has begun every task."""
+    return {
+        arm: [
+            answer.model_copy(update={"key": f"{task} {answer.key}"})
+            for task, arms in found.items()
+            for answer in arms[arm]
+        ]
+        for arm in ANSWER_ARMS
+        if all(arm in arms for arms in found.values())
+    }
 
 
 def read_answers(work: Path) -> dict[str, dict[str, list[Any]]]:
@@ -288,7 +304,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--speed-questions", type=int, default=32, help="0: no such measurement")
     parser.add_argument("--speed-arm", default="neutral/neutral")
     parser.add_argument(
-        "--parallel-trainings", type=int, default=3, help="at once; each took up to 28 GiB of a GPU"
+        "--parallel-trainings", type=int, default=3, help="at once; each took 10 to 20 GiB of a GPU"
     )
     parser.add_argument("--parallel", type=int, default=8, help="steps of any kind at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")

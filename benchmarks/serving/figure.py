@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from benchmarks.tables import serving_rows
+from benchmarks.serving.table import serving_rows
 
 Rows = Sequence[dict[str, Any]]
 COLORS = {

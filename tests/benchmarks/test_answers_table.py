@@ -33,11 +33,11 @@ def test_arms_with_other_cues_are_told_apart_with_their_own_prompt_tokens() -> N
         for scores_of in entries[-1]["scores"].values():
             scores_of["neutral"]["own_prompt_tokens"] = own
     _, *rows = compared({"entries": entries})
-    assert [row[1] for row in rows] == [
-        'neutral-cue "\\n" (7.0 prompt tokens of its own)',
-        'neutral-cue "Obs" (40.0 prompt tokens of its own)',
+    assert [row[1:3] for row in rows] == [
+        ["neutral, line", "7"],
+        ['neutral-cue "Obs"', "40"],
     ]
-    assert [row[3] for row in rows] == ["+0.0", "+0.0"]
+    assert [row[4] for row in rows] == ["+0.0", "+0.0"]
 
 
 def test_each_arm_is_compared_as_it_was_trained() -> None:
@@ -66,16 +66,19 @@ def test_each_arm_is_compared_as_it_was_trained() -> None:
     result = {"entries": entries}
     printed = "\n".join([markdown(compared(result)), markdown(scores(result))])
 
-    held = "| rank 8, q, v; 300 |"
+    held = "| 8; q, v |"
     assert (
-        f"{held} neutral | 1 | +1.0 | +0.0 | +3.0 | +0.0 | 2.00 | 1.00 | 8.00 | 1.00 |" in printed
-    )
-    assert (
-        f"{held} base+lr | 1 | +0.0 | +1.0 | -2.0 | +1.0 | 1.26 | 1.00 | 1.00 | 2.00 |" in printed
-    )
-    assert (
-        f"{held} base+lr-random | 1 | -0.7 | +1.0 | -4.0 | +1.0 | 1.26 | 1.00 | 2.00 | 1.00 |"
+        f"{held} neutral |  | 1 | +1.0 | +0.0 | +3.0 | +0.0 | 2.00 | 1.00 | 8.00 | 1.00 |"
         in printed
     )
-    assert f"{held} isolated | 2 | plan | isolated | 61.0 | 0.100 |" in printed
-    assert f"{held} neutral | 1 | act | neutral | 63.0 | 0.800 |" in printed
+    assert (
+        f"{held} base+lr |  | 1 | +0.0 | +1.0 | -2.0 | +1.0 | 1.26 | 1.00 | 1.00 | 2.00 |"
+        in printed
+    )
+    assert (
+        f"{held} base+lr-random |  | 1 | -0.7 | +1.0 | -4.0 | +1.0 | 1.26 | 1.00 | 2.00 | 1.00 |"
+        in printed
+    )
+    assert f"{held} isolated | 2 | plan | 61.0 | 0.0 | 0.0 | 0.0 |" in printed
+    assert f"{held} base+lr | 1 | act | 0.0 | 0.0 | 58.0 / 0.0 | 0.0 |" in printed
+    assert f"{held} neutral | 1 | act | 0.0 | 63.0 | 0.0 | 0.0 |" in printed

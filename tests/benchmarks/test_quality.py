@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from benchmarks.common.files import save
-from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, run, table
+from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, TOGETHER, figure, run, table
 from benchmarks.quality.arms import BASE_MODEL, REFERENCE, ROLES, file_of
 from benchmarks.quality.pack import make
 from benchmarks.quality.run import all_steps, collect, run_steps, write_answers
@@ -61,24 +61,67 @@ def test_results_are_collected_from_what_is_there(tmp_path: Path):
     role |= {"eval_loss": 0.5, "a_digests": {}, "losses": [3.0] * 10 + [1.0] * 10}
     save(tmp_path / "roles" / "neutral" / "report.json", {"roles": [role]})
     result = collect(SETTINGS, tmp_path, "abc")
+    assert result["tasks"]["hotpotqa"]["questions"] == 10
     rows = table.tasks(result)
-    assert {row[1] for row in rows[1:]} == {"10"}
-    assert [row[2:5] for row in rows[1:]] == [
-        ["", "base model", "0.0 [0.0, 0.0]"],
-        ["isolated", "`isolated`", rows[2][4]],
-        ["neutral", "`neutral`", rows[3][4]],
+    assert [row[1:4] for row in rows[1:]] == [
+        ["base model", "", "0.0 [0.0, 0.0]"],
+        ["isolated", "`isolated`", rows[2][3]],
+        ["neutral", "`neutral`", rows[3][3]],
     ]
-    assert rows[3][4].startswith("80.0 [")
-    assert rows[3][8].startswith("+20.0 [+0.0, ")
+    assert rows[3][3].startswith("80.0 [")
+    assert rows[3][6].startswith("+20.0 [+0.0, ")
+    assert TOGETHER not in result["tasks"], "there is one task"
+    for arm, right in ((REFERENCE, 10), ("neutral/neutral", 5)):
+        journal = Journal(tmp_path / "answers" / file_of(arm) / "scienceqa.jsonl", Answer, {})
+        for i in range(10):
+            journal.add(answer(str(i), i < right))
+    result = collect(SETTINGS, tmp_path, "abc")
+    assert result["tasks"][TOGETHER]["questions"] == 20
+    assert table.tasks(result)[:4] == rows
+    _, isolated, neutral = table.together(result)
+    assert isolated == ["isolated", "`isolated`", "80.0", "100.0", ""]
+    assert neutral[2] == "65.0"
+    assert neutral[4].startswith("-15.0 [")
+    axis = figure.draw(result).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "trained for isolated; served isolated",
+        "trained for neutral; served neutral",
+    ]
     assert table.training(result)[1:] == [
-        ["whole base model", "", "9", "3", "4.000", "2.000", "2.500"],
-        ["neutral", "plan", "20", "2", "3.000", "1.000", "0.500"],
+        ["whole base model", "", "9", "4.000", "2.000", "2.500"],
+        ["neutral", "plan", "20", "3.000", "1.000", "0.500"],
     ]
     write_answers(tmp_path, tmp_path / "answers.jsonl.gz")
     lines = gzip.decompress((tmp_path / "answers.jsonl.gz").read_bytes()).decode().splitlines()
-    assert len(lines) == 34
+    assert len(lines) == 54
     assert json.loads(lines[10]).items() >= {"arm": REFERENCE, "key": "0", "exact": True}.items()
     assert "transcript" not in lines[0]
+
+
+def test_similarities_by_training():
+    rows = [
+        {"reads": "itself", "quantity": "K", "layer": layer, "depth": None, "cosine": cosine}
+        for layer, cosine in ((None, 0.5), (0, 1.0), (1, 0.25))
+    ] + [{"reads": "itself", "quantity": "K", "layer": None, "depth": 512, "cosine": 0.125}]
+    assert table.similarity({"similarity": {"isolated-own-a": rows}}) == [
+        ["context read by", "compared", "isolated, own A"],
+        ["itself", "K", "0.50, 0.25"],
+    ]
+
+
+def test_curves_of_the_meter():
+    cells = [
+        {"policy": policy, "context": context, "kl": {"value": kl}}
+        for policy, context, kl in (
+            ("isolated", 512, 0.0), ("base model", 512, 0.9), ("neutral", 512, 0.25),
+            ("neutral", 1024, 0.125), ("base", None, 0.5), ("full", 1024, 0.0625),
+        )
+    ]  # fmt: skip
+    assert table.lengths({"meter": {"neutral-page": {"lengths": cells}}}) == [
+        ["trained for", "served", "512", "1,024"],
+        ["neutral, page", "`neutral`", "0.250", "0.125"],
+        ["neutral, page", "`full`", "", "0.062"],
+    ]
 
 
 def test_a_step_that_is_done_is_not_run_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

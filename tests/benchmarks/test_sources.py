@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 from importlib.metadata import distributions
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 from benchmarks.common.dummy_weights import register
 from benchmarks.common.sources import HERE, LOADER, SourceTree
+
+import benchmarks
 
 PYPROJECT = """
 [project]
@@ -25,6 +29,11 @@ from importlib.metadata import entry_points
 [found] = [e for e in entry_points(group="vllm.general_plugins") if e.name == "lragent"]
 print(lragent.__file__, found.value)
 """
+
+
+def test_every_script_can_be_imported():
+    for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks."):
+        importlib.import_module(module.name)
 
 
 def tree(folder: Path) -> SourceTree:

@@ -40,10 +40,10 @@ class DemoReport:
         if not self.shown.base_reads:
             return "These adapters were not all trained for neutral, which is therefore left out."
         return (
-            "These adapters were trained for neutral: the base model read every context, and they "
-            "learnt to write on what it had read. Under the other policies adapters read the "
-            "contexts, which these have never learnt: expect worse answers there. Under neutral an "
-            "agent's turn is not shared, and in short runs like this one it is much of a prompt."
+            "These adapters were trained for neutral: the base model read what came before an "
+            "agent's turn, and they learnt to go on from there. Under the other policies adapters "
+            "read all of it, which these have never learnt: expect worse answers there. Under "
+            "neutral a turn is not shared, and in short runs like this one it is much of a prompt."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from tests.attention.problems import DEVICE, HALF, Case, Problem, assert_close, make, run
 
 from lragent.attention.gpu import relaunch
-from lragent.attention.gpu.launch import prepare_attend
+from lragent.attention.gpu.launch import head_block, prepare_attend
 from lragent.attention.gpu.layer import Layer, Sequences
 from lragent.attention.gpu.tiles import Tile, tokens_as_rows
 
@@ -82,3 +82,9 @@ def test_what_it_does_not_serve_goes_to_the_other_kernel(monkeypatch: pytest.Mon
         assert "attend_kernel" in kernels, changed
         assert "decode_kernel" not in kernels, changed
         assert_close(out, problem)
+
+
+def test_a_product_over_a_head_has_the_columns_that_a_matrix_instruction_takes():
+    # The interpreter takes any number; on a GPU kernels with fewer than 16 do not compile.
+    assert [head_block(8, 0), head_block(8, 4), head_block(16, 4)] == [16, 32, 32]
+    assert [head_block(64, 8), head_block(96, 0)] == [64, 128]

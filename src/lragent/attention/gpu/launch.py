@@ -145,7 +145,7 @@ def prepare_attend(
         lse = buffer("lse", lines, torch.float32, q.device)
     lr, v_b, k_b, cos, _ = present(layer)
     align = math.gcd(16, *lr.stride()[:3])
-    block_d = triton.next_power_of_2(width)
+    block_d = head_block(width, k_rank)
     strides = (
         *q.stride()[:2], *out.stride()[:2],
         *layer.k.stride()[:3], *layer.v.stride()[:3], *(step // align for step in lr.stride()[:3]),
@@ -198,6 +198,14 @@ def prepare_attend(
         (count if decode else rows, heads, 1),
         (*filtered, *out.stride()[:2]),
     )  # fmt: skip
+
+
+def head_block(head_dim: int, k_rank: int) -> int:
+    """Columns of a head in a product that sums over them: a matrix instruction takes 16 at least.
+
+    With key LoRA both halves of a head are summed over by themselves.
+    """
+    return triton.next_power_of_2(max(head_dim, 32 if k_rank else 16))
 
 
 def rank_block(rank: int) -> int:

@@ -14,7 +14,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lragent.attention.gpu.kernels.dense import dense_kernel
 from lragent.attention.gpu.kernels.expand import expand_kernel
-from lragent.attention.gpu.launch import rank_block
+from lragent.attention.gpu.launch import head_block, rank_block
 from lragent.attention.gpu.layer import Layer, Sequences, present
 from lragent.attention.gpu.relaunch import launch_of
 from lragent.attention.gpu.tiles import Tile, attention_tile, multiprocessors
@@ -96,7 +96,7 @@ def launch_dense(
     rows, heads, width = q.shape
     tokens, kv_heads, _ = k.shape
     group, count = heads // kv_heads, cu_seqlens_q.shape[0] - 1
-    block_d = triton.next_power_of_2(width)
+    block_d = head_block(width, 0)
     if tile is None:
         # With at most one program a multiprocessor, each must hide its own latency.
         alone = rows * group * kv_heads <= 64 * multiprocessors(q.device)
