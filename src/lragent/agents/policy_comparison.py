@@ -118,7 +118,7 @@ class PolicyComparison:
     def policies(self) -> list[Policy]:
         """What is compared: `neutral` only where every adapter says that it was trained for it."""
         best = best_policy(self._adapters)
-        return [p for p in self._among if not p.base_reads or p is best]
+        return [p for p in dict.fromkeys(self._among) if not p.base_reads or p is best]
 
     def answer(
         self,
