@@ -94,12 +94,19 @@ def test_adapters_that_sharing_harms_little_and_much(
 
 
 def cell(
-    policy: str, role: str, ratio: tuple[float, float, float], lost: tuple[float, float, float]
+    policy: str,
+    role: str,
+    ratio: tuple[float, float, float],
+    lost: tuple[float, float, float],
+    isolated: float = 1.0,
 ) -> Cell:
+    """`isolated`: the NLL without sharing."""
     some = Estimate(1.0, 1.0, 1.0)
+    loss = Estimate(*(isolated * (times - 1) for times in ratio))
     return Cell(
-        policy=policy, role=role, samples=9, nll=some, nll_ratio=Estimate(*ratio), kl=some,
-        agreement=some, exact=some, exact_loss=Estimate(*lost), recovery=None,
+        policy=policy, role=role, samples=9, nll=some, nll_ratio=Estimate(*ratio),
+        nll_loss=loss, kl=some, agreement=some, exact=some,
+        exact_loss=Estimate(*lost), recovery=None,
     )  # fmt: skip
 
 
@@ -124,6 +131,20 @@ def test_limits(ratio: Any, lost: Any, outcome: Outcome, group: dict[str, Path])
     held = outcome is Outcome.HOLDS
     assert verdict.policy is (Policy.BASE if held else Policy.ISOLATED)
     assert any("more samples" in line for line in verdict.advice) == (outcome is Outcome.UNDECIDED)
+
+
+@pytest.mark.parametrize(
+    ("isolated", "outcome"),
+    [(0.01, Outcome.HOLDS), (0.03, Outcome.UNDECIDED), (0.09, Outcome.EXCEEDS)],
+)
+def test_a_ratio_of_next_to_nothing_is_no_loss(
+    isolated: float, outcome: Outcome, group: dict[str, Path]
+) -> None:
+    adapters = {"plan": read_adapter(group["plan"])}
+    nearly_certain = cell("base", "plan", (1.2, 1.1, 1.5), NONE_LOST, isolated)
+    verdict = judge([nearly_certain], Limit(), adapters)
+    assert verdict is not None
+    assert [f.outcome for f in verdict.findings] == [outcome]
 
 
 def test_one_role_beyond_the_limit_is_enough(group: dict[str, Path]) -> None:

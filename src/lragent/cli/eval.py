@@ -45,7 +45,7 @@ def eval_(
         typer.Option(help="Folder for measurements and report; a run in it is continued."),
     ] = Path("lragent-eval"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fewer samples: minutes on a CPU.")
+        bool, typer.Option("--quick", help="Fewer samples, two policies: minutes on a CPU.")
     ] = False,
     policy: Annotated[
         list[Policy] | None, typer.Option(help="Policy to measure; repeatable. All by default.")
@@ -57,6 +57,9 @@ def eval_(
     limit_nll: Annotated[
         float, typer.Option(min=1, help="Most times isolated's NLL, for each role.")
     ] = 1.03,
+    limit_nats: Annotated[
+        float, typer.Option(min=0, help="Nats a token that are no loss, whatever the ratio.")
+    ] = 0.01,
     limit_exact: Annotated[
         float, typer.Option(min=0, help="Most points of exact outputs to lose, for each role.")
     ] = 0.5,
@@ -116,7 +119,7 @@ def eval_(
         config = EvalConfig(
             model=model or smollm2.NAME,
             adapters=folders or demo_adapters(),
-            limit=Limit(nll_ratio=limit_nll, exact_points=limit_exact),
+            limit=Limit(nll_ratio=limit_nll, nll_nats=limit_nats, exact_points=limit_exact),
             seed=seed,
             kv_bytes=None if kv_mib is None else kv_mib << 20,
             **amounts,

@@ -17,12 +17,15 @@ class Limit(BaseModel):
 
     Attributes:
         nll_ratio: most times the negative log-likelihood of the role's outputs.
+        nll_nats: nats a token more that are no loss, whatever the ratio: of a role that is nearly
+            certain of its outputs, it says nothing.
         exact_points: most percentage points of outputs that greedy decoding writes exactly.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nll_ratio: float = Field(default=1.03, ge=1.0)
+    nll_nats: float = Field(default=0.01, ge=0.0)
     exact_points: float = Field(default=0.5, ge=0.0)
 
 
@@ -65,7 +68,8 @@ class EvalConfig(BaseModel):
 
 
 QUICK: dict[str, Any] = {
-    "per_role": 4,
+    "policies": (Policy.NEUTRAL, Policy.BASE_LR),
+    "per_role": 8,
     "readers": 1,
     "lengths": (128, 256),
     "per_length": 1,

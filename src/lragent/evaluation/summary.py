@@ -22,6 +22,7 @@ class Cell(BaseModel):
         samples: samples that the intervals are over.
         nll: nats a token of output.
         nll_ratio: divided by that of `isolated` on the same samples.
+        nll_loss: nll minus that of `isolated`, nats a token.
         kl: nats a token.
         agreement: share of tokens at which the likeliest one is that of `isolated`.
         exact: percentage of outputs that greedy decoding writes exactly.
@@ -41,6 +42,7 @@ class Cell(BaseModel):
     samples: int
     nll: Estimate
     nll_ratio: Estimate
+    nll_loss: Estimate
     kl: Estimate
     agreement: Estimate
     exact: Estimate
@@ -118,6 +120,7 @@ def _cell(keys: dict[str, Any], table: Table, seed: int) -> Cell:
         samples=len(table),
         nll=estimate(lambda s: s.nll / s.tokens),
         nll_ratio=estimate(lambda s: s.nll / s.nll_isolated),
+        nll_loss=estimate(lambda s: (s.nll - s.nll_isolated) / s.tokens),
         kl=estimate(lambda s: s.kl / s.tokens),
         agreement=estimate(lambda s: s.agreeing / s.tokens),
         exact=estimate(lambda s: 100 * s.exact / s.outputs),

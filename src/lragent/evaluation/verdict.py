@@ -60,6 +60,7 @@ class Verdict(BaseModel):
             members=members_of(adapters),
             base_model=config.model,
             nll_ratio=config.limit.nll_ratio,
+            nll_nats=config.limit.nll_nats,
             exact_points=config.limit.exact_points,
             lragent=lragent.__version__,
         ).save(adapters)
@@ -73,9 +74,9 @@ class Verdict(BaseModel):
 def judge(cells: Sequence[Cell], limit: Limit, adapters: Mapping[str, Adapter]) -> Verdict | None:
     """The verdict from cells by policy and role; None when one is missing, as after Ctrl-C.
 
-    The whole interval of the NLL ratio has to lie within its limit. Exact outputs only speak
-    against a policy, when their whole interval lies beyond the limit: half a point cannot be
-    told from none with less than thousands of samples.
+    The whole interval of the NLL ratio, or that of the NLL's loss in nats, has to lie within its
+    limit. Exact outputs only speak against a policy, when their whole interval lies beyond the
+    limit: half a point cannot be told from none with less than thousands of samples.
     """
     shared = [c for c in cells if c.policy in set(Policy) - {Policy.ISOLATED}]
     by_policy: dict[Policy, list[Cell]] = {}
@@ -104,9 +105,12 @@ def cost(policy: Policy) -> tuple[bool, bool, bool]:
 
 
 def _outcome(cell: Cell, limit: Limit) -> Outcome:
-    if cell.nll_ratio.value > limit.nll_ratio or cell.exact_loss.low > limit.exact_points:
+    ratio, loss = cell.nll_ratio, cell.nll_loss
+    beyond = ratio.value > limit.nll_ratio and loss.value > limit.nll_nats
+    if beyond or cell.exact_loss.low > limit.exact_points:
         return Outcome.EXCEEDS
-    return Outcome.HOLDS if cell.nll_ratio.high <= limit.nll_ratio else Outcome.UNDECIDED
+    within = ratio.high <= limit.nll_ratio or loss.high <= limit.nll_nats
+    return Outcome.HOLDS if within else Outcome.UNDECIDED
 
 
 def _all_hold(policy: Policy, findings: Iterable[Finding]) -> bool:

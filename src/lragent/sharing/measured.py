@@ -33,7 +33,7 @@ class MeasuredSharing(BaseModel):
         policy: the recommended policy; `isolated` says not to share.
         members: digests of all adapters of the group, sorted.
         base_model: the model that they were measured on.
-        nll_ratio, exact_points: the limit that the recommendation goes by.
+        nll_ratio, nll_nats, exact_points: the limit that the recommendation goes by.
         lragent: version that measured.
     """
 
@@ -44,6 +44,7 @@ class MeasuredSharing(BaseModel):
     members: list[str]
     base_model: str
     nll_ratio: float
+    nll_nats: float = 0.0
     exact_points: float
     lragent: str
 
