@@ -143,7 +143,7 @@ def run_steps(
 def collect(s: Mapping[str, Any], work: Path, commit: str) -> dict[str, Any]:
     """Everything that is there by now."""
     found: dict[str, Any] = {
-        "settings": dict(s),
+        "settings": {k: v for k, v in s.items() if k not in ("pack", "work")},
         "commit": commit or checked_out_commit(ROOT),
         **hardware(),
         "versions": {"python": sys.version.split()[0], **{n: version(n) for n in VERSIONS}},
@@ -162,12 +162,17 @@ def collect(s: Mapping[str, Any], work: Path, commit: str) -> dict[str, Any]:
         if (rows := _if_there(work / "similarity" / f"{name}.json"))
     }
     found["meter"] = {
-        name: {k: v for k, v in result.items() if k != "cases"}
+        name: _relative({k: v for k, v in result.items() if k != "cases"}, s.get("work", ""))
         for name in TRAININGS
         if (result := _if_there(work / "meter" / name / "result.json"))
     }
     found["tasks"] = _tasks(work)
     return found
+
+
+def _relative(result: Any, folder: str) -> Any:
+    """A result whose files are named from a folder on."""
+    return json.loads(json.dumps(result).replace(f"{folder}/", "")) if folder else result
 
 
 def _tasks(work: Path) -> dict[str, Any]:

@@ -60,7 +60,12 @@ def test_results_are_collected_from_what_is_there(tmp_path: Path):
     role = {"role": "plan", "samples": 5, "dropped": 0, "steps": 20, "seconds": 2.0}
     role |= {"eval_loss": 0.5, "a_digests": {}, "losses": [3.0] * 10 + [1.0] * 10}
     save(tmp_path / "roles" / "neutral" / "report.json", {"roles": [role]})
-    result = collect(SETTINGS, tmp_path, "abc")
+    metered = {"model": f"{tmp_path}/reader", "cases": 1}
+    save(tmp_path / "meter" / "neutral" / "result.json", metered)
+    result = collect(SETTINGS | {"work": str(tmp_path), "pack": "x"}, tmp_path, "abc")
+    assert result["meter"] == {"neutral": {"model": "reader"}}
+    assert str(tmp_path) not in json.dumps(result)
+    assert result["settings"] == SETTINGS
     assert result["tasks"]["hotpotqa"]["questions"] == 10
     rows = table.tasks(result)
     assert [row[1:4] for row in rows[1:]] == [
