@@ -1,7 +1,7 @@
-r"""Draw a result of benchmarks/quality/run.py beside it, as SVG.
+"""Draw a result of benchmarks/quality/run.py as SVG.
 
-pip install '.[eval]'
-python -m benchmarks.quality.figure benchmarks/results/quality-h200.json
+    pip install '.[eval]'
+    python -m benchmarks.quality.figure RESULT.json docs/images/right-answers.svg
 """
 
 from __future__ import annotations

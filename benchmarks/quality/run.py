@@ -311,7 +311,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--parallel-trainings", type=int, default=3, help="at once; each took 10 to 20 GiB of a GPU"
     )
-    parser.add_argument("--parallel", type=int, default=8, help="steps of any kind at once")
+    parser.add_argument("--parallel", type=int, default=6, help="steps of any kind at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")
     arguments = parser.parse_args(words)
     if min(arguments.parallel, arguments.parallel_trainings) < 1:
