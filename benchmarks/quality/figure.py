@@ -1,7 +1,7 @@
 """Draw a result of benchmarks/quality/run.py as SVG.
 
-    pip install '.[eval]'
-    python -m benchmarks.quality.figure RESULT.json docs/images/right-answers.svg
+pip install '.[eval]'
+python -m benchmarks.quality.figure RESULT.json docs/images/right-answers.svg
 """
 
 from __future__ import annotations
