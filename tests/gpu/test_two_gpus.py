@@ -1,13 +1,15 @@
 """Two GPUs give the answers of one, within the difference that stock vLLM has between the two.
 
 A small Llama with random weights, three agents and an adapter of all modules, asked as
-`tests.gpu.agreement.program` says: in bf16, with full graphs.
+`tests.gpu.agreement.program` says: in bf16, with full graphs. The variable ``TWO_GPUS_OUT`` names a
+file to keep the comparisons in.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -15,15 +17,18 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.common import machine
 from benchmarks.common.adapters import write_adapters
 from benchmarks.common.dummy_weights import fill
+from benchmarks.common.files import save
 from benchmarks.common.processes import Job, run_all
 from benchmarks.common.shapes import TINY, config_of, shape_at
+from benchmarks.common.sources import HERE
 from tests.gpu.agreement.cases import STOCK, Case, settings_of
 from tests.gpu.agreement.compare import same_places, spread, tolerance, until_they_part
 from tests.gpu.agreement.everywhere import pairs_everywhere, write_everywhere
 from tests.gpu.agreement.program import LENGTH, NEEDED, forced
-from tests.gpu.agreement.report import Served, served_from_json
+from tests.gpu.agreement.report import served_from_json
 from tests.gpu.agreement.test_agreement import PARALLEL, WORKER, environment
 
 pytestmark = [
@@ -101,24 +106,47 @@ def pairs(one: Answers, two: Answers) -> list[Any]:
     ]
 
 
-def hits(served: Served) -> list[list[int]]:
+@pytest.fixture(scope="module")
+def rows(served: dict[tuple[str, int], Answers]) -> dict[str, dict[str, Any]]:
+    """How stock and each policy differ between one GPU and two, and the wrong policy's answers."""
+    compared = {
+        **{p: (served[p, 1], served[p, 2]) for p in (STOCK, *POLICIES)},
+        "control": (served["neutral", 1], served["base+lr", 2]),
+    }
+    found = {name: spread(pairs(one, two)) for name, (one, two) in compared.items()}
+    largest, mean = tolerance(found[STOCK], [])
+    rows = {
+        name: asdict(found[name])
+        | {"holds": found[name].within((largest, mean)), "same_hits": hits(one) == hits(two)}
+        for name, (one, two) in compared.items()
+    }
+    rows["tolerance"] = {"max": largest, "mean": mean}
+    if out := os.environ.get("TWO_GPUS_OUT"):
+        save(
+            Path(out),
+            {
+                "hardware": machine.hardware() | {"gpus": torch.cuda.device_count()},
+                "versions": machine.versions(),
+                "source": HERE.digest(),
+                "commit": os.environ.get("COMMIT") or machine.checked_out_commit(HERE.root),
+                "environment": machine.environment(),
+                "rows": rows,
+            },
+        )
+    return rows
+
+
+def hits(answers: Answers) -> list[list[int]]:
     """Cached tokens after given text, which is the same for all engines."""
-    return served.forced.cached
+    return served_from_json(answers).forced.cached
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_two_gpus_answer_as_one(policy: str, served: dict[tuple[str, int], Answers]) -> None:
-    limit = tolerance(spread(pairs(served[STOCK, 1], served[STOCK, 2])), [])
-    one, two = served[policy, 1], served[policy, 2]
-    found = spread(pairs(one, two))
-    print(policy, found, limit)
-    assert found.within(limit)
-    assert hits(served_from_json(one)) == hits(served_from_json(two))
+def test_two_gpus_answer_as_one(policy: str, rows: dict[str, dict[str, Any]]) -> None:
+    assert rows[policy]["holds"], rows
+    assert rows[policy]["same_hits"]
 
 
-def test_what_is_wrong_lies_outside_of_the_tolerance(
-    served: dict[tuple[str, int], Answers],
-) -> None:
+def test_what_is_wrong_lies_outside_of_the_tolerance(rows: dict[str, dict[str, Any]]) -> None:
     """Another policy's answers are no rounding of these: its agents see other contexts."""
-    limit = tolerance(spread(pairs(served[STOCK, 1], served[STOCK, 2])), [])
-    assert spread(pairs(served["neutral", 1], served["base+lr", 2])).mean > limit[1]
+    assert rows["control"]["mean"] > rows["tolerance"]["mean"], rows
