@@ -254,6 +254,18 @@ def test_streamed_tokens(tight: Served, judge: Judge):
     assert sum(parts, ()) == check(tight, judge, "plan", prompt).token_ids
 
 
+def test_a_steady_decode_is_laid_out_once(
+    tight: Served, judge: Judge, monkeypatch: pytest.MonkeyPatch
+):
+    """All steps but that of the prompt and the first one after it find their layout."""
+    kept: list[bool] = []
+    resolve = WorkerState.resolve
+    monkeypatch.setattr(WorkerState, "resolve", lambda state: kept.append(resolve(state)))
+    tight.reset()
+    check(tight, judge, "plan", prompt_of(2 * PAGE + 5))
+    assert kept == [False, False] + [True] * 6
+
+
 def test_acting_tokens_of_a_sidecar(tight: Served, judge: Judge):
     """The adapter acts from the last occurrence on; without one from the prompt's last token."""
     tight.reset()

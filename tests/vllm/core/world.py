@@ -88,7 +88,7 @@ class World:
         )
         options = options_of(config)
         assert options is not None
-        self.punica = SimpleNamespace(_sampler_indices=torch.full((256,), -1))
+        self.punica = SimpleNamespace(_sampler_indices=torch.full((256,), -1), lragent_mapping=())
         self.state = WorkerState(options, WorkerSizes(256, 16, 4, 8), torch.float32, "cpu")
         self.state.punica = self.punica
         self.memory = TaggedMemory(PAGE)
@@ -211,6 +211,8 @@ class World:
         self.state.fill(ids, firsts, counts)
         places = [3 if self.bindings[r].adapter else -1 for r in ids]
         self.punica._sampler_indices[: len(places)] = torch.tensor(places)
+        if places != list(self.punica.lragent_mapping):  # as vLLM, which keeps an equal one
+            self.punica.lragent_mapping = tuple(places)
         self.state.resolve()
         token = 0
         for request_id, first, count in zip(ids, firsts, counts, strict=True):

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -31,18 +30,11 @@ def touched_of(punica: Any, places: int, device: torch.device) -> TouchedModules
     return touched
 
 
-def set_adapter_mapping(stock: Any) -> Any:
-    """Wraps ``LoRAModelManager``'s, which vLLM calls when a step's adapters are in place."""
-
-    @functools.wraps(stock)
-    def mapped(self: Any, mapping: Any) -> None:
-        stock(self, mapping)
-        for punica in self.punica_wrapper_mapping.values():
-            touched = getattr(punica, "lragent_touched", None)
-            if touched is not None and touched.stale:
-                touched.refresh()
-
-    return mapped
+def refresh(punica: Any) -> None:
+    """Correct the lists of a step's adapters, when the step's adapters are in place."""
+    touched = getattr(punica, "lragent_touched", None)
+    if touched is not None and touched.stale:
+        touched.refresh()
 
 
 class SkipsUntouched:

@@ -120,8 +120,7 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         """Adapter's place and LR slot of each row, in buffers that stay where they are."""
         state, count = self.state, first_tokens.shape[0]
         places, slots = state.place_of_row[:count], state.slot_of_row[:count]
-        state.resolve()
-        if state.punica is not None:
+        if not state.resolve() and state.punica is not None:
             known = state.punica._token_lora_indices
             # A padded request begins behind the last token, whatever lies there; it reads nothing.
             places.copy_(known[first_tokens.long().clamp_(max=known.shape[0] - 1)])

@@ -79,6 +79,21 @@ def _set_active_loras(stock: Any) -> Any:
     return set_active_loras
 
 
+def _set_adapter_mapping(stock: Any) -> Any:
+    """vLLM calls it in each step, and keeps the mapping until another one takes its place."""
+
+    @functools.wraps(stock)
+    def set_adapter_mapping(self: Any, mapping: Any) -> None:
+        from lragent.vllm.lora_speed.layers import refresh
+
+        stock(self, mapping)
+        for punica in self.punica_wrapper_mapping.values():
+            punica.lragent_mapping = self._last_mapping
+            refresh(punica)
+
+    return set_adapter_mapping
+
+
 def _second_execute_model(stock: Any) -> Any:
     @functools.wraps(stock)
     def execute_model(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -109,15 +124,13 @@ def _second_prepare_attn(stock: Any) -> Any:
 
 def hooks() -> tuple[Hook, ...]:
     """The workers' hooks. Both of vLLM's model runners have some."""
-    from lragent.vllm.lora_speed.layers import set_adapter_mapping
-
     runner, second = "vllm.v1.worker.gpu_model_runner", "vllm.v1.worker.gpu.model_runner"
     attention = "vllm.model_executor.layers.attention.attention"
     mapping = "LoRAModelManager.set_adapter_mapping"
     mixin = "vllm.v1.worker.lora_model_runner_mixin"
     return (
         Hook("vllm.lora.utils", "_all_lora_classes", _lora_classes),
-        Hook("vllm.lora.model_manager", mapping, set_adapter_mapping),
+        Hook("vllm.lora.model_manager", mapping, _set_adapter_mapping),
         Hook(attention, "get_attn_backend", _get_attn_backend),
         Hook(runner, "GPUModelRunner.execute_model", _execute_model),
         Hook("vllm.v1.worker.gpu_input_batch", "InputBatch.make_lora_inputs", _make_lora_inputs),

@@ -14,7 +14,7 @@ import torch
 
 from lragent.attention import KeyRotation
 from lragent.vllm.errors import PluginError
-from lragent.vllm.messages import OWN_ROW, Admission, StepMessage
+from lragent.vllm.messages import NEVER, OWN_ROW, Admission, StepMessage
 from lragent.vllm.options import Options
 from lragent.vllm.transfer import send
 from lragent.vllm.worker.row_loading import load_rows
@@ -45,6 +45,32 @@ class _Plan(NamedTuple):
 
     admission: Admission
     table: np.ndarray
+
+
+class _Decode(NamedTuple):
+    """A step of one token for each request that is laid out already.
+
+    As long as the same requests follow with one token each, and none reaches a position at which
+    something begins or ends for it (``behind``), the next step's layout is the same.
+    """
+
+    requests: Sequence[str]
+    firsts: Sequence[int]
+    behind: Sequence[int]
+    in_context: np.ndarray | None
+
+    def covers(
+        self, requests: Sequence[str], computed: Sequence[int], scheduled: Sequence[int]
+    ) -> bool:
+        return (
+            requests == self.requests
+            and all(count == 1 for count in scheduled)
+            and all(map(_in_range, computed, self.firsts, self.behind))
+        )
+
+
+def _in_range(position: int, first: int, behind: int) -> bool:
+    return first <= position < behind
 
 
 class WorkerState:
@@ -94,6 +120,9 @@ class WorkerState:
         self.rotation: KeyRotation | None = None
         self.warm = False
         self._tokens = 0
+        self._decode: _Decode | None = None
+        self._kept: tuple[Sequence[str], Sequence[int], Sequence[int]] | None = None
+        self._mapping: Any = None
         self._split: Split | None = None
         self._in_context: np.ndarray | None = None
         self._inputs: tuple[int, tuple[torch.Tensor, ...]] | None = None
@@ -124,6 +153,8 @@ class WorkerState:
         for request in ended:
             self._admitted.pop(request, None)
         if message is not None:
+            if message.admissions:
+                self._decode = None
             for request, admission in message.admissions.items():
                 self._admitted[request] = self._plan(admission)
             if message.loads:
@@ -132,10 +163,24 @@ class WorkerState:
     def fill(
         self, requests: Sequence[str], computed: Sequence[int], scheduled: Sequence[int]
     ) -> None:
-        """Lay out the step's tokens: ``scheduled[i]`` of request i, from ``computed[i]`` on."""
+        """Lay out the step's tokens: ``scheduled[i]`` of request i, from ``computed[i]`` on.
+
+        A step of a steady decode finds its layout on the device; `resolve` says whether it may
+        stay.
+        """
+        decode = self._decode
+        if decode and not self._tokens and decode.covers(requests, computed, scheduled):
+            self._kept = requests, computed, scheduled
+            self._in_context = decode.in_context
+        else:
+            self._lay_out(requests, computed, scheduled)
+
+    def _lay_out(
+        self, requests: Sequence[str], computed: Sequence[int], scheduled: Sequence[int]
+    ) -> None:
         plans = [self._admitted.get(request, self._nobody) for request in requests]
         self.host_slots = [plan.admission.slot for plan in plans]
-        self._split = self._in_context = None
+        self._split = self._in_context = self._decode = self._kept = None
         if not plans:
             return
         table = np.stack([plan.table for plan in plans])
@@ -143,8 +188,8 @@ class WorkerState:
         total = int(counts.sum())
         request = np.repeat(np.arange(len(plans)), counts)
         position = np.arange(total) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
+        acts_from = np.array([plan.admission.acts_from for plan in plans])
         if self.options.splits:
-            acts_from = np.array([plan.admission.acts_from for plan in plans])
             self._in_context = position < acts_from[request]
             self._read_in_parts(counts, np.clip(acts_from - firsts, 0, counts))
         slots, rows, starts, stops = (table[request, part] for part in range(4))
@@ -162,6 +207,10 @@ class WorkerState:
             folds = np.array([plan.admission.folds for plan in plans])
             send([self.fold[:total]], [folds[request]])
         self._tokens = total
+        if (counts == 1).all():
+            ends = np.column_stack([table[:, 2], table[:, 3], base, acts_from])
+            behind = np.where(ends > firsts[:, None], ends, NEVER).min(axis=1)
+            self._decode = _Decode(requests, computed, behind.tolist(), self._in_context)
 
     def _read_in_parts(self, counts: np.ndarray, context: np.ndarray) -> None:
         """Rows of attention where requests begin with ``context`` tokens that read no slot."""
@@ -200,19 +249,30 @@ class WorkerState:
             self._inputs = tokens, tuple(buffer[:tokens] for buffer in buffers)
         return self._inputs[1]
 
-    def resolve(self) -> None:
+    def resolve(self) -> bool:
         """Put the adapters' places in vLLM's stacks where a request's own A is wanted.
 
         To be called once vLLM has activated the step's adapters, before the model runs. Does
-        nothing when called again.
+        nothing when called again. Returns whether everything on the device is as in the step
+        before, the places too.
         """
+        kept, self._kept = self._kept, None
+        mapping = getattr(self.punica, "lragent_mapping", None)
+        if kept is not None:
+            if mapping is not None and mapping is self._mapping:
+                return True
+            self._lay_out(*kept)
+            self._in_context = None  # the adapters are in place
+        self._mapping = mapping
         if self.punica is None or not self._tokens:
-            return
+            self._decode = None  # a run without requests uses the same buffers
+            return False
         rows = self.rows[: self._tokens]
         # By request: a token of its context has no adapter.
         places = self.punica._sampler_indices[(_OWN - rows).clamp_(min=0)]
         torch.where(rows <= _OWN, places.to(rows.dtype), rows, out=rows)
         self._tokens = 0
+        return False
 
 
 def state_of(vllm_config: Any) -> WorkerState | None:
