@@ -60,6 +60,17 @@ def share(rows: Sequence[Json]) -> str:
     return f"{100 * min(row['equal'] for row in rows):.0f} %"
 
 
+def two_gpus(result: Json) -> Table:
+    """Differences of log-probabilities between two GPUs and one."""
+    rows = {**result["rows"]}
+    limits = rows.pop("tolerance")
+    table = [["", "mean", "largest", "same token"]]
+    for name, row in rows.items():
+        named = {"stock": "stock vLLM", "control": "another policy"}.get(name, f"`{name}`")
+        table.append([named, f"{row['mean']:.3f}", f"{row['max']:.3f}", share([row])])
+    return [*table, ["allowed", f"{limits['mean']:.3f}", f"{limits['max']:.3f}", ""]]
+
+
 def training_step(result: Json) -> Table:
     """Seconds and bytes of a training step for `neutral` divided by an ordinary one's."""
     table = [["", "time", "memory"]]
@@ -174,6 +185,7 @@ TABLES: dict[str, Callable[[Json], Table]] = {
     "open": serving.open_loop,
     "old-new": serving.old_new,
     "agreement": agreement,
+    "two-gpus": two_gpus,
     "kernels": kernels,
     "layer": layer,
     "projection": projection,

@@ -3,7 +3,8 @@
 #   docker run --rm --gpus all -p 8000:8000 -v /my/adapters:/adapters:ro lragent-vllm MODEL \
 #     --enable-lora --max-lora-rank 16 --max-loras 3 \
 #     --lora-modules plan=/adapters/plan act=/adapters/act \
-#     --additional-config '{"lragent": {"policy": "neutral", "groups": [["plan", "act"]]}}'
+#     --additional-config '{"lragent": {"policy": "neutral", "groups": [["plan", "act"]]}}' \
+#     --lora-target-modules q_proj v_proj
 ARG VLLM=v0.33.0
 FROM vllm/vllm-openai:${VLLM}
 

@@ -1,6 +1,6 @@
 """Draw benchmarks/results/kernels-<gpu>.svg from the result file beside it.
 
-python -m benchmarks.kernels.figure benchmarks/results/kernels-h100.json
+python -m benchmarks.kernels.figure benchmarks/results/kernels-h200.json
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 KINDS = [
     ("decode", False, "decode"),
     ("prefill", False, "prefill, one sequence"),
-    ("prefill-large-cache", False, "prefill, few queries, cache of 2M tokens"),
     ("mixed", False, "mixed batches"),
     ("prefill-without-fa3", False, "prefill, FlashAttention 3 not installed"),
     ("decode", True, "decode, LoRA on keys and values"),

@@ -19,6 +19,7 @@ from tests.engine.tokenizer import byte_tokenizer
 from tests.vllm.conftest import LINEAR
 from tests.vllm.serving import PAGE, Ask, Served, folders, sharing
 
+from lragent.adapters.errors import AdapterError
 from lragent.agents.demo import demo_adapters
 from lragent.engine.loader import load_model
 from lragent.smollm2 import NAME, convert
@@ -151,6 +152,38 @@ def test_mixed_adapters_of_the_other_families(family: str, rounds: int, tmp_path
     ) as served:
         tell(served, Judge(model, adapters), Story(random.Random(family), 96, 150), rounds)
         assert served.plugin.validity.counters.reused_tokens > 50
+
+
+# Before `tight` starts, too.
+@pytest.mark.every_version
+def test_target_modules_change_no_answer(root: Path):
+    """With ``--lora-target-modules`` only these have LoRA, and adapters of others are refused."""
+    adapters = folders(root, "own")
+    context = prompt_of(5 * PAGE + 3)
+    found, with_lora = [], []
+    for more in ({}, {"lora_target_modules": ["q_proj", "v_proj"]}):
+        option = sharing("neutral", adapters)
+        with Served(root / "llama", adapters, option, **more) as served:
+            answers = [ask(served, Ask("plan", context), lengths=[12])]
+            names = ("act", "reflect", "plan", None)
+            asks = [Ask(name, [*context, n]) for n, name in enumerate(names)]
+            answers.append(ask(served, *asks, lengths=[12] * len(asks)))
+            found.append(answers)
+            model = served.core.model_executor.driver_worker.worker.model_runner.model
+            layers = {
+                name.rsplit(".", 1)[-1]
+                for name, module in model.named_modules()
+                if hasattr(module, "lora_a_stacked")
+            }
+            with_lora.append(layers)
+            if more:
+                served.ids["wide"], served.paths["wide"] = 9, str(root / "keys" / "plan")
+                refused = "adapts .*o_proj.*told to leave alone; .*--lora-target-modules"
+                with pytest.raises(AdapterError, match=refused):
+                    served.ask(Ask("wide", context))
+    assert with_lora == [{"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}, {"qkv_proj"}]
+    assert found[1] == found[0]
+    assert [answer.cached_tokens for answer in found[1][1]] == [5 * PAGE] * 4
 
 
 @pytest.mark.long
