@@ -97,6 +97,7 @@ def check_sharing(folders: Mapping[str, Path], model: str | None, context: int) 
         plugin = bytes_by_policy(adapters, sizes, context, rank, rank if k_rank else 0)
     slots = len({a.slot_digest for a in adapters if a.slot_digest is not None})
     trained = {name: a.trained_for for name, a in members.items()}
+    modules = sorted({m.projection for a in adapters for m in a.modules.values()})
     return SharingCheck(
         tuple(members),
         base,
@@ -106,7 +107,7 @@ def check_sharing(folders: Mapping[str, Path], model: str | None, context: int) 
         slots,
         {policy.value: size for policy, size in embedded.items()},
         {policy.value: size for policy, size in plugin.items()},
-        _command(base, folders, tuple(members), trained, slots, rank, bool(k_rank)),
+        _command(base, folders, tuple(members), modules, trained, slots, rank, bool(k_rank)),
     )
 
 
@@ -134,6 +135,7 @@ def _command(
     base: str,
     folders: Mapping[str, Path],
     members: tuple[str, ...],
+    targets: list[str],
     trained: Mapping[str, str | None],
     slots: int,
     rank: int | None,
@@ -150,6 +152,7 @@ def _command(
     return (
         f"VLLM_PLUGINS=lragent vllm serve {base} --enable-lora \\\n"
         f"    --max-lora-rank {rank} --max-loras {len(members)} \\\n"
+        f"    --lora-target-modules {' '.join(targets)} \\\n"
         f"    --lora-modules {modules} \\\n"
         f"    --additional-config '{json.dumps({'lragent': option})}'"
     )

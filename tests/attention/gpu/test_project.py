@@ -13,7 +13,7 @@ from lragent.attention.cpu import TorchBackend
 from lragent.attention.gpu import TritonBackend
 from lragent.attention.gpu import project as module
 from lragent.attention.gpu.project import (
-    MOST_TOKENS,
+    MOST_ROWS,
     RowsTile,
     launch_project,
     multiplies_all,
@@ -79,7 +79,7 @@ def test_every_kind_of_tile(tile: RowsTile, hidden: int, alike: bool):
 
 @pytest.mark.parametrize(
     ("tokens", "dtype"),
-    [(3, torch.float32), (3, HALF), (33, HALF), (129, HALF), (MOST_TOKENS + 44, HALF)],
+    [(3, torch.float32), (3, HALF), (33, HALF), (129, HALF), (MOST_ROWS + 44, HALF)],
     ids=str,
 )
 @pytest.mark.parametrize(("slots", "columns"), [(1, 8), (2, 4)])
@@ -90,14 +90,14 @@ def test_what_is_chosen_for_every_number_of_tokens(
     for alike in (True, False):
         z = assert_projects(x, a, choices(tokens, slots, alike))
         assert z[:, 0].isnan().all(), "an A that nobody chose was read, or written to"
-        assert multiplies_all(tokens, a) == (tokens > MOST_TOKENS)
+        assert multiplies_all(tokens, slots, a) == (tokens * slots > MOST_ROWS)
     assert TritonBackend().project(x, a, choices(tokens, slots, True)).dtype == dtype
 
 
 def test_too_many_columns_are_not_all_multiplied():
     a = torch.empty(65, 16, 32, device=DEVICE)
-    assert not multiplies_all(MOST_TOKENS + 1, a)
-    assert multiplies_all(MOST_TOKENS + 1, a[:64])
+    assert not multiplies_all(MOST_ROWS + 1, 1, a)
+    assert multiplies_all(MOST_ROWS + 1, 1, a[:64])
 
 
 def test_every_tile_stays_in_registers():
@@ -117,7 +117,7 @@ def test_some_numbers_of_tokens_need_every_kernel(hidden: int, slots: int, colum
     a = torch.empty(3, columns, hidden, dtype=HALF, device="meta")
 
     def tile(tokens: int) -> RowsTile | None:
-        whole = module.multiplies_all(tokens, a)
+        whole = module.multiplies_all(tokens, slots, a)
         return None if whole else rows_tile(tokens, slots, columns, hidden, HALF)
 
     some = tokens_by_tile(3000, slots, a)

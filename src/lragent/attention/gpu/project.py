@@ -13,8 +13,8 @@ from torch import Tensor
 from lragent.attention.gpu.kernels.project import rows_kernel
 from lragent.attention.gpu.relaunch import launch_of
 
-MOST_TOKENS = 256
-"""Tokens up to which `rows_kernel` is faster than ``torch.mm`` (``benchmarks/LOG.md``)."""
+MOST_ROWS = 256
+"""Tokens times slots up to which `rows_kernel` is faster than ``torch.mm`` (benchmarks/LOG.md)."""
 
 MOST_COLUMNS = 1024
 """Columns of all A together up to which every token is multiplied with all of them; more would be
@@ -57,9 +57,9 @@ def rows_tile(tokens: int, slots: int, columns: int, width: int, dtype: torch.dt
     return RowsTile(16, 8, 64, 8, 8, 5)
 
 
-def multiplies_all(tokens: int, a: Tensor) -> bool:
+def multiplies_all(tokens: int, slots: int, a: Tensor) -> bool:
     """Whether so many tokens are multiplied with every A, whichever of them they need."""
-    return tokens > MOST_TOKENS and a.shape[0] * a.shape[1] <= MOST_COLUMNS
+    return tokens * slots > MOST_ROWS and a.shape[0] * a.shape[1] <= MOST_COLUMNS
 
 
 def launch_project(
@@ -77,7 +77,7 @@ def launch_project(
     tokens, (choices, columns, width) = x.shape[0], a.shape
     if not tokens or not index.shape[1]:
         return
-    if tile is None and multiplies_all(tokens, a):
+    if tile is None and multiplies_all(tokens, index.shape[1], a):
         flat = a.to(x.dtype).reshape(choices * columns, width)
         torch.mm(x, flat.T, out=out[:tokens].view(tokens, choices * columns))
         return
@@ -92,7 +92,7 @@ def tokens_by_tile(most: int, slots: int, a: Tensor) -> list[int]:
     found: dict[RowsTile | None, int] = {}
     for tokens in range(1, most + 1):
         _, columns, width = a.shape
-        whole = multiplies_all(tokens, a)
+        whole = multiplies_all(tokens, slots, a)
         tile = None if whole else rows_tile(tokens, slots, columns, width, a.dtype)
         found.setdefault(tile, tokens)
     return list(found.values())
