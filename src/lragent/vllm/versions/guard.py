@@ -108,11 +108,11 @@ def unfit() -> list[str]:
 def hooks() -> tuple[Hook, ...]:
     """All hooks but that of the configuration."""
     from lragent.vllm.core import hooks as core
-    from lragent.vllm.frontend import chat_text
+    from lragent.vllm.frontend import answer_text, chat_text
     from lragent.vllm.frontend import hooks as frontend
     from lragent.vllm.worker import hooks as worker
 
-    return (*core.HOOKS, *frontend.HOOKS, *chat_text.HOOKS, *worker.hooks())
+    return (*core.HOOKS, *frontend.HOOKS, *answer_text.HOOKS, *chat_text.HOOKS, *worker.hooks())
 
 
 def replacements() -> Iterator[tuple[str, Any, Any]]:
