@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -17,18 +16,15 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.common import machine
 from benchmarks.common.adapters import write_adapters
 from benchmarks.common.dummy_weights import fill
-from benchmarks.common.files import save
 from benchmarks.common.processes import Job, run_all
 from benchmarks.common.shapes import TINY, config_of, shape_at
-from benchmarks.common.sources import HERE
 from tests.gpu.agreement.cases import STOCK, Case, settings_of
 from tests.gpu.agreement.compare import same_places, spread, tolerance, until_they_part
 from tests.gpu.agreement.everywhere import pairs_everywhere, write_everywhere
 from tests.gpu.agreement.program import LENGTH, NEEDED, forced
-from tests.gpu.agreement.report import served_from_json
+from tests.gpu.agreement.report import keep, served_from_json
 from tests.gpu.agreement.test_agreement import PARALLEL, WORKER, environment
 
 pytestmark = [
@@ -121,18 +117,7 @@ def rows(served: dict[tuple[str, int], Answers]) -> dict[str, dict[str, Any]]:
         for name, (one, two) in compared.items()
     }
     rows["tolerance"] = {"max": largest, "mean": mean}
-    if out := os.environ.get("TWO_GPUS_OUT"):
-        save(
-            Path(out),
-            {
-                "hardware": machine.hardware() | {"gpus": torch.cuda.device_count()},
-                "versions": machine.versions(),
-                "source": HERE.digest(),
-                "commit": os.environ.get("COMMIT") or machine.checked_out_commit(HERE.root),
-                "environment": machine.environment(),
-                "rows": rows,
-            },
-        )
+    keep("TWO_GPUS_OUT", rows, "small Llama, random weights")
     return rows
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from pathlib import Path
 from typing import Any
 
+from benchmarks.common import machine
+from benchmarks.common.files import save
+from benchmarks.common.sources import HERE
 from tests.gpu.agreement.cases import PAGE, STOCK, Case
 from tests.gpu.agreement.compare import (
     Pair,
@@ -43,6 +48,21 @@ def served_from_json(data: Mapping[str, Any]) -> Served:
         steps_from_json(data["steps"]),
         answers_from_json(data["free"]),
     )
+
+
+def keep(variable: str, rows: Any, model: str) -> None:
+    """Write comparisons to the file that an environment variable names, if it is set."""
+    if out := os.environ.get(variable):
+        found = {
+            "hardware": machine.hardware(),
+            "versions": machine.versions(),
+            "source": HERE.digest(),
+            "commit": os.environ.get("COMMIT") or machine.checked_out_commit(HERE.root),
+            "model": model,
+            "environment": machine.environment(),
+            "rows": rows,
+        }
+        save(Path(out), found)
 
 
 def rows_of(

@@ -25,9 +25,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.common import machine
 from benchmarks.common.adapters import AGENTS
-from benchmarks.common.files import save
 from benchmarks.common.processes import Job, run_all
 from benchmarks.common.sources import HERE
 from tests.gpu.agreement.cases import (
@@ -40,7 +38,7 @@ from tests.gpu.agreement.cases import (
 )
 from tests.gpu.agreement.everywhere import WITHOUT, write_everywhere
 from tests.gpu.agreement.program import LENGTH, NEEDED, forced
-from tests.gpu.agreement.report import Row, rows_of
+from tests.gpu.agreement.report import Row, keep, rows_of
 
 from lragent.agents.demo import demo_adapters, demo_text
 from lragent.engine.loader import resolve_model
@@ -66,19 +64,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     }
     cases = [*STOCK_CASES, *(case for case in PLUGIN_CASES if case in wanted)]
     found = compared(cases, tmp_path_factory.mktemp("agreement"))
-    if out := os.environ.get("AGREEMENT_OUT"):
-        save(
-            Path(out),
-            {
-                "hardware": machine.hardware(),
-                "versions": machine.versions(),
-                "source": HERE.digest(),
-                "commit": os.environ.get("COMMIT") or machine.checked_out_commit(HERE.root),
-                "model": "SmolLM2-135M-Instruct, demo adapters",
-                "environment": machine.environment(),
-                "rows": found,
-            },
-        )
+    keep("AGREEMENT_OUT", found, "SmolLM2-135M-Instruct, demo adapters")
     return found
 
 

@@ -252,9 +252,9 @@ class WorkerState:
     def resolve(self) -> bool:
         """Put the adapters' places in vLLM's stacks where a request's own A is wanted.
 
-        To be called once vLLM has activated the step's adapters, before the model runs. Does
-        nothing when called again. Returns whether everything on the device is as in the step
-        before, the places too.
+        To be called once vLLM has activated the step's adapters, before the model runs; called
+        again, or in a run without requests, it only has the next step laid out anew. Returns
+        whether everything on the device is as in the step before, the places too.
         """
         kept, self._kept = self._kept, None
         mapping = getattr(self.punica, "lragent_mapping", None)
