@@ -1,10 +1,14 @@
-"""Measure what a training step for `neutral` costs next to an ordinary one.
+r"""Measure what a training step for `neutral` costs next to an ordinary one.
 
-    python benchmarks/training.py --out benchmarks/results/training-cpu.json
+    python -m benchmarks.training --out benchmarks/results/training-cpu.json
+    python -m benchmarks.training --random Llama-3.2-1B --rows 8 --context 1500 --turn 100 \
+        --out benchmarks/results/training-h200-1b.json
 
-Same model, batch and adapter; forward, backward and optimiser step. Each arm runs in a process of
-its own, so that its peak memory is its own, and the arms take turns, so that what else the machine
-does meets all of them alike. Memory is counted from after loading to the peak.
+With ``--random`` the model has random weights and the shape of that name, else it is `--model`. All
+arms have the same model, batch and adapter; a step is forward, backward and optimiser step. Each
+arm runs in a process of its own, so that its peak memory is its own, and the arms take turns, so
+that what else the machine does meets all of them alike. Memory is counted from after loading to the
+peak.
 """
 
 from __future__ import annotations
@@ -21,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.common import shapes
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lragent.engine.loader import load_model
 from lragent.training.encoding import Example, collate
@@ -40,7 +46,7 @@ def measure(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     device = torch.device(settings["device"])
     cuda = device.type == "cuda"
     dtype = torch.bfloat16 if cuda else torch.float32
-    base, tokenizer = load_model(settings["model"], dtype=dtype, device=device)
+    base, vocab = base_model(settings, dtype, device)
     if cuda:
         fuse_norms(base)
     if "checkpointing" in arm:
@@ -55,7 +61,7 @@ def measure(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
             layer.cast_input_dtype_enabled = not cuda  # autocast does it, as in `RoleTrainer`
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     length = settings["context"] + settings["turn"]
-    ids = torch.randint(10, len(tokenizer), (settings["rows"], length)).tolist()
+    ids = torch.randint(10, vocab, (settings["rows"], length)).tolist()
     before = memory(cuda)
     seconds = []
     for _ in range(settings["steps"] + 1):
@@ -76,6 +82,21 @@ def measure(arm: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds[1:], "bytes": memory(cuda) - before}
 
 
+def base_model(
+    settings: dict[str, Any], dtype: torch.dtype, device: torch.device
+) -> tuple[Any, int]:
+    """The model that is trained, and how many tokens it knows."""
+    if settings["random"] is None:
+        model, tokenizer = load_model(settings["model"], dtype=dtype, device=device)
+        return model, len(tokenizer)
+    shape = shapes.NAMED[settings["random"]]
+    config = LlamaConfig(**shapes.config_of(shape))
+    torch.manual_seed(0)
+    with device:
+        model = LlamaForCausalLM._from_config(config, dtype=dtype)
+    return model.eval(), shape.vocab
+
+
 def memory(cuda: bool) -> int:
     """Peak bytes so far: of tensors on a GPU, of the process on a CPU."""
     if cuda:
@@ -88,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure a training step for neutral.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--random", choices=shapes.NAMED, help="a shape, instead of --model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--context", type=int, default=448)

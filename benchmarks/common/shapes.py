@@ -37,8 +37,10 @@ class Shape:
 
 
 LLAMA_8B = Shape("Llama-3.1-8B", 32, 4096, 32, 8, 128, 128256)
+LLAMA_1B = Shape("Llama-3.2-1B", 16, 2048, 32, 8, 64, 128256)
 TINY = Shape("tiny Llama", 2, 128, 4, 2, 32, 512)
-_INTERMEDIATE = {LLAMA_8B.name: 14336, TINY.name: 256}
+_INTERMEDIATE = {LLAMA_8B.name: 14336, LLAMA_1B.name: 8192, TINY.name: 256}
+NAMED = {shape.name: shape for shape in (LLAMA_8B, LLAMA_1B, TINY)}
 _LLAMA_3_1_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
