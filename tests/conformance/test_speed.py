@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,16 @@ def test_the_next_agent_starts_as_fast_as_the_same_one(
     assert isolated >= 10 * handed
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Torch's threads, for everything that is measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
 @torch.inference_mode()
 def test_decoding_is_at_least_as_fast_as_generate(
     engine_with: Callable[..., Engine],

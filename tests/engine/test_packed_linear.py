@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 from tests.adapters.factory import tiny_llama
 from torch import nn
 
+from lragent.engine import packed_linear
 from lragent.engine.packed_linear import PackedLinear, can_pack, pack, pack_head
 
 
@@ -25,8 +29,7 @@ def test_packed_is_as_exact_as_plain(rows: int, bias: bool) -> None:
     added = nn.functional.linear(x.double().abs(), linear.weight.double().abs())
     floor = torch.finfo(torch.float32).eps * added.amax()
     plain = (linear(x).double() - exact).abs().amax()
-    packed = pack(linear)
-    assert isinstance(packed, PackedLinear)
+    packed = PackedLinear(linear)
     error = (packed(x).double() - exact).abs().amax()
     assert error <= 2 * plain + floor
 
@@ -48,6 +51,37 @@ def test_what_cannot_be_packed_stays_itself() -> None:
     assert pack(meta) is meta
 
 
+@pytest.mark.parametrize("faster", [False, True])
+def test_weights_are_reordered_where_that_is_faster(
+    faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_linear, "plain_is_faster", lambda: faster)
+    linear = nn.Linear(8, 8)
+    assert isinstance(pack(linear), nn.Linear if faster else PackedLinear)
+
+
+@pytest.mark.parametrize(
+    ("text", "faster"),
+    [("vendor_id\t: GenuineIntel\n", True), ("vendor_id\t: AuthenticAMD\n", False)],
+)
+def test_plain_weights_are_faster_on_intel(
+    text: str, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: text)
+    assert packed_linear.plain_is_faster.__wrapped__() == faster
+
+
+def test_another_system_says_it_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    monkeypatch.setattr(platform, "processor", lambda: "Intel64 Family 6 Model 85, GenuineIntel")
+    assert packed_linear.plain_is_faster.__wrapped__()
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    assert not packed_linear.plain_is_faster.__wrapped__()
+
+
 def test_the_weights_are_not_held_twice() -> None:
     packed = PackedLinear(nn.Linear(8, 8))
     assert list(packed.parameters()) == []
@@ -55,7 +89,8 @@ def test_the_weights_are_not_held_twice() -> None:
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @torch.inference_mode()
-def test_the_head_gives_the_same_logits(tied: bool) -> None:
+def test_the_head_gives_the_same_logits(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "plain_is_faster", lambda: False)
     model = tiny_llama()
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
