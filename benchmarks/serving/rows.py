@@ -33,6 +33,8 @@ def row(
 ) -> dict[str, Any]:
     """A row; each measure is the median over its values, with p20 and p80 beside it.
 
+    Throughput has its single values too.
+
     Args:
         part: part of the benchmark.
         case: what was measured in it.
@@ -50,6 +52,8 @@ def row(
         found[name] = _round(quantile(values, 0.5)) if values else None
         if values:
             found[f"{name}_p20_p80"] = [_round(quantile(values, q)) for q in (0.2, 0.8)]
+    if tokens_per_s:  # in their order: the first may be slower than the others
+        found["tokens_per_s_each"] = [_round(value) for value in tokens_per_s]
     found["kv_bytes"] = max(kv_bytes) if kv_bytes else None
     found["repeats"] = max(len(ttft_s), len(tokens_per_s))
     return found | more

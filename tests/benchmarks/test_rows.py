@@ -28,6 +28,12 @@ def test_a_row_has_medians_and_quantiles():
     assert found["repeats"] == 3
 
 
+def test_throughput_keeps_the_order_of_the_repeats() -> None:
+    found = row("trace", "a", "base+lr", tokens_per_s=[50, 100.123456])
+    assert found["tokens_per_s_each"] == [50, 100.12]
+    assert found["tokens_per_s"] == pytest.approx(75.06, abs=0.01)
+
+
 def test_ratios_of_all_measures_that_both_trees_have():
     rows = [
         row("workflow", "a", "base+lr", ttft_s=[0.5], tokens_per_s=[97]),
