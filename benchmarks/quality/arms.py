@@ -49,6 +49,17 @@ ANSWER_ARMS: dict[str, Arm] = {
 }
 
 
+def seeded(name: str, seed: int) -> str:
+    """A training or an arm, trained with a seed: the name alone is of seed 0."""
+    return f"{name}@{seed}" if seed else name
+
+
+def unseeded(name: str) -> tuple[str, int]:
+    """The training's or arm's own name, and its seed."""
+    own, _, seed = name.partition("@")
+    return own, int(seed or 0)
+
+
 def file_of(name: str) -> str:
     """An arm's or a step's name as a file's."""
     return name.replace("/", "--").replace(" ", "-")

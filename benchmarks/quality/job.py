@@ -27,7 +27,7 @@ from benchmarks.quality import (
     TASK_FILE,
     TEXT,
 )
-from benchmarks.quality.arms import ANSWER_ARMS, ROLES, TRAININGS, file_of
+from benchmarks.quality.arms import ANSWER_ARMS, ROLES, TRAININGS, file_of, seeded, unseeded
 
 Settings = dict[str, Any]
 
@@ -54,7 +54,8 @@ def roles(s: Settings, cancel: threading.Event, name: str) -> None:
     from lragent.training import TrainConfig, train
 
     pack, work = Path(s["pack"]), Path(s["work"])
-    together = len(ROLES) if TRAININGS[name].get("mode") == "joint" else 1
+    training, seed = unseeded(name)
+    together = len(ROLES) if TRAININGS[training].get("mode") == "joint" else 1
     config = TrainConfig.model_validate(
         {
             "data": (pack / ROLES_TRAIN,),
@@ -72,7 +73,8 @@ def roles(s: Settings, cancel: threading.Event, name: str) -> None:
             "max_length": 1024,
             "checkpoint_every": 100,
             "device": s["device"],
-            **TRAININGS[name],
+            "seed": seed,
+            **TRAININGS[training],
         }
     )
     report = train(config, show_progress=False)
@@ -102,10 +104,11 @@ def answer_task(
 
     found = Task.load(Path(s["pack"]) / TASK_FILE.format(task))
     found.questions = found.questions[: count or s["questions"][task]]
-    arm = ANSWER_ARMS[name]
+    own, seed = unseeded(name)
+    arm = ANSWER_ARMS[own]
     agents = Agents(
         reader(s),
-        {} if arm.training is None else adapters(s, arm.training),
+        {} if arm.training is None else adapters(s, seeded(arm.training, seed)),
         arm.policy,
         at_once=at_once or s["at_once"],
         engine=engine(s),

@@ -7,8 +7,9 @@
 Each step runs in a process (`job.py`), beside others, as soon as those that it needs are done. A
 step that fails is tried once more; what needs a step that is missing is left out. After `--seconds`
 what runs is stopped; the same command goes on from there. Whenever it ends it writes
-`quality-<device>.json` with everything there is by then, and the single answers beside it. The exit
-code is 1 where a step is missing.
+`quality-<device>.json` with everything there is by then, and the single answers beside it. With
+`--seeds` of more than one it is `quality-seeds-<device>.json`. The exit code is 1 where a step is
+missing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ from benchmarks.common.files import file_name, load, save
 from benchmarks.common.machine import checked_out_commit, hardware
 from benchmarks.common.sources import ROOT
 from benchmarks.quality import LOG, TOGETHER
-from benchmarks.quality.arms import ANSWER_ARMS, REFERENCE, TRAININGS, file_of
+from benchmarks.quality.arms import (
+    ANSWER_ARMS,
+    REFERENCE,
+    TRAININGS,
+    file_of,
+    seeded,
+    unseeded,
+)
 
 GRACE = 20.0
 """Seconds that a step has to keep what it has, after it was asked to stop."""
@@ -49,10 +57,16 @@ KEPT += ("prompt_tokens", "reused_tokens", "generated_tokens")
 def all_steps(s: Mapping[str, Any]) -> list[str]:
     """The steps that are asked for, in the order in which they begin."""
     used = [name for name in ANSWER_ARMS if ANSWER_ARMS[name].training in (None, *s["trainings"])]
+    seeds = range(s.get("seeds", 1))
     found = [
         *(["base"] if s["base_steps"] else []),
-        *(f"roles:{name}" for name in s["trainings"]),
-        *(f"answers:{name}" for name in used if name in s["arms"] or not s["arms"]),
+        *(f"roles:{seeded(name, seed)}" for seed in seeds for name in s["trainings"]),
+        *(
+            f"answers:{seeded(name, seed)}"
+            for seed in seeds
+            for name in used
+            if name in s["arms"] or not s["arms"]
+        ),
         *(f"meter:{name}" for name in s["meters"] if name in s["trainings"]),
         *(f"similarity:{name}" for name in s["trainings"]),
         *([SPEED] if s["speed_questions"] else []),
@@ -67,7 +81,9 @@ def needs(step: str, s: Mapping[str, Any]) -> list[str]:
         return []
     training = name if kind in ("similarity", "meter") else None
     if kind in ("answers", SPEED):
-        training = ANSWER_ARMS[name or s["speed_arm"]].training
+        arm, seed = unseeded(name or s["speed_arm"])
+        training = ANSWER_ARMS[arm].training
+        training = training and seeded(training, seed)
     base = ["base"] if s["base_steps"] else []
     return base + ([f"roles:{training}"] if training else [])
 
@@ -151,9 +167,11 @@ def collect(s: Mapping[str, Any], work: Path, commit: str) -> dict[str, Any]:
         "reader": _if_there(work / "reader" / LOG),
         "speed": _if_there(work / "speed.json"),
     }
+    seeds = s.get("seeds", 1)
     found["roles"] = {
         name: _losses(report)
-        for name in TRAININGS
+        for training in TRAININGS
+        for name in (seeded(training, seed) for seed in range(seeds))
         if (report := _if_there(work / "roles" / name / "report.json"))
     }
     found["similarity"] = {
@@ -166,7 +184,7 @@ def collect(s: Mapping[str, Any], work: Path, commit: str) -> dict[str, Any]:
         for name in TRAININGS
         if (result := _if_there(work / "meter" / name / "result.json"))
     }
-    found["tasks"] = _tasks(work)
+    found["tasks"] = _tasks(work, seeds)
     return found
 
 
@@ -175,11 +193,14 @@ def _relative(result: Any, folder: str) -> Any:
     return json.loads(json.dumps(result).replace(f"{folder}/", "")) if folder else result
 
 
-def _tasks(work: Path) -> dict[str, Any]:
+def _tasks(work: Path, seeds: int) -> dict[str, Any]:
     from lragent.evaluation.errors import EvaluationError
     from lragent.evaluation.tasks import compare
 
-    found = read_answers(work)
+    found: dict[str, dict[str, list[Any]]] = {}
+    for task, arms in read_answers(work, seeds).items():
+        for name, answers in arms.items():
+            found.setdefault(task, {}).setdefault(unseeded(name)[0], []).extend(answers)
     if len(found) > 1:
         found[TOGETHER] = _together(found)
     results = {}
@@ -209,12 +230,12 @@ def _together(found: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, list[An
     }
 
 
-def read_answers(work: Path) -> dict[str, dict[str, list[Any]]]:
-    """All answers in the journals, by task and arm."""
+def read_answers(work: Path, seeds: int) -> dict[str, dict[str, list[Any]]]:
+    """All answers in the journals, by task and arm with its seed."""
     from lragent.evaluation.tasks import Answer
 
     found: dict[str, dict[str, list[Any]]] = {}
-    for arm in ANSWER_ARMS:
+    for arm in (seeded(name, seed) for name in ANSWER_ARMS for seed in range(seeds)):
         for path in sorted((work / "answers" / file_of(arm)).glob("*.jsonl")):
             lines = path.read_text(encoding="utf-8").splitlines()[1:]
             answers = [Answer.model_validate_json(line) for line in lines if line.endswith("}")]
@@ -242,11 +263,11 @@ def summary(result: Mapping[str, Any], absent: Sequence[str]) -> str:
     return "\n".join([*lines, f"missing: {', '.join(absent) or 'nothing'}"])
 
 
-def write_answers(work: Path, path: Path) -> None:
+def write_answers(work: Path, path: Path, seeds: int = 1) -> None:
     """All single answers, without their transcripts, in one gzipped file of JSON lines."""
     lines = [
         json.dumps({"task": task, "arm": arm} | answer.model_dump(mode="json", include=set(KEPT)))
-        for task, arms in read_answers(work).items()
+        for task, arms in read_answers(work, seeds).items()
         for arm, answers in arms.items()
         for answer in answers
     ]
@@ -300,6 +321,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--role-steps", type=int, default=300)
     parser.add_argument("--role-batch", type=int, default=32)
     parser.add_argument("--role-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="trainings of the roles, whose answers count together"
+    )
     parser.add_argument("--at-once", type=int, default=200, help="conversations of an arm")
     parser.add_argument("--kv-bytes", type=int, default=12 << 30, help="of each engine")
     parser.add_argument("--max-batch-tokens", type=int, default=4096)
@@ -314,8 +338,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--parallel", type=int, default=6, help="steps of any kind at once")
     parser.add_argument("--commit", default="", help="of the sources, where there is no git")
     arguments = parser.parse_args(words)
-    if min(arguments.parallel, arguments.parallel_trainings) < 1:
-        parser.error("at least one step has to run at once")
+    if min(arguments.parallel, arguments.parallel_trainings, arguments.seeds) < 1:
+        parser.error("--parallel, --parallel-trainings and --seeds have to be 1 or more")
     until = time.monotonic() + arguments.seconds - GRACE
     tasks = dict(pair.split("=") for pair in _listed(arguments.tasks))
     hidden = ("out", "seconds", "commit", "meter_samples", "meter_lengths")
@@ -336,9 +360,10 @@ def main(words: Sequence[str] | None = None) -> None:
     seconds |= run_steps(wanted, settings, work, until)
     save(work / "seconds.json", seconds)
     result = collect(settings, work, arguments.commit)
-    name = file_name(result["device"], "quality")
+    seeds = arguments.seeds
+    name = file_name(result["device"], "quality" if seeds == 1 else "quality-seeds")
     save(arguments.out / name, result)
-    write_answers(work, arguments.out / name.replace(".json", "-answers.jsonl.gz"))
+    write_answers(work, arguments.out / name.replace(".json", "-answers.jsonl.gz"), seeds)
     absent = missing(wanted, work)
     print(summary(result, absent))
     print(arguments.out / name)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from benchmarks.common.files import save
+from benchmarks.common.files import load, save
 from benchmarks.quality import LOG, READING, ROLES_TRAIN, TASK_FILE, TOGETHER, figure, run, table
 from benchmarks.quality.arms import BASE_MODEL, REFERENCE, ROLES, file_of
 from benchmarks.quality.pack import make
@@ -39,6 +39,16 @@ def test_steps_are_those_asked_for():
     assert steps[-1] == "meter:neutral"
     few = SETTINGS | {"arms": ["neutral/neutral"], "base_steps": 0, "steps": ["answers"]}
     assert all_steps(few) == ["answers:neutral/neutral"]
+
+
+def test_each_seed_has_roles_of_its_own():
+    steps = all_steps(SETTINGS | {"arms": [REFERENCE], "seeds": 2, "meters": []})
+    assert steps == [
+        "base", "roles:isolated", "roles:neutral", "roles:isolated@1", "roles:neutral@1",
+        f"answers:{REFERENCE}", f"answers:{REFERENCE}@1",
+    ]  # fmt: skip
+    assert run.needs(f"answers:{REFERENCE}@1", SETTINGS) == ["base", "roles:isolated@1"]
+    assert run.needs(f"answers:{BASE_MODEL}@1", SETTINGS) == ["base"]
 
 
 def answer(key: str, exact: bool) -> Answer:
@@ -242,6 +252,27 @@ def test_arms_without_their_training_are_left_out(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "6 of 10 steps to run"
     assert out[-2] == "missing: nothing"
+
+
+def test_answers_of_all_seeds_count_together(
+    steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("benchmarks.quality.run.hardware", lambda: {"device": "NVIDIA T4"})
+    words = ["--steps=roles,answers", "--trainings=isolated", "--base-steps=0", "--seeds=3"]
+    words += [f"--pack={tmp_path}", f"--work={steps.work}", f"--out={tmp_path}"]
+    with pytest.raises(SystemExit) as end:
+        run.main([*words, f"--arms={REFERENCE},isolated/full"])
+    assert end.value.code == 0
+    (task,) = load(tmp_path / "quality-seeds-t4.json")["tasks"].values()
+    assert task["questions"] == 10
+    assert [arm["exact"]["value"] for arm in task["arms"]] == [50.0, 50.0]
+    lines = rows(tmp_path / "quality-seeds-t4-answers.jsonl.gz")
+    assert len(lines) == 60
+    assert [line["arm"] for line in lines[::10][:3]] == [
+        REFERENCE,
+        f"{REFERENCE}@1",
+        f"{REFERENCE}@2",
+    ]
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -69,6 +69,23 @@ def test_pairs_are_kept_together():
     assert math.isclose(same.f1.high, 0)
 
 
+def test_answers_to_a_question_are_drawn_together():
+    """Two trainings that answer alike tell no more about the questions than one of them."""
+    reference = [answer(i, exact=i % 2 == 0) for i in range(40)]
+    other = [answer(i, exact=i % 3 == 0) for i in range(40)]
+    once = compare("t", {"a": reference, "b": other}, {"b": ["a"]})
+    twice = compare("t", {"a": 2 * reference, "b": [*other, *other]}, {"b": ["a"]})
+    assert twice == once
+    third = [answer(i, exact=True) for i in range(40)]
+    thrice = compare("t", {"a": 3 * reference, "b": [*other, *other, *third]}, {"b": ["a"]})
+    assert thrice.questions == 40
+    assert thrice.arms[1].exact.value == pytest.approx(100 * (2 * 14 + 40) / 120)
+    (difference,) = thrice.arms[1].differences
+    assert (difference.won, difference.lost) == (20, 13)  # by how often a question was right
+    unequal = compare("t", {"a": reference, "b": [*other, *third[:10]]}, {"b": ["a"]})
+    assert unequal.questions == 30, "ten questions were answered more often by one of them"
+
+
 def test_too_few_questions():
     with pytest.raises(EvaluationError, match="fewer than two"):
         compare("t", {"a": [answer(0, True)], "b": [answer(1, True)]}, {})

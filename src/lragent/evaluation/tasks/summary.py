@@ -22,7 +22,8 @@ class Difference(BaseModel):
     Attributes:
         reference: the other arm.
         exact, f1, unfinished: percentage points.
-        won, lost: questions that only this arm, or only the reference, has right.
+        won, lost: questions that only this arm, or only the reference, has right; of questions
+            that were answered several times, those that one of them has right more often.
         p: of McNemar's exact test, two-sided: how likely a split of these questions as uneven as
             this is when neither arm is better.
     """
@@ -65,7 +66,7 @@ class ArmScores(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """Arms on the questions that all of them have answered."""
+    """Arms on the questions that all of them have answered, equally often."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -93,6 +94,9 @@ def compare(
 ) -> TaskResult:
     """Scores of each arm with 95 % bootstrap intervals over questions.
 
+    An arm may have several answers to a question, by roles of several trainings. A resample has
+    all answers to a question or none, so the intervals are those of questions, not of answers.
+
     Args:
         task: its name.
         arms: answers by the arm's name.
@@ -100,15 +104,22 @@ def compare(
         seed: of the bootstrap.
 
     Raises:
-        EvaluationError: fewer than two questions that all arms have answered.
+        EvaluationError: fewer than two questions that all arms have answered equally often.
     """
-    by_key = {name: {a.key: a for a in answers} for name, answers in arms.items()}
+    by_key: dict[str, dict[str, list[Answer]]] = {name: {} for name in arms}
+    for name, answers in arms.items():
+        for answer in answers:
+            by_key[name].setdefault(answer.key, []).append(answer)
     first = next(iter(by_key.values()), {})
-    common = [key for key in first if all(key in found for found in by_key.values())]
+    common = [
+        key
+        for key, answers in first.items()
+        if all(len(found.get(key, ())) == len(answers) for found in by_key.values())
+    ]
     if len(common) < 2:
         raise EvaluationError(f"{task}: fewer than two questions were answered in all arms")
     rows = {name: [found[key] for key in common] for name, found in by_key.items()}
-    tables = [np.array([_row(a) for a in answers]) for answers in rows.values()]
+    tables = [np.array([_row(answers) for answers in found]) for found in rows.values()]
     bootstrap = Bootstrap(np.hstack(tables), seed)
     place = {name: i * WIDTH for i, name in enumerate(rows)}
     made = [_scores(name, rows, place, bootstrap, references.get(name, ())) for name in rows]
@@ -124,12 +135,12 @@ def mcnemar(won: int, lost: int) -> float:
 
 def _scores(
     name: str,
-    rows: Mapping[str, Sequence[Answer]],
+    rows: Mapping[str, Sequence[Sequence[Answer]]],
     place: Mapping[str, int],
     bootstrap: Bootstrap,
     references: Sequence[str],
 ) -> ArmScores:
-    own = rows[name]
+    own = [answer for answers in rows[name] for answer in answers]
 
     def columns(sums: Table, arm: str) -> _Columns:
         return _Columns(*sums[place[arm] : place[arm] + WIDTH])
@@ -149,9 +160,10 @@ def _scores(
         return bootstrap.estimate(statistic)
 
     def against(other: str) -> Difference:
-        pairs = list(zip(own, rows[other], strict=True))
-        won = sum(a.exact and not b.exact for a, b in pairs)
-        lost = sum(b.exact and not a.exact for a, b in pairs)
+        right, theirs = ([sum(a.exact for a in found) for found in rows[arm]]
+                         for arm in (name, other))  # fmt: skip
+        won = sum(a > b for a, b in zip(right, theirs, strict=True))
+        lost = sum(a < b for a, b in zip(right, theirs, strict=True))
         return Difference(
             reference=other,
             exact=difference("exact", other),
@@ -177,6 +189,12 @@ def _scores(
     )
 
 
-def _row(answer: Answer) -> list[float]:
-    finished, loop = answer.status is Status.ANSWERED, answer.status is Status.LOOP
-    return [1.0, float(answer.exact), answer.f1, float(not finished), float(loop)]
+def _row(answers: Sequence[Answer]) -> Table:
+    """The sums over the answers to one question."""
+    return np.sum(
+        [
+            (1.0, a.exact, a.f1, a.status is not Status.ANSWERED, a.status is Status.LOOP)
+            for a in answers
+        ],
+        axis=0,
+    )
