@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from benchmarks.serving.drive import Ask, Engine, Run, Session, drive
 from benchmarks.serving.policies import STOCK
-from benchmarks.serving.rows import handover_row, open_row, over_same_fields, row
+from benchmarks.serving.rows import handover_row, open_row, over_same_fields, quantile, row
 from benchmarks.serving.trajectories import arrivals, read
 from benchmarks.serving.turns import Turns
 from benchmarks.serving.workload import (
@@ -58,8 +58,9 @@ class Sizes:
 
     Attributes:
         vocab: size of the vocabulary.
-        repeats: measured repeats of every case but the workflows; of short hand-overs more.
+        repeats: measured repeats of every case but those below; of short hand-overs more.
         workflow_repeats: measured repeats of the workflows, which take longest.
+        trace_repeats: measured repeats of the traces of one stream.
         workflow_seconds: no further repeat of a workflow begins after so long.
         contexts: prompt lengths of the hand-over.
         workflows: sessions and tokens of their prompts.
@@ -77,6 +78,7 @@ class Sizes:
     vocab: int
     repeats: int
     workflow_repeats: int
+    trace_repeats: int
     workflow_seconds: float
     contexts: tuple[int, ...]
     workflows: tuple[tuple[int, int], ...]
@@ -92,7 +94,7 @@ class Sizes:
 
     def repeats_at(self, context: int) -> int:
         """Repeats of a hand-over: short ones are over soon, and differ most."""
-        return self.repeats * max(2, min(8, 8192 // context))
+        return self.repeats * max(2, min(8, 32768 // context))
 
 
 def ttft(engine: Engine, ask: Ask) -> float:
@@ -194,7 +196,8 @@ def workflows(
                     generated = sum(t.tokens for t in done.timings)
                     tally.add(generated, done, first_tokens(done), engine.kv_bytes())
         for policy, tally in found.items():
-            yield tally.row("workflow", f"{sessions} x {length}", policy)
+            tpot = round(1000 * quantile(tally.tpot, 0.5), 3)
+            yield tally.row("workflow", f"{sessions} x {length}", policy, tpot_ms=tpot)
 
 
 @dataclass
@@ -204,6 +207,7 @@ class Tally:
     speeds: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
+    tpot: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, tokens: int, run: Run, first: Sequence[float], held: int) -> None:
@@ -211,6 +215,7 @@ class Tally:
         self.speeds.append(tokens / run.seconds)
         self.first += first
         self.held.append(held)
+        self.tpot += times_per_token(run)
         self.seconds += run.seconds
 
     def row(self, part: str, case: str, policy: str, **more: Any) -> Row:
@@ -226,6 +231,15 @@ def first_tokens(run: Run) -> list[float]:
     return [(t.first if t.first is not None else run.seconds) - t.started for t in run.timings]
 
 
+def times_per_token(run: Run) -> list[float]:
+    """Seconds a token after the first, of the requests that ended with several."""
+    return [
+        (t.done - t.first) / (t.tokens - 1)
+        for t in run.timings
+        if t.first is not None and t.done is not None and t.tokens > 1
+    ]
+
+
 def traces(
     engine: Measured, policies: Sequence[str], sizes: Sizes, turns: Turns = ALONE
 ) -> Iterator[Row]:
@@ -238,7 +252,7 @@ def traces(
     for chunk in sizes.chunks:
         length = trace_length(chunk)
         found = {policy: Tally() for policy in policies}
-        for repeat in range(sizes.repeats + 1):
+        for repeat in range(sizes.trace_repeats + 1):
             with turns.turn():
                 for policy, tally in found.items():
                     engine.use(policy)

@@ -83,8 +83,9 @@ def arguments() -> argparse.Namespace:
     add("--other-source", type=Path, help="source tree whose plugin is measured beside this one")
     add("--model", type=Path, help="folder of a Llama; random weights where it has none")
     add("--tiny", action="store_true", help="a tiny model and tiny sizes, on a CPU too")
-    add("--repeats", type=int, help="of every case but the workflows")
+    add("--repeats", type=int, help="of every case but the workflows and traces")
     add("--workflow-repeats", type=int)
+    add("--trace-repeats", type=int)
     add("--workflow-seconds", type=float, help="after which no further repeat of one begins")
     add("--together", action="store_true", help="engines side by side, measured in turns")
     add("--handover-only", nargs="+", default=[], choices=NAMES, help="policies to keep short")
@@ -162,6 +163,7 @@ def sizes_of(options: argparse.Namespace, shape: shapes.Shape) -> sizes.Sizes:
         vocab=shape.vocab,
         repeats=options.repeats,
         workflow_repeats=options.workflow_repeats,
+        trace_repeats=options.trace_repeats,
         workflow_seconds=options.workflow_seconds,
         contexts=options.contexts and tuple(options.contexts),
         workflows=options.workflows and tuple(pair(text) for text in options.workflows),

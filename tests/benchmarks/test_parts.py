@@ -90,7 +90,7 @@ def test_a_hand_over_is_compared_with_what_was_asked_beside_it():
 
 
 def test_short_hand_overs_are_repeated_more_often():
-    assert [FULL.repeats_at(length) for length in (1024, 4096, 16384)] == [24, 6, 6]
+    assert [FULL.repeats_at(length) for length in (1024, 8192, 32768)] == [24, 12, 6]
 
 
 def test_workflow(engine: FakeEngine):
@@ -101,6 +101,7 @@ def test_workflow(engine: FakeEngine):
         assert row["case"] == "2 x 96"
         assert row["kv_bytes"] == 7
         assert row["tokens_per_s"] > 1
+        assert row["tpot_ms"] == 1000  # a step lasts a second
         assert row["repeats"] == 2 * 2 * 9
     measured = engine.log[2 * 6 :]  # after the warm-up
     assert len(measured) == 2 * 2 * 2 * 9
@@ -115,7 +116,7 @@ def test_a_policy_that_took_its_time_is_repeated_no_more(engine: FakeEngine):
 
 
 def test_trace(engine: FakeEngine):
-    short, long = parts.traces(engine, ["base"], with_options(SMALL, repeats=1))
+    short, long = parts.traces(engine, ["base"], with_options(SMALL, trace_repeats=1))
     assert len(engine.log) == 1 + 2 * 2 * 17  # the longest prompt, and each trace once unmeasured
     assert (short["case"], long["case"]) == ("976", "1168")
     # Every prompt is prefilled whole, 100 tokens a second, and its last step gives a token.

@@ -150,6 +150,10 @@ class AttentionBatch:
         lr_slot: ``[S]`` int32, the slot that the sequence reads, -1 for none.
         max_query: most queries of one sequence.
         max_seq: longest context.
+        whole: where some sequences are two here, what is read without an adapter and then what is
+            read with one: the same queries with both as one sequence, and no adapters. Whoever
+            serves it may compute the former as sequences of `whole`, which are neighbours there,
+            and then those that read a slot.
     """
 
     block_tables: Tensor
@@ -164,6 +168,7 @@ class AttentionBatch:
     host_seq_lens: list[int]
     host_adapter_index: list[int]
     host_lr_slot: list[int]
+    whole: AttentionBatch | None = None
     _derived: dict[Hashable, object] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

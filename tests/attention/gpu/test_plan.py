@@ -62,6 +62,14 @@ def test_tile_runs_do_not_reach_over_expanded_sequences():
     ]
 
 
+def test_only_those_that_are_wanted_are_planned():
+    starts = [0, 4096, 4097, 8193, 8194]
+    contexts = [4096, 900, 8192, 40]
+    runs = plan_runs(LLAMA, starts, contexts, {1, 2})
+    assert [(run.path, run.first, run.last) for run in runs] == [("decode", 1, 2), ("expand", 2, 3)]
+    assert plan_runs(LLAMA, starts, contexts, set()) == []
+
+
 def test_expansion_stays_within_the_scratch_buffer():
     tokens = SCRATCH_BYTES // LLAMA.expanded_token
     assert plan(LLAMA, [4096], [tokens + 1]) == [("tiles", 0, 1)]

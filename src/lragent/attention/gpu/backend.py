@@ -195,9 +195,34 @@ def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> l
         count = batch.seq_lens.shape[0]
         path = "decode" if batch.max_query <= 1 else "tiles"
         runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
+    elif batch.whole is not None:
+        return _plan_in_two(batch, batch.whole, shape, q.dtype)
     else:
         runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
     return parts_of(runs, batch, shape, q.dtype)
+
+
+def _plan_in_two(
+    batch: AttentionBatch, whole: AttentionBatch, shape: Shape, dtype: torch.dtype
+) -> list[PlannedRun]:
+    """All that reads no slot first, whole sequences at a time, then what reads one over it.
+
+    Sequences that read no slot are no neighbours in the batch itself, so that each of a long
+    context would be expanded and launched alone.
+    """
+    first_of = {start: index for index, start in enumerate(whole.host_cu_seqlens_q[:-1])}
+    plain: set[int] = set()
+    reading: set[int] = set()
+    sequence = 0
+    for index, slot in enumerate(batch.host_lr_slot):
+        sequence = first_of.get(batch.host_cu_seqlens_q[index], sequence)
+        if slot < 0:
+            plain.add(sequence)
+        else:
+            reading.add(index)
+    first = plan_runs(shape, whole.host_cu_seqlens_q, whole.host_seq_lens, plain)
+    then = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, reading)
+    return [*parts_of(first, whole, shape, dtype), *parts_of(then, batch, shape, dtype)]
 
 
 def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:

@@ -18,7 +18,7 @@ kernel. The rates were measured on an H100 (``benchmarks/LOG.md``); only their r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
 Path = Literal["decode", "tiles", "expand"]
@@ -113,8 +113,16 @@ def best_path(shape: Shape, queries: int, context: int) -> Path:
     return min(seconds, key=seconds.__getitem__)
 
 
-def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]) -> list[Run]:
+def plan_runs(
+    shape: Shape,
+    cu_seqlens_q: Sequence[int],
+    seq_lens: Sequence[int],
+    wanted: Collection[int] | None = None,
+) -> list[Run]:
     """Cut a batch into runs; sequences without queries cost nothing in any run.
+
+    With ``wanted`` only these sequences have to be served. Others between them may be too, without
+    being counted.
 
     The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
     sequences share one launch, and so do tile sequences with none of another path of several
@@ -123,7 +131,7 @@ def plan_runs(shape: Shape, cu_seqlens_q: Sequence[int], seq_lens: Sequence[int]
     runs: list[Run] = []
     counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
     for index, (queries, context) in enumerate(zip(counts, seq_lens, strict=True)):
-        if queries == 0:
+        if queries == 0 or (wanted is not None and index not in wanted):
             continue
         path = best_path(shape, queries, context)
         joined = _joinable(runs, path, index, context, shape)

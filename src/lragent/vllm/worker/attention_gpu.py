@@ -41,6 +41,7 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device
     ):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self._nobody = torch.full_like(self.state.slot_of_row, -1)
         if device.type == "cuda" and not self.state.warm:
             # When the cache has its memory: what the driver takes for kernels is not counted for
             # any other backend either.
@@ -65,24 +66,10 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         bound = common.seq_lens_cpu_upper_bound
         lens = [common.max_seq_len] * count if bound is None else bound[:count].tolist()
         split = self.state.take_split(common.num_actual_tokens)
-        if split is not None:
+        if split is None:
+            batch = _of_requests(common, lens, *self._readers(common.query_start_loc[:count]))
+        else:
             batch = self._split_batch(common, split, lens)
-            return LRMetadata(common.num_actual_tokens, common.slot_mapping, batch)
-        adapters, slots = self._readers(common.query_start_loc[:count])
-        batch = AttentionBatch(
-            block_tables=common.block_table_tensor[:count],
-            cu_seqlens_q=common.query_start_loc[: count + 1],
-            seq_lens=common.seq_lens[:count],
-            adapter_index=adapters,
-            lr_slot=slots,
-            max_query=common.max_query_len,
-            max_seq=common.max_seq_len,
-            host_block_tables=[],
-            host_cu_seqlens_q=common.query_start_loc_cpu[: count + 1].tolist(),
-            host_seq_lens=lens,
-            host_adapter_index=[],
-            host_lr_slot=[],
-        )
         return LRMetadata(common.num_actual_tokens, common.slot_mapping, batch)
 
     def _split_batch(self, common: Any, split: Split, lens: list[int]) -> AttentionBatch:
@@ -94,6 +81,7 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         cumulated = torch.empty(rows + 1, dtype=torch.int32, device=whole.device)
         send([request, behind, cumulated], [split.request, split.behind, starts])
         adapters, slots = self._readers(cumulated[:rows])
+        nobody = self._nobody[: common.num_reqs]
         return AttentionBatch(
             block_tables=common.block_table_tensor[request],
             cu_seqlens_q=cumulated,
@@ -106,7 +94,8 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
             host_cu_seqlens_q=starts.tolist(),
             host_seq_lens=(np.array(lens)[split.request] - split.behind).tolist(),
             host_adapter_index=[],
-            host_lr_slot=[],
+            host_lr_slot=self.state.host_slots,
+            whole=_of_requests(common, lens, nobody, nobody),
         )
 
     def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> LRMetadata:
@@ -163,6 +152,27 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
                 scale=spec.head_size**-0.5,
                 rotation=state.rotation,
             )
+
+
+def _of_requests(
+    common: Any, lens: list[int], adapters: torch.Tensor, slots: torch.Tensor
+) -> AttentionBatch:
+    """The batch in which each request is one sequence; ``lens`` bound the contexts' lengths."""
+    count = common.num_reqs
+    return AttentionBatch(
+        block_tables=common.block_table_tensor[:count],
+        cu_seqlens_q=common.query_start_loc[: count + 1],
+        seq_lens=common.seq_lens[:count],
+        adapter_index=adapters,
+        lr_slot=slots,
+        max_query=common.max_query_len,
+        max_seq=common.max_seq_len,
+        host_block_tables=[],
+        host_cu_seqlens_q=common.query_start_loc_cpu[: count + 1].tolist(),
+        host_seq_lens=lens,
+        host_adapter_index=[],
+        host_lr_slot=[],
+    )
 
 
 class LRDeviceImpl(LRAttentionImpl):
