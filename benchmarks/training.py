@@ -1,10 +1,10 @@
 r"""Measure what a training step for `neutral` costs next to an ordinary one.
 
     python -m benchmarks.training --out benchmarks/results/training-cpu.json
-    python -m benchmarks.training --random Llama-3.2-1B --rows 8 --context 1500 --turn 100 \
+    python -m benchmarks.training --model Llama-3.2-1B --rows 8 --context 1500 --turn 100 \
         --out benchmarks/results/training-h200-1b.json
 
-With ``--random`` the model has random weights and the shape of that name, else it is `--model`. All
+Where `--model` is the name of a shape, such as ``Llama-3.2-1B``, the model has random weights. All
 arms have the same model, batch and adapter; a step is forward, backward and optimiser step. Each
 arm runs in a process of its own, so that its peak memory is its own, and the arms take turns, so
 that what else the machine does meets all of them alike. Memory is counted from after loading to the
@@ -86,10 +86,10 @@ def base_model(
     settings: dict[str, Any], dtype: torch.dtype, device: torch.device
 ) -> tuple[Any, int]:
     """The model that is trained, and how many tokens it knows."""
-    if settings["random"] is None:
+    shape = shapes.NAMED.get(settings["model"])
+    if shape is None:
         model, tokenizer = load_model(settings["model"], dtype=dtype, device=device)
         return model, len(tokenizer)
-    shape = shapes.NAMED[settings["random"]]
     config = LlamaConfig(**shapes.config_of(shape))
     torch.manual_seed(0)
     with device:
@@ -108,8 +108,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Measure a training step for neutral.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--random", choices=shapes.NAMED, help="a shape, instead of --model")
+    parser.add_argument(
+        "--model", default="smollm2", help=f"a model, or a shape: {', '.join(shapes.NAMED)}"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--context", type=int, default=448)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import openai
@@ -46,7 +47,8 @@ def test_loading_and_unloading(adapters: dict[str, Path]):
         assert post("load", lora_name="", lora_path=act)[0] == 400
         status, text = post("unload", lora_name="act")
         assert (status, "bytes of KV cache were freed" in text) == (200, True)
-        assert post("unload", lora_name="act")[0] == 404
+        status, text = post("unload", lora_name="act")
+        assert (status, json.loads(text)["error"]["param"]) == (404, "lora_name")
         assert names() == ["base", "plan"]
         [report] = http.get("/v1/lragent/stats").json()["engines"]
         assert report["unloaded"]["adapters"] == 1

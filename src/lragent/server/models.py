@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lragent.adapters.names import near_misses
 from lragent.engine import Engine
+from lragent.engine.errors import UnknownAdapterError
 from lragent.server.errors import ApiError
 from lragent.server.options import ServerOptions
 from lragent.server.protocol.models import LoadBody, ModelCard
@@ -87,9 +88,13 @@ class ServedModels:
         """Take an adapter away; what to answer.
 
         Raises:
-            UnknownAdapterError: nothing is loaded under that name.
+            ApiError: nothing is loaded under that name.
         """
-        freed = self._engine.unload_adapter(name)
+        try:
+            freed = self._engine.unload_adapter(name)
+        except UnknownAdapterError as error:
+            message, code = str(error), "model_not_found"
+            raise ApiError(404, message, param="lora_name", code=code) from error
         self._loaded.pop(name, None)
         self.unloaded["adapters"] += 1
         self.unloaded["bytes"] += freed.bytes
