@@ -63,6 +63,7 @@ def test_a_group_and_its_memory(command: list[str]) -> None:
     assert option == {"lragent": {"policy": "base+lr", "groups": [["plan", "act", "reflect"]]}}
     assert "--max-lora-rank 8 --max-loras 3" in shown
     assert "--lora-target-modules q_proj v_proj " in shown
+    assert "--cudagraph-capture-sizes 1 2 " in shown
 
 
 def test_the_policy_that_they_were_trained_for(command: list[str], adapters_dir: Path) -> None:

@@ -12,6 +12,8 @@ from lragent.sharing.policies import Policy
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be, from the least that the plugin takes."""
+CAPTURE_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 1536, 2048)
+"""Tokens of vLLM's CUDA graphs. By default they end at 512, and hand-overs wait for the host."""
 HALF = 2
 """Bytes of an element in float16 and bfloat16."""
 
@@ -153,6 +155,7 @@ def _command(
         f"VLLM_PLUGINS=lragent vllm serve {base} --enable-lora \\\n"
         f"    --max-lora-rank {rank} --max-loras {len(members)} \\\n"
         f"    --lora-target-modules {' '.join(targets)} \\\n"
+        f"    --cudagraph-capture-sizes {' '.join(map(str, CAPTURE_SIZES))} \\\n"
         f"    --lora-modules {modules} \\\n"
         f"    --additional-config '{json.dumps({'lragent': option})}'"
     )
