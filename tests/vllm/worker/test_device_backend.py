@@ -62,6 +62,9 @@ with Served(root / "llama", adapters, option) as served:
     batches = [b for _, _, m in builds for b in [m.batch]]
     assert len({b.lr_slot.data_ptr() for b in batches}) == 1, "addresses change"
     assert len({b.adapter_index.data_ptr() for b in batches}) == 1, "addresses change"
+    split = [b for b in batches if b.whole is not None]
+    assert bool(split) == (policy == "neutral"), "steps in which prompts cross into a turn"
+    assert all(b.whole.num_sequences < b.num_sequences for b in split)
     attention_layer, state = impl.self_attn.attn, impl.self_attn.attn.impl.state
     sizes, state.sizes = state.sizes, replace(state.sizes, max_tokens=32, max_rows=2)
     attention_layer.impl.vllm_config.model_config.max_model_len = 256
@@ -105,7 +108,9 @@ def test_same_tokens_as_the_embedded_engine(policy: str, kind: str, root: Path, 
     batches = [
         [Ask("plan", context)],
         [Ask("act", [*context, 5, 6]), Ask(None, context[:20]), Ask("reflect", [*context, 8])],
-    ]
+        [Ask("plan", [*context, 5, 6, 7]), Ask("act", context[:33]), Ask(None, [*context, 5, 9]),
+         Ask("reflect", [*context[:20], 4]), Ask("plan", [*context[:17], 3])],
+    ]  # fmt: skip
     script = tmp_path / "device.py"
     script.write_text(CODE)
     done = subprocess.run(
