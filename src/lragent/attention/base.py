@@ -150,10 +150,10 @@ class AttentionBatch:
         lr_slot: ``[S]`` int32, the slot that the sequence reads, -1 for none.
         max_query: most queries of one sequence.
         max_seq: longest context.
-        whole: where some sequences are two here, what is read without an adapter and then what is
-            read with one: the same queries with both as one sequence, and no adapters. Whoever
-            serves it may compute the former as sequences of `whole`, which are neighbours there,
-            and then those that read a slot.
+        whole: of a batch in which some request is two sequences, its context, which reads no LR
+            slot, and its turn: the same queries with each request as one sequence, without
+            adapters. An implementation may compute contexts there, where they are neighbours, and
+            the sequences that read a slot afterwards. Else None.
     """
 
     block_tables: Tensor

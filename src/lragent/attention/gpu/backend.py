@@ -205,10 +205,11 @@ def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> l
 def _plan_in_two(
     batch: AttentionBatch, whole: AttentionBatch, shape: Shape, dtype: torch.dtype
 ) -> list[PlannedRun]:
-    """All that reads no slot first, whole sequences at a time, then what reads one over it.
+    """First the requests with a sequence that reads no slot, each as a whole and without adapter,
+    then over their results the sequences that read one.
 
-    Sequences that read no slot are no neighbours in the batch itself, so that each of a long
-    context would be expanded and launched alone.
+    In the batch itself turns lie between the contexts, so that each long context would be expanded
+    and launched alone.
     """
     first_of = {start: index for index, start in enumerate(whole.host_cu_seqlens_q[:-1])}
     plain: set[int] = set()
