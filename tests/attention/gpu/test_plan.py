@@ -70,6 +70,18 @@ def test_only_those_that_are_wanted_are_planned():
     assert plan_runs(LLAMA, starts, contexts, set()) == []
 
 
+def test_tiles_of_those_that_are_wanted_do_not_reach_over_others():
+    starts, contexts = [0, 20, 40, 60, 61, 62], [20, 90, 90, 90, 91]
+    runs = plan_runs(LLAMA, starts, contexts, {0, 2, 3, 4})
+    assert [(run.path, run.first, run.last) for run in runs] == [
+        ("tiles", 0, 1),
+        ("tiles", 2, 3),
+        ("decode", 3, 5),
+    ]
+    [whole, _] = plan_runs(LLAMA, starts, contexts)
+    assert (whole.path, whole.first, whole.last) == ("tiles", 0, 3)
+
+
 def test_expansion_stays_within_the_scratch_buffer():
     tokens = SCRATCH_BYTES // LLAMA.expanded_token
     assert plan(LLAMA, [4096], [tokens + 1]) == [("tiles", 0, 1)]

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from tests.attention.problems import DEVICE, HALF, Case, assert_close, causal_attention, make, run
+from tests.attention.problems import (
+    DEVICE,
+    HALF,
+    Case,
+    Problem,
+    assert_close,
+    causal_attention,
+    make,
+    run,
+)
 from torch import Tensor
 
+from lragent.attention import AttentionBatch
 from lragent.attention.gpu import backend, fa3, plan, reserve_scratch, workspace
 from lragent.attention.gpu.layer import Layer
 
@@ -68,9 +79,48 @@ def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: in
     )  # fmt: skip
     problem = make(case, device=DEVICE)
     out = run(problem, "triton")
+    assert [path for path, *_ in runs_of(problem)] == ["decode", "expand"]
+    assert_close(out, problem)
+
+
+def runs_of(problem: Problem) -> list[tuple[str, int, int]]:
     layer = Layer.of(problem.pages, problem.tables, problem.rotation)
-    runs = backend.plan_batch(problem.q, problem.batch, layer, window or 0)
-    assert [planned.run.path for planned in runs] == ["decode", "expand"]
+    planned = backend.plan_batch(problem.q, problem.batch, layer, problem.case.window or 0)
+    return [(run.path, run.first, run.last) for run, *_ in planned]
+
+
+def crossing(k_rank: int) -> Problem:
+    """Requests of a context and a turn (sequences 0 and 1, then 3 and 4), and between and behind
+    them one in its turn and one in its context."""
+    lens = ((60, 100), (1, 101), (1, 40), (30, 64), (5, 69), (20, 20))
+    case = Case(lens=lens, adapters=(-1, 0, 1, -1, 1, -1), k_rank=k_rank, dtype=HALF)
+    problem = make(case, device=DEVICE)
+    tables = problem.batch.block_tables
+    for context, turn in ((0, 1), (3, 4)):
+        tables[context] = tables[turn]
+        for dense in (problem.k, problem.v):
+            dense[context] = dense[turn][: lens[context][1]]
+    whole = AttentionBatch.build(
+        tables[[1, 2, 4, 5]].tolist(), [61, 1, 35, 20], [101, 40, 69, 20], device=DEVICE
+    )
+    return replace(problem, batch=replace(problem.batch, whole=whole))
+
+
+@pytest.mark.parametrize("k_rank", [0, 4])
+def test_contexts_between_turns_are_expanded_together(k_rank: int):
+    problem = crossing(k_rank)
+    out = run(problem, "triton")
+    # First three of the four requests, then the turns.
+    contexts = [("expand", 0, 1), ("expand", 2, 4)]
+    assert runs_of(problem) == [*contexts, ("decode", 1, 3), ("expand", 4, 5)]
+    assert_close(out, problem)
+
+
+def test_contexts_that_are_not_expanded_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plan, "_LAUNCH", 1.0)
+    problem = crossing(0)
+    out = run(problem, "triton")
+    assert runs_of(problem) == [("tiles", 0, 6), ("decode", 1, 3)]
     assert_close(out, problem)
 
 

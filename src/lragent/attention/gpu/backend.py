@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 from collections.abc import Iterator, Sequence
 
@@ -195,34 +196,31 @@ def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> l
         count = batch.seq_lens.shape[0]
         path = "decode" if batch.max_query <= 1 else "tiles"
         runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
-    elif batch.whole is not None:
-        return _plan_in_two(batch, batch.whole, shape, q.dtype)
     else:
         runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
+        if batch.whole is not None and any(run.path == "expand" for run in runs):
+            return _contexts_first(batch, batch.whole, shape, q.dtype)
     return parts_of(runs, batch, shape, q.dtype)
 
 
-def _plan_in_two(
+def _contexts_first(
     batch: AttentionBatch, whole: AttentionBatch, shape: Shape, dtype: torch.dtype
 ) -> list[PlannedRun]:
-    """First the requests with a sequence that reads no slot, each as a whole and without adapter,
-    then over their results the sequences that read one.
+    """Requests with a sequence that reads no slot, each as a whole and without adapter; then, over
+    their results, the sequences that read one.
 
-    In the batch itself turns lie between the contexts, so that each long context would be expanded
-    and launched alone.
+    In the batch itself turns lie between the contexts, so that each context would be expanded and
+    launched alone.
     """
-    first_of = {start: index for index, start in enumerate(whole.host_cu_seqlens_q[:-1])}
-    plain: set[int] = set()
-    reading: set[int] = set()
-    sequence = 0
-    for index, slot in enumerate(batch.host_lr_slot):
-        sequence = first_of.get(batch.host_cu_seqlens_q[index], sequence)
-        if slot < 0:
-            plain.add(sequence)
-        else:
-            reading.add(index)
-    first = plan_runs(shape, whole.host_cu_seqlens_q, whole.host_seq_lens, plain)
-    then = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, reading)
+    starts, slots = batch.host_cu_seqlens_q[:-1], batch.host_lr_slot
+    contexts = {
+        bisect.bisect_right(whole.host_cu_seqlens_q, start) - 1
+        for start, slot in zip(starts, slots, strict=True)
+        if slot < 0
+    }
+    turns = {index for index, slot in enumerate(slots) if slot >= 0}
+    first = plan_runs(shape, whole.host_cu_seqlens_q, whole.host_seq_lens, contexts)
+    then = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, turns)
     return [*parts_of(first, whole, shape, dtype), *parts_of(then, batch, shape, dtype)]
 
 

@@ -121,8 +121,8 @@ def plan_runs(
 ) -> list[Run]:
     """Cut a batch into runs; sequences without queries cost nothing in any run.
 
-    With ``wanted`` only these sequences have to be served. Others between them may be too, without
-    being counted.
+    With ``wanted`` only these sequences are planned. A decode run may serve others of one query
+    between them, too; tiles of several queries then need neighbours.
 
     The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
     sequences share one launch, and so do tile sequences with none of another path of several
@@ -134,7 +134,7 @@ def plan_runs(
         if queries == 0 or (wanted is not None and index not in wanted):
             continue
         path = best_path(shape, queries, context)
-        joined = _joinable(runs, path, index, context, shape)
+        joined = _joinable(runs, path, index, context, shape, near=wanted is not None)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
             runs.append(run)
@@ -143,15 +143,17 @@ def plan_runs(
     return runs
 
 
-def _joinable(runs: list[Run], path: Path, index: int, context: int, shape: Shape) -> int | None:
-    """Position of the earlier run that sequence ``index`` may join."""
+def _joinable(
+    runs: list[Run], path: Path, index: int, context: int, shape: Shape, near: bool
+) -> int | None:
+    """Position of the earlier run that sequence ``index`` may join; tiles as neighbours if near."""
     for position in reversed(range(len(runs))):
         run = runs[position]
         if run.path == path:
-            if path != "expand":
+            if path == "decode" or (path == "tiles" and not near):
                 return position
             fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
-            return position if fits and run.last == index else None
+            return position if run.last == index and (fits or path == "tiles") else None
         if path == "expand" or (path == "tiles" and run.path == "expand"):
             return None
     return None

@@ -76,16 +76,18 @@ class LRDeviceMetadataBuilder(LRMetadataBuilder):
         """The batch in which some requests are two rows, which is never part of a graph."""
         starts = np.cumsum(split.tokens, dtype=np.int32)
         starts = np.concatenate([np.zeros_like(starts[:1]), starts])
-        rows, whole = len(split.request), common.seq_lens
-        request, behind = (torch.empty(rows, dtype=torch.int32, device=whole.device) for _ in "rb")
-        cumulated = torch.empty(rows + 1, dtype=torch.int32, device=whole.device)
+        rows, seq_lens = len(split.request), common.seq_lens
+        request, behind = (
+            torch.empty(rows, dtype=torch.int32, device=seq_lens.device) for _ in "rb"
+        )
+        cumulated = torch.empty(rows + 1, dtype=torch.int32, device=seq_lens.device)
         send([request, behind, cumulated], [split.request, split.behind, starts])
         adapters, slots = self._readers(cumulated[:rows])
         nobody = self._nobody[: common.num_reqs]
         return AttentionBatch(
             block_tables=common.block_table_tensor[request],
             cu_seqlens_q=cumulated,
-            seq_lens=whole[request] - behind,
+            seq_lens=seq_lens[request] - behind,
             adapter_index=adapters,
             lr_slot=slots,
             max_query=int(split.tokens.max()),
