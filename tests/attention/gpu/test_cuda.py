@@ -101,6 +101,24 @@ def test_expanded_prefill(dense: str, monkeypatch: pytest.MonkeyPatch):
         assert_close(out, problem)
 
 
+@pytest.mark.parametrize("window", [None, 300])
+def test_prefill_over_pages(window: int | None, monkeypatch: pytest.MonkeyPatch):
+    case = Case(
+        lens=((1, 3000), (900, 900), (1200, 2100), (20, 20), (1, 400), (150, 3000)),
+        kv_heads=8,
+        group=4,
+        head_dim=128,
+        v_rank=0,
+        window=window,
+        dtype=HALF,
+    )
+    problem = make(case, device=DEVICE)
+    monkeypatch.setattr("lragent.attention.gpu.plan._LAUNCH_PAGED", -1.0)
+    out = run(problem, "triton")
+    assert paths_of(problem) == {"decode", "paged"}
+    assert_close(out, problem)
+
+
 def paths_of(problem: Problem) -> set[str]:
     layer = Layer.of(problem.pages, problem.tables, problem.rotation)
     runs = plan_batch(problem.q, problem.batch, layer, problem.case.window or 0)

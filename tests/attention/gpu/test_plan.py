@@ -24,6 +24,7 @@ LLAMA = Shape(
     itemsize=2,
     key_lora=False,
     window=0,
+    page_size=16,
     dense_rate=FA3_RATE,
 )
 

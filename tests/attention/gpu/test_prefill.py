@@ -39,25 +39,36 @@ def varlen(
     softmax_scale: float,
     window_size: list[int],
     out: Tensor,
-    cu_seqlens_k: Tensor,
     causal: bool,
     scheduler_metadata: Tensor,
     fa_version: int,
+    cu_seqlens_k: Tensor | None = None,
+    seqused_k: Tensor | None = None,
+    block_table: Tensor | None = None,
 ) -> None:
-    """FlashAttention 3 as it is inside vLLM, over contiguous keys."""
+    """FlashAttention 3 as it is inside vLLM, over contiguous keys or over pages."""
     assert causal
     assert fa_version == 3
-    assert scheduler_metadata.tolist() == [max_query, max_seq]
+    page = 0 if block_table is None else k.shape[1]
+    assert scheduler_metadata.tolist() == [max_query, max_seq, page]
     for s in range(cu_seqlens_q.shape[0] - 1):
         first, last = cu_seqlens_q[s : s + 2].tolist()
-        here = slice(*cu_seqlens_k[s : s + 2].tolist())
+        if block_table is None:
+            assert cu_seqlens_k is not None
+            here = slice(*cu_seqlens_k[s : s + 2].tolist())
+            keys, values = k[here], v[here]
+        else:
+            assert seqused_k is not None
+            used = int(seqused_k[s])
+            pages = block_table[s, : -(-used // page)].long()
+            keys, values = (x[pages].flatten(0, 1)[:used] for x in (k, v))
         window = None if window_size[0] < 0 else window_size[0] + 1
-        out[first:last] = causal_attention(q[first:last], k[here], v[here], softmax_scale, window)
+        out[first:last] = causal_attention(q[first:last], keys, values, softmax_scale, window)
 
 
-def schedule(max_seqlen_q: int, max_seqlen_k: int, **_: Any) -> Tensor:
+def schedule(max_seqlen_q: int, max_seqlen_k: int, page_size: int | None, **_: Any) -> Tensor:
     """Stands for a work list: the sizes that it was made for."""
-    return torch.tensor([max_seqlen_q, max_seqlen_k])
+    return torch.tensor([max_seqlen_q, max_seqlen_k, page_size or 0])
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +78,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, NAME, module)
     monkeypatch.setattr(fa3, "find", lambda device: (NAME, varlen))
     monkeypatch.setattr(backend, "_expands", lambda dtype, device: True)
-    # Small problems, for which the pages are read as they lie, take the other path.
+    # Small problems, which the tiles serve best, take another path.
     monkeypatch.setattr(plan, "_LAUNCH", -1.0)
 
 
@@ -116,8 +127,36 @@ def test_contexts_between_turns_are_expanded_together(k_rank: int):
     assert_close(out, problem)
 
 
-def test_contexts_that_are_not_expanded_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("k_rank", [0, 4])
+def test_contexts_between_turns_are_read_from_their_pages(
+    k_rank: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(plan, "_LAUNCH_PAGED", -2.0)
+    problem = crossing(k_rank)
+    out = run(problem, "triton")
+    contexts = [("paged", 0, 1), ("paged", 2, 4)]
+    assert runs_of(problem) == [*contexts, ("decode", 1, 3), ("expand", 4, 5)]
+    assert_close(out, problem)
+
+
+@pytest.mark.parametrize("window", [None, 30])
+def test_pages_without_adapter_terms_are_read_as_they_lie(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(plan, "_LAUNCH_PAGED", -2.0)
+    case = Case(
+        lens=((1, 40), (20, 70), (33, 70)), adapters=(-1, -1, -1), v_rank=0, window=window,
+        dtype=HALF,
+    )  # fmt: skip
+    problem = make(case, device=DEVICE)
+    out = run(problem, "triton")
+    assert runs_of(problem) == [("decode", 0, 1), ("paged", 1, 3)]
+    assert_close(out, problem)
+
+
+def test_contexts_of_no_dense_kernel_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plan, "_LAUNCH", 1.0)
+    monkeypatch.setattr(plan, "_LAUNCH_PAGED", 1.0)
     problem = crossing(0)
     out = run(problem, "triton")
     assert runs_of(problem) == [("tiles", 0, 6), ("decode", 1, 3)]

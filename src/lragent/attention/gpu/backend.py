@@ -22,7 +22,9 @@ from lragent.attention.gpu.calls import ALL, Call, PlannedRun, prepare, scratch
 from lragent.attention.gpu.launch import interpreting
 from lragent.attention.gpu.layer import Layer, Sequences
 from lragent.attention.gpu.plan import (
+    DENSE,
     FA3_RATE,
+    PAGED_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
     Run,
@@ -197,20 +199,23 @@ def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> l
         path = "decode" if batch.max_query <= 1 else "tiles"
         runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
     else:
+        if batch.whole is not None:
+            plain = shape._replace(paged_rate=_paged_rate(q))
+            contexts_first = _contexts_first(batch, batch.whole, shape, plain, q.dtype)
+            if contexts_first:
+                return contexts_first
         runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
-        if batch.whole is not None and any(run.path == "expand" for run in runs):
-            return _contexts_first(batch, batch.whole, shape, q.dtype)
     return parts_of(runs, batch, shape, q.dtype)
 
 
 def _contexts_first(
-    batch: AttentionBatch, whole: AttentionBatch, shape: Shape, dtype: torch.dtype
+    batch: AttentionBatch, whole: AttentionBatch, shape: Shape, plain: Shape, dtype: torch.dtype
 ) -> list[PlannedRun]:
     """Requests with a sequence that reads no slot, each as a whole and without adapter; then, over
-    their results, the sequences that read one.
+    their results, the sequences that read one. Nothing where no request takes a dense path.
 
-    In the batch itself turns lie between the contexts, so that each context would be expanded and
-    launched alone.
+    In the batch itself turns lie between the contexts, so that each context would be launched
+    alone.
     """
     starts, slots = batch.host_cu_seqlens_q[:-1], batch.host_lr_slot
     contexts = {
@@ -218,10 +223,12 @@ def _contexts_first(
         for start, slot in zip(starts, slots, strict=True)
         if slot < 0
     }
+    first = plan_runs(plain, whole.host_cu_seqlens_q, whole.host_seq_lens, contexts)
+    if all(run.path not in DENSE for run in first):
+        return []
     turns = {index for index, slot in enumerate(slots) if slot >= 0}
-    first = plan_runs(shape, whole.host_cu_seqlens_q, whole.host_seq_lens, contexts)
     then = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, turns)
-    return [*parts_of(first, whole, shape, dtype), *parts_of(then, batch, shape, dtype)]
+    return [*parts_of(first, whole, plain, dtype), *parts_of(then, batch, shape, dtype)]
 
 
 def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
@@ -236,8 +243,18 @@ def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
         itemsize=q.dtype.itemsize,
         key_lora=layer.k_rank > 0,
         window=window,
+        page_size=layer.k.shape[2],
         dense_rate=rate,
+        paged_rate=0.0 if layer.v_rank or layer.k_rank else _paged_rate(q),
     )
+
+
+def _paged_rate(q: Tensor) -> float:
+    """Of sequences without adapter terms, see `Shape`."""
+    if is_fixed(q) or not _expands(q.dtype, q.device):
+        return 0.0
+    found = fa3.find(q.device)
+    return PAGED_RATE if found is not None and fa3.reads_pages(found) else 0.0
 
 
 def reserve_scratch(
@@ -287,6 +304,7 @@ def parts_of(
         if run.path == "expand":
             starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
             torch.cumsum(lens, 0, dtype=torch.int32, out=starts_k[1:])
+        if run.path in DENSE:
             work = _work(run, starts_q, lens, shape, dtype)
         plan.append(PlannedRun(run, starts_q, sequences, starts_k, work))
     return plan
@@ -302,4 +320,5 @@ def _work(
     return fa3.schedule(
         found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,
         shape.heads, shape.kv_heads, shape.head_dim, dtype, shape.window,
+        shape.page_size if run.path == "paged" else None,
     )  # fmt: skip

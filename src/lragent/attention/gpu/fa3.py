@@ -46,6 +46,11 @@ def find(device: torch.device) -> tuple[str, Varlen] | None:
     return None
 
 
+def reads_pages(found: tuple[str, Varlen]) -> bool:
+    """Whether its function takes a block table."""
+    return found[0].startswith("vllm")
+
+
 def schedule(
     found: tuple[str, Varlen],
     cu_seqlens_q: Tensor,
@@ -57,14 +62,16 @@ def schedule(
     head_dim: int,
     dtype: torch.dtype,
     window: int,
+    page: int | None,
 ) -> Tensor | None:
     """Its work list for a batch, which serves every layer; None where calls make their own.
 
-    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``.
+    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``, ``page`` the tokens of a
+    page where it reads pages.
     """
     module, _ = found
     make = getattr(sys.modules[module], "get_scheduler_metadata", None)
-    if make is None or not module.startswith("vllm"):
+    if make is None or not reads_pages(found):
         return None
     return make(
         batch_size=seq_lens.shape[0],
@@ -78,6 +85,7 @@ def schedule(
         cu_seqlens_q=cu_seqlens_q,
         causal=True,
         window_size=_sides(window),
+        page_size=page,
     )
 
 
@@ -92,49 +100,31 @@ def attend(
     v: Tensor,
     out: Tensor,
     cu_seqlens_q: Tensor,
-    cu_seqlens_k: Tensor,
+    contexts: dict[str, Tensor],
     max_query: int,
     max_seq: int,
     scale: float,
     window: int,
     work: Tensor | None,
 ) -> None:
-    """Causal attention over contiguous keys; the shapes are those of ``flash_attn_varlen_func``.
+    """Causal attention; the shapes are those of ``flash_attn_varlen_func``.
 
-    ``cu_seqlens_q`` may start above 0: rows outside its ranges are neither read nor written.
-    ``work`` is what `schedule` gave for the batch.
+    ``contexts`` has its ``cu_seqlens_k`` for contiguous keys, ``seqused_k`` and ``block_table`` for
+    pages, see `reads_pages`. ``cu_seqlens_q`` may start above 0: rows outside its ranges are
+    neither read nor written. ``work`` is what `schedule` gave for the batch.
     """
-    module, function = found
-    sides = _sides(window)
-    if module.startswith("vllm"):
+    function, sides = found[1], _sides(window)
+    if reads_pages(found):
         function(
-            q,
-            k,
-            v,
-            max_query,
-            cu_seqlens_q,
-            max_seq,
-            cu_seqlens_k=cu_seqlens_k,
-            softmax_scale=scale,
-            causal=True,
-            window_size=list(sides),
-            out=out,
-            scheduler_metadata=work,
-            fa_version=3,
-        )
+            q, k, v, max_query, cu_seqlens_q, max_seq, **contexts,
+            softmax_scale=scale, causal=True, window_size=list(sides), out=out,
+            scheduler_metadata=work, fa_version=3,
+        )  # fmt: skip
         return
     result = function(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_query,
-        max_seq,
-        softmax_scale=scale,
-        causal=True,
-        window_size=sides,
-    )
+        q, k, v, cu_seqlens_q, contexts["cu_seqlens_k"], max_query, max_seq,
+        softmax_scale=scale, causal=True, window_size=sides,
+    )  # fmt: skip
     result = result[0] if isinstance(result, tuple) else result
     rows = torch.arange(q.shape[0], device=q.device)
     mine = (rows >= cu_seqlens_q[0]) & (rows < cu_seqlens_q[-1])

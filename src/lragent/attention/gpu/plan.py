@@ -7,12 +7,14 @@ A batch is cut into runs of neighbouring sequences:
 - **expand**: the context is gathered into a scratch buffer once, adapter terms included, and a
   dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Possible where
   a dense kernel serves the device and dtype, and the context fits in the buffer.
+- **paged**: FlashAttention 3 reads the pages as they lie. Possible without adapter terms.
 
 The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
-that gathering reads and writes: ``F / tiles_rate + start`` and ``B / gather_rate + F / dense_rate +
-launch``. The start is what few tiles take however short the context; many tiles hide it. Key LoRA
-slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense
-kernel. The rates were measured on an H100 (``benchmarks/LOG.md``); only their ratios matter.
+that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
+launch`` and ``F / paged_rate + launch``. The start is what few tiles take however short the
+context; many tiles hide it. Key LoRA slows the tiles (every tile of queries rebuilds the keys) and
+the gathering, but not the dense kernel. The rates were measured on an H100 and an H200
+(``benchmarks/LOG.md``); only their ratios matter.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ import itertools
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
-Path = Literal["decode", "tiles", "expand"]
+Path = Literal["decode", "tiles", "expand", "paged"]
+
+DENSE: tuple[Path, ...] = ("expand", "paged")
+"""Paths whose runs need neighbours."""
 
 SCRATCH_BYTES = 512 << 20
 """Most bytes of expanded K and V at a time."""
@@ -29,12 +34,15 @@ SCRATCH_BYTES = 512 << 20
 FA3_RATE = 700e12
 """FLOP/s of FlashAttention 3 over contiguous keys."""
 
+PAGED_RATE = 600e12
+"""FLOP/s of FlashAttention 3 over pages."""
+
 TRITON_RATE = 490e12
 """FLOP/s of `dense_kernel`."""
 
 _TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-_LAUNCH, _START_FEW = 20e-6, 17e-6
+_LAUNCH, _LAUNCH_PAGED, _START_FEW = 20e-6, 12e-6, 17e-6
 
 _FEW_ROWS = 128 * 132
 """Queries times heads below which the tiles of one sequence cannot fill an H100."""
@@ -70,7 +78,9 @@ class Shape(NamedTuple):
         itemsize: bytes of an element.
         key_lora: whether keys have an adapter term.
         window: tokens that a query sees, 0 for all.
+        page_size: tokens of a page.
         dense_rate: FLOP/s of the dense kernel for this dtype and device, 0 without one.
+        paged_rate: FLOP/s of a dense kernel that reads pages, 0 without one or with adapter terms.
     """
 
     heads: int
@@ -79,7 +89,9 @@ class Shape(NamedTuple):
     itemsize: int
     key_lora: bool
     window: int
+    page_size: int
     dense_rate: float
+    paged_rate: float = 0.0
 
     @property
     def expanded_token(self) -> int:
@@ -102,6 +114,8 @@ def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
     gather = 2.0 * shape.expanded_token * context / gather_rate
     if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
         seconds["expand"] = gather + work / shape.dense_rate + _LAUNCH
+    if shape.paged_rate:
+        seconds["paged"] = work / shape.paged_rate + _LAUNCH_PAGED
     return seconds
 
 
@@ -126,7 +140,7 @@ def plan_runs(
 
     The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
     sequences share one launch, and so do tile sequences with none of another path of several
-    queries between them. The expand path needs neighbours.
+    queries between them. The dense paths need neighbours.
     """
     runs: list[Run] = []
     counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
@@ -153,8 +167,8 @@ def _joinable(
             if path == "decode" or (path == "tiles" and not near):
                 return position
             fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
-            return position if run.last == index and (fits or path == "tiles") else None
-        if path == "expand" or (path == "tiles" and run.path == "expand"):
+            return position if run.last == index and (fits or path != "expand") else None
+        if path in DENSE or (path == "tiles" and run.path in DENSE):
             return None
     return None
 
