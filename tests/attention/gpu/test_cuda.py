@@ -113,7 +113,8 @@ def test_prefill_over_pages(window: int | None, monkeypatch: pytest.MonkeyPatch)
         dtype=HALF,
     )
     problem = make(case, device=DEVICE)
-    monkeypatch.setattr("lragent.attention.gpu.plan._LAUNCH_PAGED", -1.0)
+    monkeypatch.setattr("lragent.attention.gpu.plan._LAUNCH", -1.0)
+    monkeypatch.setattr("lragent.attention.gpu.backend.PAGED_RATE", 1e18)
     out = run(problem, "triton")
     assert paths_of(problem) == {"decode", "paged"}
     assert_close(out, problem)

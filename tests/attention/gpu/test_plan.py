@@ -8,6 +8,7 @@ import pytest
 
 from lragent.attention.gpu.plan import (
     FA3_RATE,
+    PAGED_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
     Run,
@@ -104,6 +105,21 @@ def test_key_lora_windows_and_the_dense_kernel_move_the_border():
     slower = LLAMA._replace(dense_rate=TRITON_RATE)
     assert best_path(slower, queries, 32768) == "tiles"
     assert best_path(slower, 2048, 32768) == "expand"
+
+
+def test_pages_are_read_where_gathering_them_would_not_pay():
+    plain = LLAMA._replace(paged_rate=PAGED_RATE)
+    assert [best_path(plain, n, 8192) for n in (1, 20, 512, 4096)] == [
+        "decode", "paged", "paged", "expand"
+    ]  # fmt: skip
+    assert best_path(plain, 20, 20) == "tiles"
+    tokens = SCRATCH_BYTES // LLAMA.expanded_token
+    assert plan(plain, [1024, 4096, 20], [8192, tokens + 1, 20]) == [
+        ("expand", 0, 1),
+        ("paged", 1, 2),
+        ("tiles", 2, 3),
+    ]
+    assert plan(plain, [256] * 2, [tokens] * 2) == [("paged", 0, 2)]
 
 
 def test_a_run_sums_its_contexts():

@@ -118,32 +118,21 @@ def crossing(k_rank: int) -> Problem:
 
 
 @pytest.mark.parametrize("k_rank", [0, 4])
-def test_contexts_between_turns_are_expanded_together(k_rank: int):
+@pytest.mark.parametrize(("path", "rate"), [("paged", 1e18), ("expand", 1.0)])
+def test_contexts_between_turns_are_computed_together(
+    path: str, rate: float, k_rank: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(backend, "PAGED_RATE", rate)
     problem = crossing(k_rank)
     out = run(problem, "triton")
     # First three of the four requests, then the turns.
-    contexts = [("expand", 0, 1), ("expand", 2, 4)]
-    assert runs_of(problem) == [*contexts, ("decode", 1, 3), ("expand", 4, 5)]
-    assert_close(out, problem)
-
-
-@pytest.mark.parametrize("k_rank", [0, 4])
-def test_contexts_between_turns_are_read_from_their_pages(
-    k_rank: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(plan, "_LAUNCH_PAGED", -2.0)
-    problem = crossing(k_rank)
-    out = run(problem, "triton")
-    contexts = [("paged", 0, 1), ("paged", 2, 4)]
+    contexts = [(path, 0, 1), (path, 2, 4)]
     assert runs_of(problem) == [*contexts, ("decode", 1, 3), ("expand", 4, 5)]
     assert_close(out, problem)
 
 
 @pytest.mark.parametrize("window", [None, 30])
-def test_pages_without_adapter_terms_are_read_as_they_lie(
-    window: int | None, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(plan, "_LAUNCH_PAGED", -2.0)
+def test_pages_without_adapter_terms_are_read_as_they_lie(window: int | None):
     case = Case(
         lens=((1, 40), (20, 70), (33, 70)), adapters=(-1, -1, -1), v_rank=0, window=window,
         dtype=HALF,
@@ -156,7 +145,6 @@ def test_pages_without_adapter_terms_are_read_as_they_lie(
 
 def test_contexts_of_no_dense_kernel_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plan, "_LAUNCH", 1.0)
-    monkeypatch.setattr(plan, "_LAUNCH_PAGED", 1.0)
     problem = crossing(0)
     out = run(problem, "triton")
     assert runs_of(problem) == [("tiles", 0, 6), ("decode", 1, 3)]

@@ -42,7 +42,7 @@ TRITON_RATE = 490e12
 
 _TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-_LAUNCH, _LAUNCH_PAGED, _START_FEW = 20e-6, 20e-6, 17e-6
+_LAUNCH, _START_FEW = 20e-6, 17e-6
 
 _FEW_ROWS = 128 * 132
 """Queries times heads below which the tiles of one sequence cannot fill an H100."""
@@ -115,7 +115,7 @@ def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
     if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
         seconds["expand"] = gather + work / shape.dense_rate + _LAUNCH
     if shape.paged_rate:
-        seconds["paged"] = work / shape.paged_rate + _LAUNCH_PAGED
+        seconds["paged"] = work / shape.paged_rate + _LAUNCH
     return seconds
 
 
