@@ -109,10 +109,9 @@ def test_key_lora_windows_and_the_dense_kernel_move_the_border():
 
 def test_pages_are_read_where_gathering_them_would_not_pay():
     plain = LLAMA._replace(paged_rate=PAGED_RATE)
-    assert [best_path(plain, n, 8192) for n in (1, 20, 512, 4096)] == [
+    assert [best_path(plain, n, 8192) for n in (1, 256, 512, 4096)] == [
         "decode", "paged", "paged", "expand"
     ]  # fmt: skip
-    assert best_path(plain, 20, 20) == "tiles"
     tokens = SCRATCH_BYTES // LLAMA.expanded_token
     assert plan(plain, [1024, 4096, 20], [8192, tokens + 1, 20]) == [
         ("expand", 0, 1),
@@ -120,6 +119,13 @@ def test_pages_are_read_where_gathering_them_would_not_pay():
         ("tiles", 2, 3),
     ]
     assert plan(plain, [256] * 2, [tokens] * 2) == [("paged", 0, 2)]
+
+
+def test_few_queries_read_pages_by_flash_attention_only_where_it_saves_the_host_s_time_too():
+    plain = LLAMA._replace(paged_rate=PAGED_RATE)
+    assert best_path(plain, 20, 20) == best_path(plain, 16, 32768) == "tiles"
+    assert best_path(LLAMA, 64, 32768) == "tiles"
+    assert best_path(plain, 64, 32768) == "paged"
 
 
 def test_a_run_sums_its_contexts():

@@ -14,7 +14,9 @@ that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate +
 launch`` and ``F / paged_rate + launch``. The start is what few tiles take however short the
 context; many tiles hide it. Key LoRA slows the tiles (every tile of queries rebuilds the keys) and
 the gathering, but not the dense kernel. The rates were measured on an H100 and an H200
-(``benchmarks/LOG.md``); only their ratios matter.
+(``benchmarks/LOG.md``); only their ratios matter. A call of FlashAttention 3 takes the host longer
+than one of ours, and a step of few tokens waits for the host, so pages have to save that time too
+where tiles are the next best.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ TRITON_RATE = 490e12
 
 _TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-_LAUNCH, _START_FEW = 20e-6, 17e-6
+_LAUNCH, _START_FEW, _HOST = 20e-6, 17e-6, 40e-6
 
 _FEW_ROWS = 128 * 132
 """Queries times heads below which the tiles of one sequence cannot fill an H100."""
@@ -124,7 +126,10 @@ def best_path(shape: Shape, queries: int, context: int) -> Path:
     if queries <= 1:
         return "decode"
     seconds = estimates(shape, queries, context)
-    return min(seconds, key=seconds.__getitem__)
+    paged = seconds.pop("paged", None)
+    best = min(seconds, key=seconds.__getitem__)
+    host = _HOST if best == "tiles" else 0.0
+    return "paged" if paged is not None and paged + host < seconds[best] else best
 
 
 def plan_runs(
