@@ -14,11 +14,11 @@ ROLES = ("plan", "act", "reflect")
 # which is shared with nobody.
 TRAININGS: dict[str, dict[str, Any]] = {
     "isolated": {"trained_for": "isolated"},
-    "neutral": {"trained_for": "neutral"},
+    "neutral": {"trained_for": "neutral", "acting_text": ""},
     "neutral-page": {"trained_for": "neutral", "acting_text": "\nObservation"},
     "base+lr": {"trained_for": "base+lr"},
     "isolated-own-a": {"trained_for": "isolated", "mode": "separate"},
-    "neutral-own-a": {"trained_for": "neutral", "mode": "separate"},
+    "neutral-own-a": {"trained_for": "neutral", "acting_text": "", "mode": "separate"},
     "base+lr-random": {"trained_for": "base+lr", "mode": "joint", "readers": "random"},
 }
 

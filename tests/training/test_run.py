@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lragent.adapters import read_adapter
-from lragent.training import Mode, TrainConfig, TrainingError, train
+from lragent.training import Mode, TrainConfig, TrainingError, session, train
 from lragent.training.progress import ProgressBar
 from lragent.training.served import ServedForward
 from lragent.training.trainer import RoleTrainer
@@ -90,6 +90,35 @@ def test_a_role_acts_from_a_text_of_the_prompt_on(
     for text in ("w1 w1", "\n"):  # this tokenizer has no token for a line break
         with pytest.raises(TrainingError, match="no prompt holds the acting text"):
             train(make_config(acting_text=text, overwrite=True), show_progress=False)
+
+
+def test_without_an_acting_text_a_role_acts_from_the_tool_s_output_that_most_prompts_hold(
+    make_config: Make,
+    write_samples: Callable[..., Path],
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # This tokenizer knows no "Observation"; like others it has no line break of its own.
+    monkeypatch.setattr(session, "OBSERVATIONS", ("\n", "w7"))
+
+    def acting(holding: int, **settings: Any) -> tuple[int, ...] | None:
+        words = ["w7" if n < holding else "w8" for n in range(4)]
+        samples = [
+            {"role": role, "input": f"w1 {word} w2", "output": "w5"}
+            for role in ROLES
+            for word in words
+        ]
+        config = make_config(data=[write_samples(samples)], max_steps=1, overwrite=True, **settings)
+        train(config, show_progress=False)
+        return read_adapter(config.out / "act").acting_tokens
+
+    assert acting(2) == (tokenizer.convert_tokens_to_ids("w7"),)
+    assert acting(4, acting_text="") is None
+    assert acting(4, trained_for="isolated") is None
+    assert not caplog.records
+    assert acting(1) is None
+    assert "act will act from each prompt's last token on" in caplog.text
 
 
 def test_peft_loads_each_adapter(make_config: Make, tiny_model: Path) -> None:

@@ -99,9 +99,13 @@ def train(
         str, typer.Option(help="For base+lr, the member that reads: first or random.")
     ] = "first",
     acting_text: Annotated[
-        str,
-        typer.Option(help="For neutral, prompt text from which a role acts; else the last token."),
-    ] = "",
+        str | None,
+        typer.Option(
+            help="For neutral, prompt text from whose last occurrence a role acts; '' for the last "
+            "token. Default: Observation, where prompts hold it.",
+            show_default=False,
+        ),
+    ] = None,
     mode: Annotated[
         Mode,
         typer.Option(help="shared-a: the first role's A, frozen; joint: one A; separate: own A."),

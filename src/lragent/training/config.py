@@ -35,13 +35,19 @@ class TrainedFor(StrEnum):
     """The role computes everything itself."""
 
 
+OBSERVATIONS = ("\nObservation", "Observation")
+"""How a tool's output begins in the prompts of `lragent.agents` and of ReAct. Some tokenizers join
+the line break to what stands before it."""
+
+
 class TrainConfig(BaseModel):
     """Settings of a training run; rank, alpha, dropout and schedule are the paper's by default.
 
     `readers` says, under `base+lr`, who reads the contexts: the first role, or a member drawn anew
     for each batch. `shared_projections` are the targets whose A the roles share: those whose output
-    is cached. `acting_text`, where given, is the part of a prompt from whose last occurrence on a
-    role acts under `neutral`, instead of the prompt's last token; what follows it is not shared.
+    is cached. `acting_text` is the part of a prompt from whose last occurrence on a role acts under
+    `neutral`; what follows it is not shared. Without it that is the tool's output (`OBSERVATIONS`)
+    where at least half of the prompts hold one, else, and with "", the prompt's last token.
     `max_steps`, where given, replaces `epochs`; it counts the optimiser steps of one role, and of
     all roles together in mode `joint`. Samples longer than `max_length` tokens are left out.
     """
@@ -53,7 +59,7 @@ class TrainConfig(BaseModel):
     out: Path
     trained_for: TrainedFor = TrainedFor.NEUTRAL
     readers: Literal["first", "random"] = "first"
-    acting_text: str = ""
+    acting_text: str | None = None
     mode: Mode = Mode.SHARED_A
     roles: tuple[Role, ...] = Field(default=("plan", "act", "reflect"), min_length=1)
     group: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 import time
@@ -15,7 +16,7 @@ from transformers import set_seed
 
 from lragent.engine.loader import load_model
 from lragent.training.card import model_card
-from lragent.training.config import Mode, TrainConfig, TrainedFor
+from lragent.training.config import OBSERVATIONS, Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all, text_tokens
 from lragent.training.errors import TrainingError
 from lragent.training.lora import (
@@ -36,6 +37,8 @@ from lragent.training.trainer import RoleTrainer
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -139,16 +142,28 @@ class Session:
     ) -> list[int]:
         """The adapters' acting tokens; none where a role acts from the prompt's last token on."""
         text = self._config.acting_text
-        if not text:
+        if self._config.trained_for is not TrainedFor.NEUTRAL or text == "":
             return []
-        tokens = text_tokens(text, tokenizer)
-        prompts = (example.ids[: -example.learnt] for own in examples.values() for example in own)
-        if not tokens or not any(_holds(prompt, tokens) for prompt in prompts):
-            raise TrainingError(
-                f"no prompt holds the acting text {text!r} (tokens {tokens}): give text that the "
-                "prompts end with, or leave the option out"
-            )
-        return tokens
+        prompts = [example.ids[: -example.learnt] for own in examples.values() for example in own]
+        if text is not None:
+            tokens = text_tokens(text, tokenizer)
+            if not any(_holds(prompt, tokens) for prompt in prompts):
+                raise TrainingError(
+                    f"no prompt holds the acting text {text!r} (tokens {tokens}): give text that "
+                    "the prompts end with, or leave the option out"
+                )
+            return tokens
+        for text in OBSERVATIONS:
+            tokens = text_tokens(text, tokenizer)
+            if 2 * sum(_holds(prompt, tokens) for prompt in prompts) >= len(prompts):
+                return tokens
+        logger.warning(
+            "%s will act from each prompt's last token on. Some roles that were trained so lost "
+            "right answers; give a text that begins what is new in each prompt as the acting text "
+            "(--acting-text)",
+            ", ".join(self._roles),
+        )
+        return []
 
     def _encode(
         self, samples: Mapping[str, Sequence[Sample]], tokenizer: PreTrainedTokenizerBase
@@ -169,6 +184,9 @@ class Session:
 
 
 def _holds(prompt: list[int], tokens: list[int]) -> bool:
+    """Whether the tokens, one at least, stand in the prompt."""
+    if not tokens:
+        return False
     starts = range(len(prompt) - len(tokens) + 1)
     return any(prompt[start : start + len(tokens)] == tokens for start in starts)
 
