@@ -318,8 +318,12 @@ def test_sidecar_that_agrees_is_noted(folder: Path) -> None:
     plain = read_adapter(folder)
     sidecar(folder, a_digest={"v_proj": plain.a_digests["v_proj"]})
     noted = read_adapter(folder)
-    assert "trained as act of the group qa" in noted.notes
+    assert noted.notes == ("trained as act of the group qa",)
     assert noted.digest == plain.digest
+    sidecar(folder, trained_for="neutral")
+    assert read_adapter(folder).notes[-1] == "acts from the prompt's last token on"
+    sidecar(folder, trained_for="neutral", acting_tokens=[3, 4])
+    assert read_adapter(folder).notes[-1] == "acts from the prompt's tokens [3, 4] on"
 
 
 @pytest.mark.parametrize(

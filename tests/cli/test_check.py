@@ -67,8 +67,8 @@ def test_a_group_and_its_memory(command: list[str]) -> None:
 
 
 def test_the_policy_that_they_were_trained_for(command: list[str], adapters_dir: Path) -> None:
-    for name in ("plan", "act"):
-        write_sidecar(adapters_dir / name, "group", name, "neutral")
+    write_sidecar(adapters_dir / "plan", "group", "plan", "neutral")
+    write_sidecar(adapters_dir / "act", "group", "act", "neutral", acting_tokens=[3, 4])
     try:
         two = runner.invoke(app, command[:-1]).stdout
         three = runner.invoke(app, command).stdout
@@ -77,6 +77,7 @@ def test_the_policy_that_they_were_trained_for(command: list[str], adapters_dir:
             (adapters_dir / name / "lragent.json").unlink()
     assert "All were trained for neutral" in two
     assert '"policy": "neutral"' in two
+    assert "From the prompt's last token on act: plan. " in " ".join(two.split())
     assert "Not trained for a policy by `lragent train`: reflect" in three
 
 

@@ -6,9 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lragent.sharing.policies import Policy
+
+if TYPE_CHECKING:
+    from lragent.adapters.model import Adapter
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be, from the least that the plugin takes."""
@@ -55,7 +58,6 @@ def check_sharing(folders: Mapping[str, Path], model: str | None, context: int) 
     not named and the adapters do not name one.
     """
     from lragent.adapters import AdapterError, check_against_model, read_adapter
-    from lragent.adapters.model import Adapter
     from lragent.cli.base_model import empty_model
     from lragent.engine.families import read_shape
     from lragent.sharing.compare import compare_adapters
@@ -105,7 +107,7 @@ def check_sharing(folders: Mapping[str, Path], model: str | None, context: int) 
         base,
         context,
         obstacles,
-        tuple(_notes(trained, slots, len(members))),
+        tuple(_notes(members, slots)),
         slots,
         {policy.value: size for policy, size in embedded.items()},
         {policy.value: size for policy, size in plugin.items()},
@@ -113,22 +115,32 @@ def check_sharing(folders: Mapping[str, Path], model: str | None, context: int) 
     )
 
 
-def _notes(trained: Mapping[str, str | None], slots: int, count: int) -> list[str]:
+def _notes(members: Mapping[str, Adapter], slots: int) -> list[str]:
     notes = []
-    stated = {policy for policy in trained.values() if policy is not None}
-    if len(stated) == 1 and None not in trained.values():
-        notes.append(f"All were trained for {next(iter(stated))}: use that policy.")
+    trained = {adapter.trained_for for adapter in members.values()}
+    if len(trained) == 1 and None not in trained:
+        notes.append(f"All were trained for {next(iter(trained))}: use that policy.")
     else:
-        which = ", ".join(name for name, policy in trained.items() if policy is None)
+        which = ", ".join(name for name, a in members.items() if a.trained_for is None)
         notes.append(
             f"Not trained for a policy by `lragent train`: {which}. Measure before you share."
             if which
             else "They were trained for different policies; share under the one of most of them."
         )
+    last = [
+        name
+        for name, adapter in members.items()
+        if adapter.trained_for == Policy.NEUTRAL and not adapter.acting_tokens
+    ]
+    if last:
+        notes.append(
+            f"From the prompt's last token on act: {', '.join(last)}. Such adapters may lose "
+            "answers by themselves; train them with an --acting-text."
+        )
     if slots > 1:
         notes.append(
             f"They have {slots} different A on the cached projections. With one common A "
-            f"(`lragent train`) {count} adapters take one LR slot."
+            f"(`lragent train`) {len(members)} adapters take one LR slot."
         )
     return notes
 
