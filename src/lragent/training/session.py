@@ -15,6 +15,7 @@ import torch
 from transformers import set_seed
 
 from lragent.engine.loader import load_model
+from lragent.sharing.turns import last_occurrence
 from lragent.training.card import model_card
 from lragent.training.config import OBSERVATIONS, Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all, text_tokens
@@ -147,7 +148,7 @@ class Session:
         prompts = [example.ids[: -example.learnt] for own in examples.values() for example in own]
         if text is not None:
             tokens = text_tokens(text, tokenizer)
-            if not any(_holds(prompt, tokens) for prompt in prompts):
+            if all(last_occurrence(prompt, tokens) is None for prompt in prompts):
                 raise TrainingError(
                     f"no prompt holds the acting text {text!r} (tokens {tokens}): give text that "
                     "the prompts end with, or leave the option out"
@@ -155,7 +156,8 @@ class Session:
             return tokens
         for text in OBSERVATIONS:
             tokens = text_tokens(text, tokenizer)
-            if 2 * sum(_holds(prompt, tokens) for prompt in prompts) >= len(prompts):
+            without = sum(last_occurrence(prompt, tokens) is None for prompt in prompts)
+            if 2 * without <= len(prompts):
                 return tokens
         logger.warning(
             "%s will act from each prompt's last token on. Some roles that were trained so lost "
@@ -181,14 +183,6 @@ class Session:
                     "raise --max-length"
                 )
         return examples, dropped
-
-
-def _holds(prompt: list[int], tokens: list[int]) -> bool:
-    """Whether the tokens, one at least, stand in the prompt."""
-    if not tokens:
-        return False
-    starts = range(len(prompt) - len(tokens) + 1)
-    return any(prompt[start : start + len(tokens)] == tokens for start in starts)
 
 
 def _device_name(device: torch.device) -> str:
