@@ -11,15 +11,23 @@ from benchmarks.common.shapes import Shape
 from safetensors.numpy import save_file
 
 AGENTS = ("plan", "act", "reflect")
+ACTING = 2
+"""Token from which adapters act under ``neutral`` where it is in the prompt."""
 
 
-def write_adapters(folder: Path, shape: Shape, rank: int) -> dict[str, Path]:
+def write_adapters(folder: Path, shape: Shape, rank: int, acting: bool = False) -> dict[str, Path]:
     """Write LoRA adapters on ``q_proj`` and ``v_proj`` with ``lora_alpha = 2 rank``.
+
+    With ``acting`` they act from `ACTING` on.
 
     Returns:
         Their folders by agent.
     """
-    return {agent: _write(folder / agent, shape, rank, agent) for agent in AGENTS}
+    folders = {agent: _write(folder / agent, shape, rank, agent) for agent in AGENTS}
+    for agent, own in folders.items() if acting else ():
+        sidecar = {"schema": 1, "group": "benchmark", "role": agent, "a_digest": {}}
+        (own / "lragent.json").write_text(json.dumps(sidecar | {"acting_tokens": [ACTING]}))
+    return folders
 
 
 def _write(folder: Path, shape: Shape, rank: int, agent: str) -> Path:

@@ -16,11 +16,13 @@ class Ask:
         agent: index of the adapter; None for the bare base model.
         prompt: token ids.
         new_tokens: how many are generated.
+        page: newest tokens of the prompt, from the last tool's output on; 0 without one.
     """
 
     agent: int | None
     prompt: Sequence[int]
     new_tokens: int
+    page: int = 0
 
 
 Session = Generator[Ask, Sequence[int], None]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common.adapters import AGENTS
+from benchmarks.common.adapters import ACTING, AGENTS
 from benchmarks.serving.drive import Ask, Progress
 from benchmarks.serving.policies import (
     HOST,
@@ -19,6 +19,7 @@ from benchmarks.serving.policies import (
     is_guest,
     kind_of,
     plugin_option,
+    reads_page,
     uses_one_adapter,
 )
 from benchmarks.serving.workload import FIRST_ID
@@ -107,10 +108,21 @@ class VllmEngine:
         """Queue a request."""
         self.llm.llm_engine.add_request(
             key,
-            {"prompt_token_ids": list(ask.prompt)},
+            {"prompt_token_ids": self._prompt(ask)},
             self._params(ask.new_tokens),
             lora_request=self.lora(ask.agent),
         )
+
+    def _prompt(self, ask: Ask) -> list[int]:
+        """Its tokens; those of a page begin with the acting token where the adapter is to find it.
+
+        The next prompt holds the page without it. Pages of a turn are private, so what it finds in
+        the cache is the same.
+        """
+        prompt = list(ask.prompt)
+        if ask.page and reads_page(self._policy or ""):
+            prompt[-ask.page] = ACTING
+        return prompt
 
     def step(self) -> list[Progress]:
         """Run one step."""

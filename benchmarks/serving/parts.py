@@ -32,6 +32,8 @@ HANDED_OVER = (
     (COLD, PLAN), *[AGAIN] * 3, (OTHER, ACT), *[AGAIN] * 2, (OTHER, REFLECT), *[AGAIN] * 3,
     (BARE, None),
 )  # fmt: skip
+NEWEST = 108
+"""Tokens from the last tool's output on in a hand-over: what was measured of HotpotQA's agents."""
 # The base pages of all tight sessions fit with a margin; two copies of them do not.
 TIGHT_SHARE = 1.3
 
@@ -132,7 +134,7 @@ def handover(
                         if kind == COLD:
                             engine.use(policy)
                             engine.forget()
-                        seconds = ttft(engine, Ask(agent, prompt, 1))
+                        seconds = ttft(engine, Ask(agent, prompt, 1, min(NEWEST, length - 1)))
                     asked.append((kind, seconds))
                 if policy is None or not repeat:  # the first warms up
                     continue

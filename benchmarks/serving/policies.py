@@ -4,6 +4,8 @@
 - ``stock-targets``: the same with ``--lora-target-modules``, so that vLLM's LoRA leaves those
   modules out that no adapter changes.
 - ``isolated``, ``full``, ``base``, ``base+lr``, ``neutral``: the plugin's policies.
+- ``neutral-page``: ``neutral``, where adapters act from the last tool's output on instead of the
+  prompt's last token.
 - ``…-vllm-lora``: a policy of the plugin without its option ``lora_speed``: vLLM's own LoRA.
 - ``…-one``: all requests use one adapter. ``stock-one`` is the best that sharing could reach if
   the plugin changed nothing but the sharing.
@@ -18,9 +20,9 @@ from benchmarks.common.adapters import AGENTS
 
 STOCK, TARGETS = "stock", "stock-targets"
 PLUGIN = ("isolated", "full", "base", "base+lr", "neutral")
-ONE, VLLM_LORA, OLD = "-one", "-vllm-lora", "old:"
+ONE, VLLM_LORA, OLD, PAGE = "-one", "-vllm-lora", "old:", "-page"
 
-_KINDS = (STOCK, TARGETS, *PLUGIN, *(policy + VLLM_LORA for policy in PLUGIN))
+_KINDS = (STOCK, TARGETS, *PLUGIN, "neutral" + PAGE, *(policy + VLLM_LORA for policy in PLUGIN))
 NAMES = tuple(kind + one for kind in _KINDS for one in ("", ONE))
 
 GUEST, HOST = "isolated", "base+lr"
@@ -29,7 +31,7 @@ GUEST, HOST = "isolated", "base+lr"
 
 def kind_of(name: str) -> str:
     """``stock``, ``stock-targets`` or the plugin's policy."""
-    return name.removeprefix(OLD).removesuffix(ONE).removesuffix(VLLM_LORA)
+    return name.removeprefix(OLD).removesuffix(ONE).removesuffix(VLLM_LORA).removesuffix(PAGE)
 
 
 def engine_of(name: str) -> str:
@@ -46,6 +48,11 @@ def is_old(name: str) -> bool:
 def has_vllm_lora(name: str) -> bool:
     """Whether the plugin leaves vLLM's LoRA as it is."""
     return name.removesuffix(ONE).endswith(VLLM_LORA)
+
+
+def reads_page(name: str) -> bool:
+    """Whether adapters act from the last tool's output on."""
+    return name.removesuffix(ONE).endswith(PAGE)
 
 
 def is_guest(name: str) -> bool:

@@ -317,7 +317,7 @@ def main() -> None:
             folder=folder,
             model=str(model),
             adapters={
-                rank: write_adapters(folder / f"rank{rank}", shape, rank)
+                rank: write_adapters(folder / f"rank{rank}", shape, rank, acting=True)
                 for rank in {setup.rank for setup in setups}
             },
             sizes=asdict(chosen),

@@ -12,6 +12,7 @@ NAMES = {
     "stock-one": "stock, 1 adapter",
     "stock-targets-one": "with targets, 1",
     "isolated-one": "`isolated`, 1 adapter",
+    "neutral-page": "`neutral`, page",
 }
 Found = dict[tuple[str, str, str], Json]
 
@@ -48,7 +49,7 @@ def ratio(row: Json | None, other: Json | None, measure: str) -> str:
     return f"{row[measure] / other[measure]:.2f}"
 
 
-SHARED = ("base+lr", "neutral")
+SHARED = ("base+lr", "neutral", "neutral-page")
 
 
 def handover(result: Json) -> Table:
@@ -65,7 +66,7 @@ def handover(result: Json) -> Table:
                 continue
             same = rows["handover", f"same, {length}", policy]
             times = [f"{number(row['ttft_ms'])} ms" for row in [*theirs, other, same]]
-            times.insert(len(stock), f"`{policy}`")
+            times.insert(len(stock), named(policy))
             pair = [ratio(other, same, "ttft_ms"), number(other.get("over_same"))]
             table.append([f"{length:,}", *times, *pair])
     return table

@@ -33,10 +33,11 @@ def workflow(
 
     Each generates ``generate`` tokens; they and the tokens of ``fresh(step)`` extend the prompt.
     """
-    tokens = list(context)
+    tokens, found = list(context), ()
     for step in range(3 * rounds):
-        generated = yield Ask(step % 3, tokens, generate)
-        tokens = [*tokens, *generated, *fresh(step)]
+        generated = yield Ask(step % 3, tokens, generate, len(found))
+        found = fresh(step)
+        tokens = [*tokens, *generated, *found]
 
 
 def trace_steps(chunk: int) -> list[tuple[int, int, int]]:
@@ -59,12 +60,17 @@ def trace(chunk: int, vocab: int, *names: object) -> Session:
     """The trace as a session; the names choose its tokens."""
     steps = trace_steps(chunk)
     parts = [draw(vocab, prefill, *names, step) for step, (_, prefill, _) in enumerate(steps)]
-    return _extend(steps, parts)
+    return _extend(steps, parts, chunk)
 
 
-def _extend(steps: Sequence[tuple[int, int, int]], parts: Sequence[Sequence[int]]) -> Session:
+def _extend(
+    steps: Sequence[tuple[int, int, int]], parts: Sequence[Sequence[int]], chunk: int
+) -> Session:
     tokens: list[int] = []
+    start = None  # of the last chunk, which stands for a tool's output
     for (agent, _, generate), part in zip(steps, parts, strict=True):
+        start = len(tokens) if tokens and len(part) == chunk else start
         tokens = [*tokens, *part]
-        generated = yield Ask(agent, tokens, generate)
+        page = 0 if start is None else len(tokens) - start
+        generated = yield Ask(agent, tokens, generate, page)
         tokens = [*tokens, *generated]

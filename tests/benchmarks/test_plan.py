@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.common.adapters import AGENTS, write_adapters
+from benchmarks.common.adapters import ACTING, AGENTS, write_adapters
 from benchmarks.common.dummy_weights import fill
 from benchmarks.common.shapes import LLAMA_8B, TINY, shape_at, write_config
+from benchmarks.serving.drive import Ask
+from benchmarks.serving.engine import VllmEngine
 from benchmarks.serving.plan import Setup, Step, Task, make_plan, sizes_of
 from benchmarks.serving.policies import (
+    engine_of,
     engines_of,
     is_guest,
     keeps_copies,
@@ -32,6 +35,7 @@ from benchmarks.serving.sizes import (
 from benchmarks.serving.workload import trace_length
 from safetensors.numpy import load_file
 
+from lragent.adapters import read_adapter
 from lragent.vllm.options import parse_options
 
 
@@ -182,3 +186,16 @@ def test_dummy_weights_keep_the_size_of_activations():
     assert torch.equal(norm, torch.ones(512))
     out = torch.nn.functional.linear(torch.randn(64, 512), weight)
     assert 1.0 < out.std() < 1.6
+
+
+def test_adapters_that_act_from_a_page_find_it_in_the_prompt(tmp_path: Path):
+    folder = write_adapters(tmp_path, TINY, 8, acting=True)["act"]
+    assert read_adapter(folder).acting_tokens == (ACTING,)
+    assert engine_of("neutral-page") == engine_of("neutral-page-one") == "neutral"
+    engine = object.__new__(VllmEngine)
+    for policy, expected in (
+        ("neutral-page", [5, 6, ACTING, 8]), ("neutral", [5, 6, 7, 8]), ("base+lr", [5, 6, 7, 8])
+    ):  # fmt: skip
+        engine._policy = policy
+        assert engine._prompt(Ask(1, [5, 6, 7, 8], 1, page=2)) == expected
+        assert engine._prompt(Ask(1, [5, 6, 7, 8], 1)) == [5, 6, 7, 8]

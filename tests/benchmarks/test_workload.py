@@ -50,6 +50,15 @@ def test_workflow_passes_three_agents_three_times():
     assert list(found[1].prompt)[50:] == [1] * 6 + [90] * 20
 
 
+def test_a_page_is_the_prompt_from_the_last_tool_s_output_on():
+    found = asks(workflow([7] * 50, lambda step: [90 + step] * 20, generate=6))
+    assert [ask.page for ask in found] == [0] + [20] * 8
+    found = asks(trace(1000, 100, "x"))
+    # A chunk, then what plan and act add: 32 and 8, 8 and 8.
+    pages = [1000, 1040, 1056]
+    assert [ask.page for ask in found] == [0] * 3 + pages * 4 + [1096, 1136]
+
+
 def test_the_same_names_give_the_same_tokens():
     assert draw(100, 20, "a", 1) == draw(100, 20, "a", 1)
     assert draw(100, 20, "a", 1) != draw(100, 20, "a", 2)
