@@ -100,7 +100,7 @@ def test_without_an_acting_text_a_role_acts_from_the_tool_s_output_that_most_pro
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # This tokenizer knows no "Observation"; like others it has no line break of its own.
-    monkeypatch.setattr(session, "OBSERVATIONS", ("\n", "w7"))
+    monkeypatch.setattr(session, "TOOL_OUTPUTS", ("\n", "w7"))
 
     def acting(holding: int, **settings: Any) -> tuple[int, ...] | None:
         words = ["w7" if n < holding else "w8" for n in range(4)]

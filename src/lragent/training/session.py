@@ -17,7 +17,7 @@ from transformers import set_seed
 from lragent.engine.loader import load_model
 from lragent.sharing.turns import last_occurrence
 from lragent.training.card import model_card
-from lragent.training.config import OBSERVATIONS, Mode, TrainConfig, TrainedFor
+from lragent.training.config import TOOL_OUTPUTS, Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all, text_tokens
 from lragent.training.errors import TrainingError
 from lragent.training.lora import (
@@ -154,7 +154,7 @@ class Session:
                     "the prompts end with, or leave the option out"
                 )
             return tokens
-        for text in OBSERVATIONS:
+        for text in TOOL_OUTPUTS:
             tokens = text_tokens(text, tokenizer)
             without = sum(last_occurrence(prompt, tokens) is None for prompt in prompts)
             if 2 * without <= len(prompts):
