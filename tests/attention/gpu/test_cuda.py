@@ -87,6 +87,7 @@ def test_expanded_prefill(dense: str, monkeypatch: pytest.MonkeyPatch):
     for k_rank, window in ((0, None), (8, None), (0, 300)):
         case = Case(
             lens=((1, 3000), (900, 900), (1200, 2100), (20, 20), (1, 400)),
+            adapters=(0, 1),
             kv_heads=8,
             group=4,
             head_dim=128,
@@ -95,7 +96,7 @@ def test_expanded_prefill(dense: str, monkeypatch: pytest.MonkeyPatch):
             dtype=HALF,
         )
         problem = make(case, device=DEVICE)
-        monkeypatch.setattr("lragent.attention.gpu.plan._LAUNCH", -1.0)
+        monkeypatch.setattr("lragent.attention.gpu.plan.LAUNCH", -1.0)
         out = run(problem, "triton")
         assert paths_of(problem) == {"decode", "expand"}
         assert_close(out, problem)
@@ -113,7 +114,7 @@ def test_prefill_over_pages(window: int | None, monkeypatch: pytest.MonkeyPatch)
         dtype=HALF,
     )
     problem = make(case, device=DEVICE)
-    monkeypatch.setattr("lragent.attention.gpu.plan._LAUNCH", -1.0)
+    monkeypatch.setattr("lragent.attention.gpu.plan.LAUNCH", -1.0)
     monkeypatch.setattr("lragent.attention.gpu.backend.PAGED_RATE", 1e18)
     out = run(problem, "triton")
     assert paths_of(problem) == {"decode", "paged"}

@@ -79,18 +79,20 @@ def _installed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fa3, "find", lambda device: (NAME, varlen))
     monkeypatch.setattr(backend, "_expands", lambda dtype, device: True)
     # Small problems, which the tiles serve best, take another path.
-    monkeypatch.setattr(plan, "_LAUNCH", -1.0)
+    monkeypatch.setattr(plan, "_START_FEW", 1.0)
 
 
 @pytest.mark.parametrize(("k_rank", "window"), [(0, None), (4, None), (0, 30)])
-def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: int | None):
+def test_prompts_with_adapters_are_expanded_and_others_read_from_pages(
+    k_rank: int, window: int | None
+):
     case = Case(
         lens=((1, 40), (20, 70), (33, 70), (7, 21)), adapters=(0, 1, 0, -1), dtype=HALF,
         k_rank=k_rank, window=window,
     )  # fmt: skip
     problem = make(case, device=DEVICE)
     out = run(problem, "triton")
-    assert [path for path, *_ in runs_of(problem)] == ["decode", "expand"]
+    assert runs_of(problem) == [("decode", 0, 1), ("expand", 1, 3), ("paged", 3, 4)]
     assert_close(out, problem)
 
 
@@ -100,20 +102,21 @@ def runs_of(problem: Problem) -> list[tuple[str, int, int]]:
     return [(run.path, run.first, run.last) for run, *_ in planned]
 
 
-def crossing(k_rank: int) -> Problem:
+def crossing(turn: int, k_rank: int = 0) -> Problem:
     """Requests of a context and a turn (sequences 0 and 1, then 3 and 4), and between and behind
     them one in its turn and one in its context."""
-    lens = ((60, 100), (1, 101), (1, 40), (30, 64), (5, 69), (20, 20))
+    lens = ((60, 100), (turn, 100 + turn), (1, 40), (30, 64), (1, 65), (20, 20))
     case = Case(lens=lens, adapters=(-1, 0, 1, -1, 1, -1), k_rank=k_rank, dtype=HALF)
     problem = make(case, device=DEVICE)
     tables = problem.batch.block_tables
-    for context, turn in ((0, 1), (3, 4)):
-        tables[context] = tables[turn]
+    for context, after in ((0, 1), (3, 4)):
+        tables[context] = tables[after]
         for dense in (problem.k, problem.v):
-            dense[context] = dense[turn][: lens[context][1]]
+            dense[context] = dense[after][: lens[context][1]]
     whole = AttentionBatch.build(
-        tables[[1, 2, 4, 5]].tolist(), [61, 1, 35, 20], [101, 40, 69, 20], device=DEVICE
-    )
+        tables[[1, 2, 4, 5]].tolist(), [60 + turn, 1, 31, 20], [100 + turn, 40, 65, 20],
+        device=DEVICE,
+    )  # fmt: skip
     return replace(problem, batch=replace(problem.batch, whole=whole))
 
 
@@ -123,11 +126,20 @@ def test_contexts_between_turns_are_computed_together(
     path: str, rate: float, k_rank: int, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(backend, "PAGED_RATE", rate)
-    problem = crossing(k_rank)
+    problem = crossing(1, k_rank)
     out = run(problem, "triton")
     # First three of the four requests, then the turns.
-    contexts = [(path, 0, 1), (path, 2, 4)]
-    assert runs_of(problem) == [*contexts, ("decode", 1, 3), ("expand", 4, 5)]
+    assert runs_of(problem) == [(path, 0, 1), (path, 2, 4), ("decode", 1, 5)]
+    assert_close(out, problem)
+
+
+def test_contexts_before_a_long_turn_are_computed_without_it(monkeypatch: pytest.MonkeyPatch):
+    # Its attention twice would take longer than the launch that it saves.
+    monkeypatch.setattr(backend, "FA3_RATE", 1e10)
+    problem = crossing(10)
+    out = run(problem, "triton")
+    paths = [("paged", 0, 1), ("expand", 1, 2), ("decode", 2, 5), ("paged", 3, 4), ("paged", 5, 6)]
+    assert runs_of(problem) == paths
     assert_close(out, problem)
 
 
@@ -144,10 +156,10 @@ def test_pages_without_adapter_terms_are_read_as_they_lie(window: int | None):
 
 
 def test_contexts_of_no_dense_kernel_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(plan, "_LAUNCH", 1.0)
-    problem = crossing(0)
+    monkeypatch.setattr(plan, "_START_FEW", 0.0)
+    problem = crossing(5)
     out = run(problem, "triton")
-    assert runs_of(problem) == [("tiles", 0, 6), ("decode", 1, 3)]
+    assert runs_of(problem) == [("tiles", 0, 6), ("decode", 2, 5)]
     assert_close(out, problem)
 
 

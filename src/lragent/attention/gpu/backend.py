@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from lragent.attention.gpu.layer import Layer, Sequences
 from lragent.attention.gpu.plan import (
     DENSE,
     FA3_RATE,
+    LAUNCH,
     PAGED_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
@@ -198,44 +199,48 @@ def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> l
         count = batch.seq_lens.shape[0]
         path = "decode" if batch.max_query <= 1 else "tiles"
         runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
-    else:
-        if batch.whole is not None:
-            plain = shape._replace(paged_rate=_paged_rate(q))
-            contexts_first = _contexts_first(batch, batch.whole, shape, plain, q.dtype)
-            if contexts_first:
-                return contexts_first
-        runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
-    return parts_of(runs, batch, shape, q.dtype)
+        return parts_of(runs, batch, shape, q.dtype)
+    plain: Collection[int] = range(batch.num_sequences)
+    if layer.v_rank or layer.k_rank:
+        plain = {index for index, slot in enumerate(batch.host_lr_slot) if slot < 0}
+    runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, plain)
+    if batch.whole is None:
+        return parts_of(runs, batch, shape, q.dtype)
+    first, then = _contexts_first(runs, batch, batch.whole, shape, plain)
+    contexts = parts_of(first, batch.whole, shape, q.dtype)
+    return [*contexts, *parts_of(then, batch, shape, q.dtype)]
 
 
 def _contexts_first(
-    batch: AttentionBatch, whole: AttentionBatch, shape: Shape, plain: Shape, dtype: torch.dtype
-) -> list[PlannedRun]:
-    """Requests with a sequence that reads no slot, each as a whole and without adapter; then, over
-    their results, the sequences that read one. Nothing where no request takes a dense path.
+    runs: list[Run], batch: AttentionBatch, whole: AttentionBatch, shape: Shape,
+    plain: Collection[int],
+) -> tuple[list[Run], list[Run]]:  # fmt: skip
+    """Runs of ``whole`` for requests with a context, then runs of the turns, over their results.
 
-    In the batch itself turns lie between the contexts, so that each context would be launched
-    alone.
+    In the batch itself turns lie between the contexts, so that each context is launched alone. In
+    ``whole`` they are neighbours, but turns are computed too, for nothing. Where that costs more,
+    no runs and ``runs`` as they are.
     """
-    starts, slots = batch.host_cu_seqlens_q[:-1], batch.host_lr_slot
-    contexts = {
-        bisect.bisect_right(whole.host_cu_seqlens_q, start) - 1
-        for start, slot in zip(starts, slots, strict=True)
-        if slot < 0
-    }
-    first = plan_runs(plain, whole.host_cu_seqlens_q, whole.host_seq_lens, contexts)
-    if all(run.path not in DENSE for run in first):
-        return []
-    turns = {index for index, slot in enumerate(slots) if slot >= 0}
-    then = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, turns)
-    return [*parts_of(first, whole, plain, dtype), *parts_of(then, batch, shape, dtype)]
+    starts, lens = batch.host_cu_seqlens_q, batch.host_seq_lens
+    begins, ends = whole.host_cu_seqlens_q, whole.host_seq_lens
+    contexts = {bisect.bisect_right(begins, starts[index]) - 1 for index in plain}
+    first = plan_runs(shape, begins, ends, range(whole.num_sequences), contexts)
+    then = plan_runs(shape, starts, lens, wanted=set(range(batch.num_sequences)).difference(plain))
+    work = sum(shape.flop(begins[index + 1] - begins[index], ends[index]) for index in contexts)
+    work -= sum(shape.flop(starts[index + 1] - starts[index], lens[index]) for index in plain)
+    fewer = sum(run.path in DENSE for run in runs)
+    fewer -= sum(run.path in DENSE for run in (*first, *then))
+    pays = fewer > 0 and work / shape.dense_rate < fewer * LAUNCH
+    return (first, then) if pays else ([], runs)
 
 
 def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
     """What the cost rule needs to know; arguments as in `attention_calls`."""
-    rate = 0.0
+    dense = paged = 0.0
     if not is_fixed(q) and _expands(q.dtype, q.device):
-        rate = TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
+        found = fa3.find(q.device)
+        dense = TRITON_RATE if found is None else FA3_RATE
+        paged = PAGED_RATE if found is not None and fa3.reads_pages(found) else 0.0
     return Shape(
         heads=q.shape[1],
         kv_heads=layer.k.shape[1],
@@ -244,17 +249,9 @@ def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
         key_lora=layer.k_rank > 0,
         window=window,
         page_size=layer.k.shape[2],
-        dense_rate=rate,
-        paged_rate=0.0 if layer.v_rank or layer.k_rank else _paged_rate(q),
+        dense_rate=dense,
+        paged_rate=paged,
     )
-
-
-def _paged_rate(q: Tensor) -> float:
-    """Of sequences without adapter terms, see `Shape`."""
-    if is_fixed(q) or not _expands(q.dtype, q.device):
-        return 0.0
-    found = fa3.find(q.device)
-    return PAGED_RATE if found is not None and fa3.reads_pages(found) else 0.0
 
 
 def reserve_scratch(

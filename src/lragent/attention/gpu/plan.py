@@ -7,7 +7,7 @@ A batch is cut into runs of neighbouring sequences:
 - **expand**: the context is gathered into a scratch buffer once, adapter terms included, and a
   dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Possible where
   a dense kernel serves the device and dtype, and the context fits in the buffer.
-- **paged**: FlashAttention 3 reads the pages as they lie. Possible without adapter terms.
+- **paged**: vLLM's FlashAttention 3 reads the pages as they lie. Possible without adapter terms.
 
 The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
 that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
@@ -15,7 +15,7 @@ launch`` and ``F / paged_rate + launch``. The start is what few tiles take howev
 context; many tiles hide it. Key LoRA slows the tiles (every tile of queries rebuilds the keys) and
 the gathering, but not the dense kernel. The rates were measured on an H100 and an H200
 (``benchmarks/LOG.md``); only their ratios matter. A call of FlashAttention 3 takes the host longer
-than one of ours, and a step of few tokens waits for the host, so pages have to save that time too
+than one of tiles, and a step of few tokens waits for the host, so pages have to save that time too
 where tiles are the next best.
 """
 
@@ -44,7 +44,7 @@ TRITON_RATE = 490e12
 
 _TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-_LAUNCH, _START_FEW, _HOST = 20e-6, 17e-6, 40e-6
+LAUNCH, _START_FEW, _HOST = 20e-6, 17e-6, 40e-6
 
 _FEW_ROWS = 128 * 132
 """Queries times heads below which the tiles of one sequence cannot fill an H100."""
@@ -82,7 +82,7 @@ class Shape(NamedTuple):
         window: tokens that a query sees, 0 for all.
         page_size: tokens of a page.
         dense_rate: FLOP/s of the dense kernel for this dtype and device, 0 without one.
-        paged_rate: FLOP/s of a dense kernel that reads pages, 0 without one or with adapter terms.
+        paged_rate: FLOP/s of a dense kernel that reads pages, 0 without one.
     """
 
     heads: int
@@ -93,20 +93,24 @@ class Shape(NamedTuple):
     window: int
     page_size: int
     dense_rate: float
-    paged_rate: float = 0.0
+    paged_rate: float
 
     @property
     def expanded_token(self) -> int:
         """Bytes of one expanded token, K and V."""
         return 2 * self.kv_heads * self.head_dim * self.itemsize
 
+    def flop(self, queries: int, context: int) -> float:
+        """Floating-point operations of one sequence's causal attention."""
+        seen = context - queries / 2
+        if self.window:
+            seen = min(seen, self.window)
+        return 4.0 * self.heads * self.head_dim * queries * seen
+
 
 def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
-    """Seconds of one sequence with several queries, by each path that is possible."""
-    seen = context - queries / 2
-    if shape.window:
-        seen = min(seen, shape.window)
-    work = 4.0 * shape.heads * shape.head_dim * queries * seen
+    """Seconds of one sequence with several queries, by each path; paged if it has no adapter."""
+    work = shape.flop(queries, context)
     few = queries * shape.heads < _FEW_ROWS
     start = _START_FEW if few else 0.0
     tiles_rate, gather_rate = _TILES_RATE_FEW if few else _TILES_RATE, _GATHER_RATE
@@ -115,31 +119,33 @@ def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
     seconds: dict[Path, float] = {"tiles": work / tiles_rate + start}
     gather = 2.0 * shape.expanded_token * context / gather_rate
     if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
-        seconds["expand"] = gather + work / shape.dense_rate + _LAUNCH
+        seconds["expand"] = gather + work / shape.dense_rate + LAUNCH
     if shape.paged_rate:
-        seconds["paged"] = work / shape.paged_rate + _LAUNCH
+        seconds["paged"] = work / shape.paged_rate + LAUNCH
     return seconds
 
 
-def best_path(shape: Shape, queries: int, context: int) -> Path:
-    """The path that is estimated fastest for one sequence."""
+def best_path(shape: Shape, queries: int, context: int, plain: bool = False) -> Path:
+    """The path that is estimated fastest for one sequence; ``plain``: without adapter terms."""
     if queries <= 1:
         return "decode"
     seconds = estimates(shape, queries, context)
     paged = seconds.pop("paged", None)
     best = min(seconds, key=seconds.__getitem__)
     host = _HOST if best == "tiles" else 0.0
-    return "paged" if paged is not None and paged + host < seconds[best] else best
+    return "paged" if plain and paged is not None and paged + host < seconds[best] else best
 
 
 def plan_runs(
     shape: Shape,
     cu_seqlens_q: Sequence[int],
     seq_lens: Sequence[int],
+    plain: Collection[int] = (),
     wanted: Collection[int] | None = None,
 ) -> list[Run]:
     """Cut a batch into runs; sequences without queries cost nothing in any run.
 
+    Those in ``plain`` have no adapter terms.
     With ``wanted`` only these sequences are planned. A decode run may serve others of one query
     between them, too; tiles of several queries then need neighbours.
 
@@ -152,7 +158,7 @@ def plan_runs(
     for index, (queries, context) in enumerate(zip(counts, seq_lens, strict=True)):
         if queries == 0 or (wanted is not None and index not in wanted):
             continue
-        path = best_path(shape, queries, context)
+        path = best_path(shape, queries, context, index in plain)
         joined = _joinable(runs, path, index, context, shape, near=wanted is not None)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
