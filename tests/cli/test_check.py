@@ -77,7 +77,7 @@ def test_the_policy_that_they_were_trained_for(command: list[str], adapters_dir:
             (adapters_dir / name / "lragent.json").unlink()
     assert "All were trained for neutral" in two
     assert '"policy": "neutral"' in two
-    assert "From the prompt's last token on act: plan. " in " ".join(two.split())
+    assert "These act from the prompt's last token on: plan. " in " ".join(two.split())
     assert "Not trained for a policy by `lragent train`: reflect" in three
 
 

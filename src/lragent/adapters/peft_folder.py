@@ -63,7 +63,7 @@ def _notes(
         notes.append(f"trained as {sidecar.role} of the group {sidecar.group}")
         if sidecar.trained_for is not None:
             notes.append(f"trained for the sharing policy {sidecar.trained_for}")
-        if sidecar.trained_for == "neutral":
+        if sidecar.trained_for == "neutral" and config.invocation_tokens is None:
             start = f"tokens {sidecar.acting_tokens}" if sidecar.acting_tokens else "last token"
             notes.append(f"acts from the prompt's {start} on")
     if config.invocation_tokens is not None:

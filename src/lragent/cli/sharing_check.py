@@ -134,8 +134,8 @@ def _notes(members: Mapping[str, Adapter], slots: int) -> list[str]:
     ]
     if last:
         notes.append(
-            f"From the prompt's last token on act: {', '.join(last)}. Such adapters may lose "
-            "answers by themselves; train them with an --acting-text."
+            f"These act from the prompt's last token on: {', '.join(last)}. Such adapters may "
+            "lose right answers even unshared; train them with an --acting-text."
         )
     if slots > 1:
         notes.append(

@@ -102,7 +102,7 @@ def train(
         str | None,
         typer.Option(
             help="For neutral, prompt text from whose last occurrence a role acts; '' for the last "
-            "token. Default: where a tool's output begins, if prompts hold one.",
+            "token. Default: where a tool's output begins, if a quarter of the prompts hold one.",
             show_default=False,
         ),
     ] = None,

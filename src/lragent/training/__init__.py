@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lragent.training.acting import acting_tokens
     from lragent.training.config import Mode, TrainConfig, TrainedFor
     from lragent.training.errors import TrainingError
     from lragent.training.output import write_sidecar
@@ -24,6 +25,7 @@ _HOMES = {
     "TrainedFor": "config",
     "TrainedRole": "report",
     "TrainingError": "errors",
+    "acting_tokens": "acting",
     "prepare_for_neutral": "prepare",
     "train": "run",
     "write_sidecar": "output",
@@ -37,6 +39,7 @@ __all__ = [
     "TrainedFor",
     "TrainedRole",
     "TrainingError",
+    "acting_tokens",
     "prepare_for_neutral",
     "train",
     "write_sidecar",

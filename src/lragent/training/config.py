@@ -35,27 +35,15 @@ class TrainedFor(StrEnum):
     """The role computes everything itself."""
 
 
-TOOL_OUTPUTS = (
-    "\nObservation",
-    "Observation",
-    "<tool_response>",
-    "[TOOL_RESULTS]",
-    "<|im_start|>tool",
-    "<|start_header_id|>ipython",
-)
-"""How a tool's output begins: for `lragent.agents` and in ReAct (some tokenizers join the line
-break to what stands before it), then in chat templates of Qwen and Hermes, Mistral, ChatML and
-Llama 3."""
-
-
 class TrainConfig(BaseModel):
     """Settings of a training run; rank, alpha, dropout and schedule are the paper's by default.
 
     `readers` says, under `base+lr`, who reads the contexts: the first role, or a member drawn anew
     for each batch. `shared_projections` are the targets whose A the roles share: those whose output
     is cached. `acting_text` is the part of a prompt from whose last occurrence on a role acts under
-    `neutral`; what follows it is not shared. Without it that is the tool's output (`TOOL_OUTPUTS`)
-    where at least half of the prompts hold one, else, and with "", the prompt's last token.
+    `neutral`; what follows it is not shared. None is the text with which a tool's output begins
+    (`acting.TOOL_OUTPUTS`), if a quarter of the prompts hold one; else, and with "", roles act from
+    the prompt's last token on.
     `max_steps`, where given, replaces `epochs`; it counts the optimiser steps of one role, and of
     all roles together in mode `joint`. Samples longer than `max_length` tokens are left out.
     """

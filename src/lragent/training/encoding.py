@@ -39,11 +39,6 @@ def encode(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> Example:
     return _encode([sample], tokenizer)[0]
 
 
-def text_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a part of a prompt; none for no text."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
 def encode_all(
     samples: Sequence[Sample], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[list[Example], int]:

@@ -19,12 +19,13 @@ CHECKPOINTS = ".checkpoints"
 
 
 class Record(BaseModel):
-    """Settings and data of the run in a folder, and the roles that are finished."""
+    """Settings and data of the run in a folder, its acting text, and which roles are finished."""
 
     model_config = ConfigDict(extra="forbid")
 
     settings: dict[str, object]
     data: list[str]
+    acting_text: str | None = None
     finished: dict[str, RoleResult] = {}
 
     def save(self, out: Path) -> None:

@@ -15,10 +15,10 @@ import torch
 from transformers import set_seed
 
 from lragent.engine.loader import load_model
-from lragent.sharing.turns import last_occurrence
+from lragent.training.acting import acting_tokens, require, tool_output
 from lragent.training.card import model_card
-from lragent.training.config import TOOL_OUTPUTS, Mode, TrainConfig, TrainedFor
-from lragent.training.encoding import Example, encode_all, text_tokens
+from lragent.training.config import Mode, TrainConfig, TrainedFor
+from lragent.training.encoding import Example, encode_all
 from lragent.training.errors import TrainingError
 from lragent.training.lora import (
     add_adapters,
@@ -71,7 +71,11 @@ class Session:
         model, tokenizer = self._load()
         train, dropped = self._encode(samples, tokenizer)
         evaluated, _ = self._encode(held_out, tokenizer)
-        acting = self._acting(train, tokenizer)
+        acting: list[int] = []
+        if config.trained_for is TrainedFor.NEUTRAL:
+            text = self._acting_text(samples, tokenizer)
+            config = config.model_copy(update={"acting_text": text})
+            acting = acting_tokens(text, tokenizer)
         checkpoints = config.out / CHECKPOINTS / "-".join(self._roles)
         bar = ProgressBar("training " + ", ".join(self._roles), show_progress)
         trainer = RoleTrainer(
@@ -138,34 +142,28 @@ class Session:
                 parameter.requires_grad_(True)
         return model, tokenizer
 
-    def _acting(
-        self, examples: Mapping[str, Sequence[Example]], tokenizer: PreTrainedTokenizerBase
-    ) -> list[int]:
-        """The adapters' acting tokens; none where a role acts from the prompt's last token on."""
-        text = self._config.acting_text
-        if self._config.trained_for is not TrainedFor.NEUTRAL or text == "":
-            return []
-        prompts = [example.ids[: -example.learnt] for own in examples.values() for example in own]
-        if text is not None:
-            tokens = text_tokens(text, tokenizer)
-            if all(last_occurrence(prompt, tokens) is None for prompt in prompts):
-                raise TrainingError(
-                    f"no prompt holds the acting text {text!r} (tokens {tokens}): give text that "
-                    "the prompts end with, or leave the option out"
-                )
-            return tokens
-        for text in TOOL_OUTPUTS:
-            tokens = text_tokens(text, tokenizer)
-            without = sum(last_occurrence(prompt, tokens) is None for prompt in prompts)
-            if 2 * without <= len(prompts):
-                return tokens
-        logger.warning(
-            "%s will act from each prompt's last token on. Some roles that were trained so lost "
-            "right answers; give a text that begins what is new in each prompt as the acting text "
-            "(--acting-text)",
-            ", ".join(self._roles),
-        )
-        return []
+    def _acting_text(
+        self, samples: Mapping[str, Sequence[Sample]], tokenizer: PreTrainedTokenizerBase
+    ) -> str:
+        """From which text on the roles of the whole run act; found once and kept in the record."""
+        config, record = self._config, self._record
+        if record.acting_text is None:
+            everything = [sample for own in samples.values() for sample in own]
+            examples, _ = encode_all(everything, tokenizer, config.max_length)
+            prompts = [example.ids[: -example.learnt] for example in examples]
+            text = config.acting_text
+            if text is None:
+                text = tool_output(prompts, tokenizer)
+                if not text:
+                    logger.warning(
+                        "The roles will act from each prompt's last token on. Some that were "
+                        "trained so lost right answers; name the text that begins what is new in "
+                        "each prompt (--acting-text)"
+                    )
+            require(text, prompts, tokenizer)
+            record.acting_text = text
+            record.save(config.out)
+        return record.acting_text
 
     def _encode(
         self, samples: Mapping[str, Sequence[Sample]], tokenizer: PreTrainedTokenizerBase
