@@ -12,7 +12,8 @@ from lragent.sharing.turns import last_occurrence
 from lragent.training.acting import acting_tokens, tool_output
 
 PROMPT = (
-    "Answer with a Thought and an Action; an Observation follows.\nAction 1: Search[x]\n"
+    "Answer with a Thought and an Action; an Observation follows.\n"
+    "Action Input: the input\nObservation: the result\nBegin.\nAction 1: Search[x]\n"
     "Observation 1: It is so.\nAction 2: Finish[y]\nObservation 2: It ends.\nThought 3:"
 )
 
@@ -49,7 +50,7 @@ def test_the_last_line_of_an_observation(pieces: Any, found: str) -> None:
     assert place is not None
     rest = "".join(tokenizer.convert_ids_to_tokens(ids[place:]))
     assert rest.lstrip("\nĊ").startswith("Observation")
-    assert rest.count("Observation") == 1
+    assert rest.count("Observation") == 1  # the last one
     assert "2" in rest
     # The word in the instructions is none.
     instructions = tokenizer(PROMPT.partition("\n")[0])["input_ids"]

@@ -144,6 +144,10 @@ def test_an_interrupted_run_keeps_its_acting_text(
     assert [read_adapter(config.out / role).acting_tokens for role in ROLES] == [mark] * 3
     card = (config.out / "reflect" / "README.md").read_text()
     assert "--acting-text '<assistant>'" in card
+    again = train(make_config(max_steps=1, acting_text="<assistant>"), show_progress=False)
+    assert all(role.kept for role in again.roles)  # the card's command is the same run
+    with pytest.raises(TrainingError, match="acting_text"):
+        train(make_config(max_steps=1, acting_text="<user>"), show_progress=False)
 
 
 def test_peft_loads_each_adapter(make_config: Make, tiny_model: Path) -> None:

@@ -21,18 +21,26 @@ TOOL_OUTPUTS = (
     "<|start_header_id|>ipython",
 )
 """How a tool's output begins: for `lragent.agents` and in ReAct, then in chat templates of Qwen,
-Mistral, ChatML and Llama 3. Some tokenizers join a line break to what stands before it, or a
-bracket to what follows: then the second of two is found."""
+Mistral, ChatML and Llama 3. Where a tokenizer joins a line break to what stands before it, or a
+bracket to what follows, the second of two holds."""
 
 _SHARE = 0.25
-"""Of the prompts, below which a text is none of their customs."""
+"""Share of the prompts that must hold a text for it to be taken."""
 
 
 def tool_output(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first of `TOOL_OUTPUTS` that a quarter of the prompts hold; "" without one."""
+    """The first of `TOOL_OUTPUTS` that a quarter of the prompts hold; "" without one.
+
+    One whose tokens are others beside a bracket and a line break is passed over: it would be found
+    in some places and not in others.
+    """
     needed = max(1.0, _SHARE * len(prompts))
-    held = (text for text in TOOL_OUTPUTS if _held(text, prompts, tokenizer) >= needed)
-    return next(held, "")
+    for text in TOOL_OUTPUTS:
+        line = _tokens(f"]{text}\n" if text[0] == "\n" else f"]\n{text}\n", tokenizer)
+        stands = last_occurrence(line, acting_tokens(text, tokenizer)) is not None
+        if stands and _held(text, prompts, tokenizer) >= needed:
+            return text
+    return ""
 
 
 def require(
@@ -46,7 +54,8 @@ def require(
     if text and not _held(text, prompts, tokenizer):
         raise TrainingError(
             f"no prompt holds the acting text {text!r} (tokens {acting_tokens(text, tokenizer)}): "
-            "give text that the prompts end with, or leave the option out"
+            "give text that the prompts end with, with the space before it if there is one, or "
+            "leave the option out"
         )
 
 
@@ -54,7 +63,7 @@ def acting_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the tokens from which an adapter acts, for `prepare_for_neutral` and `write_sidecar`.
 
     They are those of a text behind a line break: alone, some tokenizers have every text begin with
-    a space. None for no text.
+    a space. An empty list for no text.
     """
     before, both, alone = (_tokens(part, tokenizer) for part in ("\n", "\n" + text, text))
     return both[len(before) :] if both[: len(before)] == before else alone

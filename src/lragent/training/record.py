@@ -56,6 +56,7 @@ def open_record(config: TrainConfig, files: Sequence[DataFile]) -> Record:
         f"{name} ({found.settings.get(name)!r}, now {value!r})"
         for name, value in wanted.settings.items()
         if found.settings.get(name) != value
+        and (name, value) != ("acting_text", found.acting_text)  # as the model card states it
     ]
     if found.data != wanted.data:
         changed.append("the data")

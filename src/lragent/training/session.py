@@ -147,6 +147,8 @@ class Session:
     ) -> str:
         """From which text on the roles of the whole run act; found once and kept in the record."""
         config, record = self._config, self._record
+        if config.acting_text == "":
+            return ""
         if record.acting_text is None:
             everything = [sample for own in samples.values() for sample in own]
             examples, _ = encode_all(everything, tokenizer, config.max_length)

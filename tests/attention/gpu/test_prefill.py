@@ -133,6 +133,18 @@ def test_contexts_between_turns_are_computed_together(
     assert_close(out, problem)
 
 
+def test_contexts_without_new_tokens_are_no_part_of_a_plan():
+    problem = crossing(1)
+    batch, whole = problem.batch, problem.batch.whole
+    assert whole is not None
+    longer = replace(
+        batch, whole=whole, host_cu_seqlens_q=[*batch.host_cu_seqlens_q, 113],
+        host_seq_lens=[*batch.host_seq_lens, 40], host_lr_slot=[*batch.host_lr_slot, -1],
+    )  # fmt: skip
+    assert longer.host_cu_seqlens_q[-2] == 113
+    assert runs_of(replace(problem, batch=longer)) == runs_of(problem)
+
+
 def test_contexts_before_a_long_turn_are_computed_without_it(monkeypatch: pytest.MonkeyPatch):
     # Its attention twice would take longer than the launch that it saves.
     monkeypatch.setattr(backend, "FA3_RATE", 1e10)

@@ -223,14 +223,15 @@ def _contexts_first(
     """
     starts, lens = batch.host_cu_seqlens_q, batch.host_seq_lens
     begins, ends = whole.host_cu_seqlens_q, whole.host_seq_lens
+    plain = [index for index in plain if starts[index + 1] > starts[index]]
     contexts = {bisect.bisect_right(begins, starts[index]) - 1 for index in plain}
     first = plan_runs(shape, begins, ends, range(whole.num_sequences), contexts)
     then = plan_runs(shape, starts, lens, wanted=set(range(batch.num_sequences)).difference(plain))
     work = sum(shape.flop(begins[index + 1] - begins[index], ends[index]) for index in contexts)
     work -= sum(shape.flop(starts[index + 1] - starts[index], lens[index]) for index in plain)
-    fewer = sum(run.path in DENSE for run in runs)
-    fewer -= sum(run.path in DENSE for run in (*first, *then))
-    pays = fewer > 0 and work / shape.dense_rate < fewer * LAUNCH
+    fewer = len(runs) - len(first) - len(then)
+    dense = any(run.path in DENSE for run in first)
+    pays = dense and work / shape.dense_rate < fewer * LAUNCH
     return (first, then) if pays else ([], runs)
 
 

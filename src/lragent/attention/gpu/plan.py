@@ -109,7 +109,7 @@ class Shape(NamedTuple):
 
 
 def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
-    """Seconds of one sequence with several queries, by each path; paged if it has no adapter."""
+    """Seconds of one sequence with several queries, by each path; paged is for no adapter terms."""
     work = shape.flop(queries, context)
     few = queries * shape.heads < _FEW_ROWS
     start = _START_FEW if few else 0.0
