@@ -1,16 +1,24 @@
-"""Where a tool's output begins in a prompt, for tokenizers of different kinds."""
+"""From which text of a prompt on roles act, for tokenizers of different kinds and in a run."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.conftest import ROLES
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lragent.adapters import read_adapter
 from lragent.sharing.turns import last_occurrence
+from lragent.training import TrainConfig, TrainingError, acting, train
 from lragent.training.acting import acting_tokens, tool_output
 
+Make = Callable[..., TrainConfig]
 PROMPT = (
     "Answer with a Thought and an Action; an Observation follows.\n"
     "Action Input: the input\nObservation: the result\nBegin.\nAction 1: Search[x]\n"
@@ -64,3 +72,61 @@ def test_a_text_that_few_prompts_hold_is_not_taken() -> None:
     assert tool_output([holds, lacks, lacks, lacks, lacks], tokenizer) == ""
     assert tool_output([], tokenizer) == ""
     assert acting_tokens("", tokenizer) == []
+
+
+def test_without_an_acting_text_roles_act_from_the_tool_s_output_that_prompts_hold(
+    make_config: Make,
+    write_samples: Callable[..., Path],
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(acting, "TOOL_OUTPUTS", ("w9 w9", "w7"))
+
+    def tokens(prompts: dict[str, list[str]], **settings: Any) -> list[tuple[int, ...] | None]:
+        samples = [
+            {"role": role, "input": f"w1 {word} w2", "output": "w5"}
+            for role, words in prompts.items()
+            for word in words
+        ]
+        config = make_config(
+            data=[write_samples(samples)], max_steps=1, roles=("plan", "act"), overwrite=True,
+            **settings,
+        )  # fmt: skip
+        train(config, show_progress=False)
+        return [read_adapter(config.out / role).acting_tokens for role in config.roles]
+
+    # One text for all roles, those too whose own prompts never hold it.
+    mostly = {"plan": ["w8"] * 2, "act": ["w7", "w8"]}
+    mark = (tokenizer.convert_tokens_to_ids("w7"),)
+    assert tokens(mostly) == [mark] * 2
+    assert tokens(mostly, mode="joint") == [mark] * 2
+    assert tokens(mostly, acting_text="") == [None] * 2
+    assert tokens(mostly, trained_for="isolated") == [None] * 2
+    assert not caplog.records
+    assert tokens({"plan": ["w8"] * 3, "act": ["w8", "w7"]}) == [None] * 2
+    assert [record.getMessage()[:48] for record in caplog.records] == [
+        "The roles will act from each prompt's last token"
+    ]
+
+
+def test_an_interrupted_run_keeps_its_acting_text(
+    make_config: Make, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acting, "TOOL_OUTPUTS", ("<assistant>",))
+    train(make_config(max_steps=1), show_progress=False)
+    config = make_config(max_steps=1)
+    record = json.loads((config.out / "training.json").read_text())
+    del record["finished"]["reflect"]
+    (config.out / "training.json").write_text(json.dumps(record))
+    shutil.rmtree(config.out / "reflect")
+    monkeypatch.setattr(acting, "TOOL_OUTPUTS", ("<user>",))
+    train(config, show_progress=False)
+    mark = (tokenizer.convert_tokens_to_ids("<assistant>"),)
+    assert [read_adapter(config.out / role).acting_tokens for role in ROLES] == [mark] * 3
+    card = (config.out / "reflect" / "README.md").read_text()
+    assert "--acting-text '<assistant>'" in card
+    again = train(make_config(max_steps=1, acting_text="<assistant>"), show_progress=False)
+    assert all(role.kept for role in again.roles)  # the card's command is the same run
+    with pytest.raises(TrainingError, match="acting_text"):
+        train(make_config(max_steps=1, acting_text="<user>"), show_progress=False)

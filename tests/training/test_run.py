@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from lragent.adapters import read_adapter
-from lragent.training import Mode, TrainConfig, TrainingError, acting, train
+from lragent.training import Mode, TrainConfig, TrainingError, train
 from lragent.training.progress import ProgressBar
 from lragent.training.served import ServedForward
 from lragent.training.trainer import RoleTrainer
@@ -90,64 +90,6 @@ def test_a_role_acts_from_a_text_of_the_prompt_on(
     for text in ("w1 w1 w1", "\n"):  # this tokenizer has no token for a line break
         with pytest.raises(TrainingError, match="no prompt holds the acting text"):
             train(make_config(acting_text=text, overwrite=True), show_progress=False)
-
-
-def test_without_an_acting_text_roles_act_from_the_tool_s_output_that_prompts_hold(
-    make_config: Make,
-    write_samples: Callable[..., Path],
-    tokenizer: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(acting, "TOOL_OUTPUTS", ("w9 w9", "w7"))
-
-    def tokens(prompts: dict[str, list[str]], **settings: Any) -> list[tuple[int, ...] | None]:
-        samples = [
-            {"role": role, "input": f"w1 {word} w2", "output": "w5"}
-            for role, words in prompts.items()
-            for word in words
-        ]
-        config = make_config(
-            data=[write_samples(samples)], max_steps=1, roles=("plan", "act"), overwrite=True,
-            **settings,
-        )  # fmt: skip
-        train(config, show_progress=False)
-        return [read_adapter(config.out / role).acting_tokens for role in config.roles]
-
-    # One text for all roles, those too whose own prompts never hold it.
-    mostly = {"plan": ["w8"] * 2, "act": ["w7", "w8"]}
-    mark = (tokenizer.convert_tokens_to_ids("w7"),)
-    assert tokens(mostly) == [mark] * 2
-    assert tokens(mostly, mode="joint") == [mark] * 2
-    assert tokens(mostly, acting_text="") == [None] * 2
-    assert tokens(mostly, trained_for="isolated") == [None] * 2
-    assert not caplog.records
-    assert tokens({"plan": ["w8"] * 3, "act": ["w8", "w7"]}) == [None] * 2
-    assert [record.getMessage()[:48] for record in caplog.records] == [
-        "The roles will act from each prompt's last token"
-    ]
-
-
-def test_an_interrupted_run_keeps_its_acting_text(
-    make_config: Make, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acting, "TOOL_OUTPUTS", ("<assistant>",))
-    train(make_config(max_steps=1), show_progress=False)
-    config = make_config(max_steps=1)
-    record = json.loads((config.out / "training.json").read_text())
-    del record["finished"]["reflect"]
-    (config.out / "training.json").write_text(json.dumps(record))
-    shutil.rmtree(config.out / "reflect")
-    monkeypatch.setattr(acting, "TOOL_OUTPUTS", ("<user>",))
-    train(config, show_progress=False)
-    mark = (tokenizer.convert_tokens_to_ids("<assistant>"),)
-    assert [read_adapter(config.out / role).acting_tokens for role in ROLES] == [mark] * 3
-    card = (config.out / "reflect" / "README.md").read_text()
-    assert "--acting-text '<assistant>'" in card
-    again = train(make_config(max_steps=1, acting_text="<assistant>"), show_progress=False)
-    assert all(role.kept for role in again.roles)  # the card's command is the same run
-    with pytest.raises(TrainingError, match="acting_text"):
-        train(make_config(max_steps=1, acting_text="<user>"), show_progress=False)
 
 
 def test_peft_loads_each_adapter(make_config: Make, tiny_model: Path) -> None:
