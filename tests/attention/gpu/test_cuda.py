@@ -87,7 +87,6 @@ def test_expanded_prefill(dense: str, monkeypatch: pytest.MonkeyPatch):
     for k_rank, window in ((0, None), (8, None), (0, 300)):
         case = Case(
             lens=((1, 3000), (900, 900), (1200, 2100), (20, 20), (1, 400)),
-            adapters=(0, 1),
             kv_heads=8,
             group=4,
             head_dim=128,
@@ -100,25 +99,6 @@ def test_expanded_prefill(dense: str, monkeypatch: pytest.MonkeyPatch):
         out = run(problem, "triton")
         assert paths_of(problem) == {"decode", "expand"}
         assert_close(out, problem)
-
-
-@pytest.mark.parametrize("window", [None, 300])
-def test_prefill_over_pages(window: int | None, monkeypatch: pytest.MonkeyPatch):
-    case = Case(
-        lens=((1, 3000), (900, 900), (1200, 2100), (20, 20), (1, 400), (150, 3000)),
-        kv_heads=8,
-        group=4,
-        head_dim=128,
-        v_rank=0,
-        window=window,
-        dtype=HALF,
-    )
-    problem = make(case, device=DEVICE)
-    monkeypatch.setattr("lragent.attention.gpu.plan.LAUNCH", -1.0)
-    monkeypatch.setattr("lragent.attention.gpu.backend.PAGED_RATE", 1e18)
-    out = run(problem, "triton")
-    assert paths_of(problem) == {"decode", "paged"}
-    assert_close(out, problem)
 
 
 def paths_of(problem: Problem) -> set[str]:

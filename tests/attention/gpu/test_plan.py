@@ -8,7 +8,6 @@ import pytest
 
 from lragent.attention.gpu.plan import (
     FA3_RATE,
-    PAGED_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
     Run,
@@ -25,9 +24,7 @@ LLAMA = Shape(
     itemsize=2,
     key_lora=False,
     window=0,
-    page_size=16,
     dense_rate=FA3_RATE,
-    paged_rate=PAGED_RATE,
 )
 
 
@@ -68,14 +65,14 @@ def test_tile_runs_do_not_reach_over_expanded_sequences():
 def test_only_those_that_are_wanted_are_planned():
     starts = [0, 4096, 4097, 8193, 8194]
     contexts = [4096, 900, 8192, 40]
-    runs = plan_runs(LLAMA, starts, contexts, wanted={1, 2})
+    runs = plan_runs(LLAMA, starts, contexts, {1, 2})
     assert [(run.path, run.first, run.last) for run in runs] == [("decode", 1, 2), ("expand", 2, 3)]
-    assert plan_runs(LLAMA, starts, contexts, wanted=set()) == []
+    assert plan_runs(LLAMA, starts, contexts, set()) == []
 
 
 def test_tiles_of_those_that_are_wanted_do_not_reach_over_others():
     starts, contexts = [0, 20, 40, 60, 61, 62], [20, 90, 90, 90, 91]
-    runs = plan_runs(LLAMA, starts, contexts, wanted={0, 2, 3, 4})
+    runs = plan_runs(LLAMA, starts, contexts, {0, 2, 3, 4})
     assert [(run.path, run.first, run.last) for run in runs] == [
         ("tiles", 0, 1),
         ("tiles", 2, 3),
@@ -106,24 +103,6 @@ def test_key_lora_windows_and_the_dense_kernel_move_the_border():
     slower = LLAMA._replace(dense_rate=TRITON_RATE)
     assert best_path(slower, queries, 32768) == "tiles"
     assert best_path(slower, 2048, 32768) == "expand"
-
-
-def test_pages_are_read_where_gathering_them_would_not_pay():
-    paths = [best_path(LLAMA, queries, 8192, plain=True) for queries in (1, 256, 512, 4096)]
-    assert paths == ["decode", "paged", "paged", "expand"]
-    assert best_path(LLAMA, 256, 8192) == "expand"
-    assert best_path(LLAMA._replace(paged_rate=0.0), 256, 8192, plain=True) == "expand"
-    tokens = SCRATCH_BYTES // LLAMA.expanded_token
-    starts, contexts = [0, 1024, 5120, 5376, 5632], [8192, tokens + 1, tokens, 8192]
-    runs = plan_runs(LLAMA, starts, contexts, plain={1, 2, 3})
-    assert [(run.path, run.first, run.last) for run in runs] == [("expand", 0, 1), ("paged", 1, 4)]
-
-
-def test_few_queries_read_pages_by_flash_attention_only_where_it_saves_the_host_s_time_too():
-    assert best_path(LLAMA, 20, 20, plain=True) == "tiles"
-    assert best_path(LLAMA, 16, 32768, plain=True) == "tiles"
-    assert best_path(LLAMA, 64, 32768) == "tiles"
-    assert best_path(LLAMA, 64, 32768, plain=True) == "paged"
 
 
 def test_a_run_sums_its_contexts():

@@ -39,36 +39,25 @@ def varlen(
     softmax_scale: float,
     window_size: list[int],
     out: Tensor,
+    cu_seqlens_k: Tensor,
     causal: bool,
     scheduler_metadata: Tensor,
     fa_version: int,
-    cu_seqlens_k: Tensor | None = None,
-    seqused_k: Tensor | None = None,
-    block_table: Tensor | None = None,
 ) -> None:
-    """FlashAttention 3 as it is inside vLLM, over contiguous keys or over pages."""
+    """FlashAttention 3 as it is inside vLLM, over contiguous keys."""
     assert causal
     assert fa_version == 3
-    page = 0 if block_table is None else k.shape[1]
-    assert scheduler_metadata.tolist() == [max_query, max_seq, page]
+    assert scheduler_metadata.tolist() == [max_query, max_seq]
     for s in range(cu_seqlens_q.shape[0] - 1):
         first, last = cu_seqlens_q[s : s + 2].tolist()
-        if block_table is None:
-            assert cu_seqlens_k is not None
-            here = slice(*cu_seqlens_k[s : s + 2].tolist())
-            keys, values = k[here], v[here]
-        else:
-            assert seqused_k is not None
-            used = int(seqused_k[s])
-            pages = block_table[s, : -(-used // page)].long()
-            keys, values = (x[pages].flatten(0, 1)[:used] for x in (k, v))
+        here = slice(*cu_seqlens_k[s : s + 2].tolist())
         window = None if window_size[0] < 0 else window_size[0] + 1
-        out[first:last] = causal_attention(q[first:last], keys, values, softmax_scale, window)
+        out[first:last] = causal_attention(q[first:last], k[here], v[here], softmax_scale, window)
 
 
-def schedule(max_seqlen_q: int, max_seqlen_k: int, page_size: int | None, **_: Any) -> Tensor:
+def schedule(max_seqlen_q: int, max_seqlen_k: int, **_: Any) -> Tensor:
     """Stands for a work list: the sizes that it was made for."""
-    return torch.tensor([max_seqlen_q, max_seqlen_k, page_size or 0])
+    return torch.tensor([max_seqlen_q, max_seqlen_k])
 
 
 @pytest.fixture(autouse=True)
@@ -83,16 +72,14 @@ def _installed(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(("k_rank", "window"), [(0, None), (4, None), (0, 30)])
-def test_prompts_with_adapters_are_expanded_and_others_read_from_pages(
-    k_rank: int, window: int | None
-):
+def test_prompts_are_expanded_beside_a_decoding_sequence(k_rank: int, window: int | None):
     case = Case(
         lens=((1, 40), (20, 70), (33, 70), (7, 21)), adapters=(0, 1, 0, -1), dtype=HALF,
         k_rank=k_rank, window=window,
     )  # fmt: skip
     problem = make(case, device=DEVICE)
     out = run(problem, "triton")
-    assert runs_of(problem) == [("decode", 0, 1), ("expand", 1, 3), ("paged", 3, 4)]
+    assert runs_of(problem) == [("decode", 0, 1), ("expand", 1, 4)]
     assert_close(out, problem)
 
 
@@ -121,15 +108,11 @@ def crossing(turn: int, k_rank: int = 0) -> Problem:
 
 
 @pytest.mark.parametrize("k_rank", [0, 4])
-@pytest.mark.parametrize(("path", "rate"), [("paged", 1e18), ("expand", 1.0)])
-def test_contexts_between_turns_are_computed_together(
-    path: str, rate: float, k_rank: int, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(backend, "PAGED_RATE", rate)
+def test_contexts_between_turns_are_expanded_together(k_rank: int):
     problem = crossing(1, k_rank)
     out = run(problem, "triton")
     # First three of the four requests, then the turns.
-    assert runs_of(problem) == [(path, 0, 1), (path, 2, 4), ("decode", 1, 5)]
+    assert runs_of(problem) == [("expand", 0, 1), ("expand", 2, 4), ("decode", 1, 5)]
     assert_close(out, problem)
 
 
@@ -150,24 +133,13 @@ def test_contexts_before_a_long_turn_are_computed_without_it(monkeypatch: pytest
     monkeypatch.setattr(backend, "FA3_RATE", 1e10)
     problem = crossing(10)
     out = run(problem, "triton")
-    paths = [("paged", 0, 1), ("expand", 1, 2), ("decode", 2, 5), ("paged", 3, 4), ("paged", 5, 6)]
+    # The context and its long turn are neighbours, and share a launch.
+    paths = [("expand", 0, 2), ("decode", 2, 5), ("expand", 3, 4), ("expand", 5, 6)]
     assert runs_of(problem) == paths
     assert_close(out, problem)
 
 
-@pytest.mark.parametrize("window", [None, 30])
-def test_pages_without_adapter_terms_are_read_as_they_lie(window: int | None):
-    case = Case(
-        lens=((1, 40), (20, 70), (33, 70)), adapters=(-1, -1, -1), v_rank=0, window=window,
-        dtype=HALF,
-    )  # fmt: skip
-    problem = make(case, device=DEVICE)
-    out = run(problem, "triton")
-    assert runs_of(problem) == [("decode", 0, 1), ("paged", 1, 3)]
-    assert_close(out, problem)
-
-
-def test_contexts_of_no_dense_kernel_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
+def test_contexts_that_are_not_expanded_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plan, "_START_FEW", 0.0)
     problem = crossing(5)
     out = run(problem, "triton")

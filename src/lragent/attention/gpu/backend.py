@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -22,10 +22,8 @@ from lragent.attention.gpu.calls import ALL, Call, PlannedRun, prepare, scratch
 from lragent.attention.gpu.launch import interpreting
 from lragent.attention.gpu.layer import Layer, Sequences
 from lragent.attention.gpu.plan import (
-    DENSE,
     FA3_RATE,
     LAUNCH,
-    PAGED_RATE,
     SCRATCH_BYTES,
     TRITON_RATE,
     Run,
@@ -200,21 +198,17 @@ def plan_batch(q: Tensor, batch: AttentionBatch, layer: Layer, window: int) -> l
         path = "decode" if batch.max_query <= 1 else "tiles"
         runs = [Run(path, 0, count, ALL, batch.max_seq, count * batch.max_seq)]
         return parts_of(runs, batch, shape, q.dtype)
-    plain: Collection[int] = range(batch.num_sequences)
-    if layer.v_rank or layer.k_rank:
-        plain = {index for index, slot in enumerate(batch.host_lr_slot) if slot < 0}
-    runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens, plain)
+    runs = plan_runs(shape, batch.host_cu_seqlens_q, batch.host_seq_lens)
     if batch.whole is None:
         return parts_of(runs, batch, shape, q.dtype)
-    first, then = _contexts_first(runs, batch, batch.whole, shape, plain)
+    first, then = _contexts_first(runs, batch, batch.whole, shape)
     contexts = parts_of(first, batch.whole, shape, q.dtype)
     return [*contexts, *parts_of(then, batch, shape, q.dtype)]
 
 
 def _contexts_first(
-    runs: list[Run], batch: AttentionBatch, whole: AttentionBatch, shape: Shape,
-    plain: Collection[int],
-) -> tuple[list[Run], list[Run]]:  # fmt: skip
+    runs: list[Run], batch: AttentionBatch, whole: AttentionBatch, shape: Shape
+) -> tuple[list[Run], list[Run]]:
     """Runs of ``whole`` for requests with a context, then runs of the turns, over their results.
 
     In the batch itself turns lie between the contexts, so that each context is launched alone. In
@@ -223,25 +217,27 @@ def _contexts_first(
     """
     starts, lens = batch.host_cu_seqlens_q, batch.host_seq_lens
     begins, ends = whole.host_cu_seqlens_q, whole.host_seq_lens
-    plain = [index for index in plain if starts[index + 1] > starts[index]]
-    contexts = {bisect.bisect_right(begins, starts[index]) - 1 for index in plain}
-    first = plan_runs(shape, begins, ends, range(whole.num_sequences), contexts)
-    then = plan_runs(shape, starts, lens, wanted=set(range(batch.num_sequences)).difference(plain))
+    slots = batch.host_lr_slot
+    parts = [
+        index for index, slot in enumerate(slots) if slot < 0 and starts[index + 1] > starts[index]
+    ]
+    turns = {index for index, slot in enumerate(slots) if slot >= 0}
+    contexts = {bisect.bisect_right(begins, starts[index]) - 1 for index in parts}
+    first = plan_runs(shape, begins, ends, contexts)
+    then = plan_runs(shape, starts, lens, turns)
     work = sum(shape.flop(begins[index + 1] - begins[index], ends[index]) for index in contexts)
-    work -= sum(shape.flop(starts[index + 1] - starts[index], lens[index]) for index in plain)
+    work -= sum(shape.flop(starts[index + 1] - starts[index], lens[index]) for index in parts)
     fewer = len(runs) - len(first) - len(then)
-    dense = any(run.path in DENSE for run in first)
-    pays = dense and work / shape.dense_rate < fewer * LAUNCH
+    expands = any(run.path == "expand" for run in first)
+    pays = expands and work / shape.dense_rate < fewer * LAUNCH
     return (first, then) if pays else ([], runs)
 
 
 def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
     """What the cost rule needs to know; arguments as in `attention_calls`."""
-    dense = paged = 0.0
+    rate = 0.0
     if not is_fixed(q) and _expands(q.dtype, q.device):
-        found = fa3.find(q.device)
-        dense = TRITON_RATE if found is None else FA3_RATE
-        paged = PAGED_RATE if found is not None and fa3.reads_pages(found) else 0.0
+        rate = TRITON_RATE if fa3.find(q.device) is None else FA3_RATE
     return Shape(
         heads=q.shape[1],
         kv_heads=layer.k.shape[1],
@@ -249,9 +245,7 @@ def shape_of(q: Tensor, layer: Layer, window: int) -> Shape:
         itemsize=q.dtype.itemsize,
         key_lora=layer.k_rank > 0,
         window=window,
-        page_size=layer.k.shape[2],
-        dense_rate=dense,
-        paged_rate=paged,
+        dense_rate=rate,
     )
 
 
@@ -302,7 +296,6 @@ def parts_of(
         if run.path == "expand":
             starts_k = torch.zeros(run.last - run.first + 1, dtype=torch.int32, device=lens.device)
             torch.cumsum(lens, 0, dtype=torch.int32, out=starts_k[1:])
-        if run.path in DENSE:
             work = _work(run, starts_q, lens, shape, dtype)
         plan.append(PlannedRun(run, starts_q, sequences, starts_k, work))
     return plan
@@ -318,5 +311,4 @@ def _work(
     return fa3.schedule(
         found, cu_seqlens_q, seq_lens, run.max_query, run.max_seq,
         shape.heads, shape.kv_heads, shape.head_dim, dtype, shape.window,
-        shape.page_size if run.path == "paged" else None,
     )  # fmt: skip

@@ -30,7 +30,7 @@ class PlannedRun(NamedTuple):
         cu_seqlens_q: of its sequences.
         sequences: block tables, lengths, adapters and LR slots of its sequences.
         cu_seqlens_k: for the expand path, where each context starts in the scratch buffer.
-        work: for the dense paths, FlashAttention 3's work list, where it takes one.
+        work: for the expand path, FlashAttention 3's work list, where it takes one.
     """
 
     run: Run
@@ -69,9 +69,6 @@ def prepare(
         if planned.run.path == "expand":
             calls.append(_expanded(planned, q, layer, scale, window))
             continue
-        if planned.run.path == "paged":
-            calls.append(_paged(planned, q, scale, window))
-            continue
         call = prepare_attend(
             q, out, planned.cu_seqlens_q, layer, planned.sequences, scale, window,
             planned.run.max_seq, planned.run.path == "decode", *planned.queries,
@@ -97,25 +94,8 @@ def _expanded(planned: PlannedRun, q: Tensor, layer: Layer, scale: float, window
             launch_dense(q, out, k, v, cu_seqlens_q, cu_seqlens_k, scale, window)
         else:
             fa3.attend(
-                found, q, k, v, out, cu_seqlens_q, {"cu_seqlens_k": cu_seqlens_k},
-                run.max_query, run.max_seq, scale, window, work,
+                found, q, k, v, out, cu_seqlens_q, cu_seqlens_k, run.max_query, run.max_seq,
+                scale, window, work,
             )  # fmt: skip
-
-    return call
-
-
-def _paged(planned: PlannedRun, q: Tensor, scale: float, window: int) -> Call:
-    """Attention without adapter terms: FlashAttention 3 over the pages."""
-    run, cu_seqlens_q, sequences, _, work = planned
-    contexts = {"seqused_k": sequences.seq_lens, "block_table": sequences.block_tables}
-    found = fa3.find(q.device)
-    assert found is not None, "the path is planned with it alone"
-
-    def call(q: Tensor, out: Tensor, layer: Layer) -> None:
-        k, v = layer.k.transpose(1, 2), layer.v.transpose(1, 2)
-        fa3.attend(
-            found, q, k, v, out, cu_seqlens_q, contexts, run.max_query, run.max_seq, scale,
-            window, work,
-        )  # fmt: skip
 
     return call

@@ -46,11 +46,6 @@ def find(device: torch.device) -> tuple[str, Varlen] | None:
     return None
 
 
-def reads_pages(found: tuple[str, Varlen]) -> bool:
-    """Whether its function takes a block table."""
-    return found[0].startswith("vllm")
-
-
 def schedule(
     found: tuple[str, Varlen],
     cu_seqlens_q: Tensor,
@@ -62,16 +57,14 @@ def schedule(
     head_dim: int,
     dtype: torch.dtype,
     window: int,
-    page: int | None,
 ) -> Tensor | None:
     """Its work list for a batch, which serves every layer; None where calls make their own.
 
-    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``, ``page`` the tokens of a
-    page where it reads pages.
+    ``seq_lens`` are the contexts of the sequences in ``cu_seqlens_q``.
     """
     module, _ = found
     make = getattr(sys.modules[module], "get_scheduler_metadata", None)
-    if make is None or not reads_pages(found):
+    if make is None or not module.startswith("vllm"):
         return None
     return make(
         batch_size=seq_lens.shape[0],
@@ -85,7 +78,6 @@ def schedule(
         cu_seqlens_q=cu_seqlens_q,
         causal=True,
         window_size=_sides(window),
-        page_size=page,
     )
 
 
@@ -100,29 +92,28 @@ def attend(
     v: Tensor,
     out: Tensor,
     cu_seqlens_q: Tensor,
-    contexts: dict[str, Tensor],
+    cu_seqlens_k: Tensor,
     max_query: int,
     max_seq: int,
     scale: float,
     window: int,
     work: Tensor | None,
 ) -> None:
-    """Causal attention; the shapes are those of ``flash_attn_varlen_func``.
+    """Causal attention over contiguous keys; the shapes are those of ``flash_attn_varlen_func``.
 
-    ``contexts`` has its ``cu_seqlens_k`` for contiguous keys, ``seqused_k`` and ``block_table`` for
-    pages, see `reads_pages`. ``cu_seqlens_q`` may start above 0: rows outside its ranges are
-    neither read nor written. ``work`` is what `schedule` gave for the batch.
+    ``cu_seqlens_q`` may start above 0: rows outside its ranges are neither read nor written.
+    ``work`` is what `schedule` gave for the batch.
     """
-    function, sides = found[1], _sides(window)
-    if reads_pages(found):
+    (module, function), sides = found, _sides(window)
+    if module.startswith("vllm"):
         function(
-            q, k, v, max_query, cu_seqlens_q, max_seq, **contexts,
+            q, k, v, max_query, cu_seqlens_q, max_seq, cu_seqlens_k=cu_seqlens_k,
             softmax_scale=scale, causal=True, window_size=list(sides), out=out,
             scheduler_metadata=work, fa_version=3,
         )  # fmt: skip
         return
     result = function(
-        q, k, v, cu_seqlens_q, contexts["cu_seqlens_k"], max_query, max_seq,
+        q, k, v, cu_seqlens_q, cu_seqlens_k, max_query, max_seq,
         softmax_scale=scale, causal=True, window_size=sides,
     )  # fmt: skip
     result = result[0] if isinstance(result, tuple) else result

@@ -7,16 +7,16 @@ A batch is cut into runs of neighbouring sequences:
 - **expand**: the context is gathered into a scratch buffer once, adapter terms included, and a
   dense kernel does the rest: FlashAttention 3 if it is installed, else `dense.py`. Possible where
   a dense kernel serves the device and dtype, and the context fits in the buffer.
-- **paged**: vLLM's FlashAttention 3 reads the pages as they lie. Possible without adapter terms.
 
 The smallest estimate wins, with F the floating-point operations of causal attention and B the bytes
-that gathering reads and writes: ``F / tiles_rate + start``, ``B / gather_rate + F / dense_rate +
-launch`` and ``F / paged_rate + launch``. The start is what few tiles take however short the
-context; many tiles hide it. Key LoRA slows the tiles (every tile of queries rebuilds the keys) and
-the gathering, but not the dense kernel. The rates were measured on an H100 and an H200
-(``benchmarks/LOG.md``); only their ratios matter. A call of FlashAttention 3 takes the host longer
-than one of tiles, and a step of few tokens waits for the host, so pages have to save that time too
-where tiles are the next best.
+that gathering reads and writes: ``F / tiles_rate + start`` and ``B / gather_rate + F / dense_rate +
+launch``. The start is what few tiles take however short the context; many tiles hide it. Key LoRA
+slows the tiles (every tile of queries rebuilds the keys) and the gathering, but not the dense
+kernel. The rates were measured on an H100 (``benchmarks/LOG.md``); only their ratios matter.
+
+Sequences without adapter terms are gathered too. FlashAttention 3 can read their pages as they
+lie, but a context and its turn then take two calls in each layer instead of one, and a workflow
+with turns of 200 tokens had 0.98 of the throughput (``old-new-h200-paged.json``).
 """
 
 from __future__ import annotations
@@ -25,10 +25,7 @@ import itertools
 from collections.abc import Collection, Sequence
 from typing import Literal, NamedTuple
 
-Path = Literal["decode", "tiles", "expand", "paged"]
-
-DENSE: tuple[Path, ...] = ("expand", "paged")
-"""Paths whose runs need neighbours."""
+Path = Literal["decode", "tiles", "expand"]
 
 SCRATCH_BYTES = 512 << 20
 """Most bytes of expanded K and V at a time."""
@@ -36,15 +33,12 @@ SCRATCH_BYTES = 512 << 20
 FA3_RATE = 700e12
 """FLOP/s of FlashAttention 3 over contiguous keys."""
 
-PAGED_RATE = 600e12
-"""FLOP/s of FlashAttention 3 over pages."""
-
 TRITON_RATE = 490e12
 """FLOP/s of `dense_kernel`."""
 
 _TILES_RATE, _TILES_RATE_FEW, _TILES_RATE_KEY_LORA = 360e12, 250e12, 150e12
 _GATHER_RATE, _GATHER_RATE_KEY_LORA = 2.6e12, 1.6e12
-LAUNCH, _START_FEW, _HOST = 20e-6, 17e-6, 40e-6
+LAUNCH, _START_FEW = 20e-6, 17e-6
 
 _FEW_ROWS = 128 * 132
 """Queries times heads below which the tiles of one sequence cannot fill an H100."""
@@ -80,9 +74,7 @@ class Shape(NamedTuple):
         itemsize: bytes of an element.
         key_lora: whether keys have an adapter term.
         window: tokens that a query sees, 0 for all.
-        page_size: tokens of a page.
         dense_rate: FLOP/s of the dense kernel for this dtype and device, 0 without one.
-        paged_rate: FLOP/s of a dense kernel that reads pages, 0 without one.
     """
 
     heads: int
@@ -91,9 +83,7 @@ class Shape(NamedTuple):
     itemsize: int
     key_lora: bool
     window: int
-    page_size: int
     dense_rate: float
-    paged_rate: float
 
     @property
     def expanded_token(self) -> int:
@@ -109,7 +99,7 @@ class Shape(NamedTuple):
 
 
 def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
-    """Seconds of one sequence with several queries, by each path; paged is for no adapter terms."""
+    """Seconds of one sequence with several queries, by each path that is possible."""
     work = shape.flop(queries, context)
     few = queries * shape.heads < _FEW_ROWS
     start = _START_FEW if few else 0.0
@@ -120,45 +110,38 @@ def estimates(shape: Shape, queries: int, context: int) -> dict[Path, float]:
     gather = 2.0 * shape.expanded_token * context / gather_rate
     if shape.dense_rate and shape.expanded_token * context <= SCRATCH_BYTES:
         seconds["expand"] = gather + work / shape.dense_rate + LAUNCH
-    if shape.paged_rate:
-        seconds["paged"] = work / shape.paged_rate + LAUNCH
     return seconds
 
 
-def best_path(shape: Shape, queries: int, context: int, plain: bool = False) -> Path:
-    """The path that is estimated fastest for one sequence; ``plain``: without adapter terms."""
+def best_path(shape: Shape, queries: int, context: int) -> Path:
+    """The path that is estimated fastest for one sequence."""
     if queries <= 1:
         return "decode"
     seconds = estimates(shape, queries, context)
-    paged = seconds.pop("paged", None)
-    best = min(seconds, key=seconds.__getitem__)
-    host = _HOST if best == "tiles" else 0.0
-    return "paged" if plain and paged is not None and paged + host < seconds[best] else best
+    return min(seconds, key=seconds.__getitem__)
 
 
 def plan_runs(
     shape: Shape,
     cu_seqlens_q: Sequence[int],
     seq_lens: Sequence[int],
-    plain: Collection[int] = (),
     wanted: Collection[int] | None = None,
 ) -> list[Run]:
     """Cut a batch into runs; sequences without queries cost nothing in any run.
 
-    Those in ``plain`` have no adapter terms.
     With ``wanted`` only these sequences are planned. A decode run may serve others of one query
     between them, too; tiles of several queries then need neighbours.
 
     The kernel of decode and tiles skips sequences by their number of queries alone, so all decode
     sequences share one launch, and so do tile sequences with none of another path of several
-    queries between them. The dense paths need neighbours.
+    queries between them. The expand path needs neighbours.
     """
     runs: list[Run] = []
     counts = [last - first for first, last in itertools.pairwise(cu_seqlens_q)]
     for index, (queries, context) in enumerate(zip(counts, seq_lens, strict=True)):
         if queries == 0 or (wanted is not None and index not in wanted):
             continue
-        path = best_path(shape, queries, context, index in plain)
+        path = best_path(shape, queries, context)
         joined = _joinable(runs, path, index, context, shape, near=wanted is not None)
         run = Run(path, index, index + 1, queries, context, context)
         if joined is None:
@@ -178,8 +161,8 @@ def _joinable(
             if path == "decode" or (path == "tiles" and not near):
                 return position
             fits = (run.context + context) * shape.expanded_token <= SCRATCH_BYTES
-            return position if run.last == index and (fits or path != "expand") else None
-        if path in DENSE or (path == "tiles" and run.path in DENSE):
+            return position if run.last == index and (fits or path == "tiles") else None
+        if path == "expand" or (path == "tiles" and run.path == "expand"):
             return None
     return None
 
