@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from lragent.adapters import read_adapter
 from lragent.sharing.turns import last_occurrence
 from lragent.training import TrainConfig, TrainingError, acting, train
-from lragent.training.acting import acting_tokens, tool_output
+from lragent.training.acting import acting_tokens, tool_output, turn_tokens
 
 Make = Callable[..., TrainConfig]
 PROMPT = (
@@ -72,6 +72,38 @@ def test_a_text_that_few_prompts_hold_is_not_taken() -> None:
     assert tool_output([holds, lacks, lacks, lacks, lacks], tokenizer) == ""
     assert tool_output([], tokenizer) == ""
     assert acting_tokens("", tokenizer) == []
+
+
+def test_the_median_turn_counts_prompts_that_hold_the_text() -> None:
+    tokenizer = words(GPT_2)
+    longer, lacks = (tokenizer(text)["input_ids"] for text in (PROMPT + " 2 2", "Question: who?"))
+    prompt = tokenizer(PROMPT)["input_ids"]
+    place = last_occurrence(prompt, acting_tokens("\nObservation", tokenizer))
+    assert place is not None
+    turn = len(prompt) - place
+    assert turn_tokens("\nObservation", [prompt, lacks, lacks], tokenizer) == turn
+    more = turn + len(longer) - len(prompt)
+    assert turn_tokens("\nObservation", [prompt, longer, longer], tokenizer) == more > turn
+    assert turn_tokens("\nObservation", [lacks], tokenizer) == 0
+    assert turn_tokens("", [prompt], tokenizer) == 0
+
+
+def test_long_turns_are_named(
+    make_config: Make,
+    write_samples: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sample = {"role": "plan", "input": "w7 w1 w2 w3", "output": "w5"}
+    data = [write_samples([sample] * 2)]
+    for limit, said in ((100, 0), (3, 1)):
+        monkeypatch.setattr("lragent.training.session.LONG_TURN", limit)
+        config = make_config(
+            data=data, max_steps=1, roles=("plan",), acting_text="w7", overwrite=True
+        )
+        train(config, show_progress=False)
+        assert len(caplog.records) == said
+    assert "the acting text 'w7' have" in caplog.text
 
 
 def test_without_an_acting_text_roles_act_from_the_tool_s_output_that_prompts_hold(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ TOOL_OUTPUTS = (
 """How a tool's output begins: for `lragent.agents` and in ReAct, then in chat templates of Qwen,
 Mistral, ChatML and Llama 3. Where a tokenizer joins a line break to what stands before it, or a
 bracket to what follows, the second of two holds."""
+
+LONG_TURN = 1000
+"""Tokens from the acting text on above which a run says what they cost."""
 
 _SHARE = 0.25
 """Share of the prompts that must hold a text for it to be taken."""
@@ -57,6 +61,16 @@ def require(
             "give text that the prompts end with, with the space before it if there is one, or "
             "leave the option out"
         )
+
+
+def turn_tokens(
+    text: str, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Median tokens of a prompt from the text on, of the prompts that hold it; 0 without one."""
+    tokens = acting_tokens(text, tokenizer)
+    places = [(len(prompt), last_occurrence(prompt, tokens)) for prompt in prompts]
+    turns = [length - place for length, place in places if place is not None]
+    return int(statistics.median(turns)) if turns else 0
 
 
 def acting_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

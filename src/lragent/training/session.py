@@ -15,7 +15,7 @@ import torch
 from transformers import set_seed
 
 from lragent.engine.loader import load_model
-from lragent.training.acting import acting_tokens, require, tool_output
+from lragent.training.acting import LONG_TURN, acting_tokens, require, tool_output, turn_tokens
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all
@@ -163,6 +163,16 @@ class Session:
                         "each prompt (--acting-text)"
                     )
             require(text, prompts, tokenizer)
+            turn = turn_tokens(text, prompts, tokenizer)
+            if turn > LONG_TURN:
+                logger.warning(
+                    "Half of the prompts that hold the acting text %r have %s tokens or more from "
+                    "there on. A role computes these itself in every request, which can take "
+                    "longer than sharing saves; a text nearer to the prompt's end costs less "
+                    "(--acting-text)",
+                    text,
+                    f"{turn:,}",
+                )
             record.acting_text = text
             record.save(config.out)
         return record.acting_text
