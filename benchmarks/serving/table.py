@@ -12,7 +12,6 @@ NAMES = {
     "stock-one": "stock, 1 adapter",
     "stock-targets-one": "with targets, 1",
     "isolated-one": "`isolated`, 1 adapter",
-    "neutral-page": "`neutral`, page",
 }
 Found = dict[tuple[str, str, str], Json]
 
@@ -75,13 +74,15 @@ def handover(result: Json) -> Table:
 def cold(result: Json) -> Table:
     """TTFT of a context that nobody has read, divided by that of the bare base model."""
     rows = serving_rows(result)
-    policies = [p for p in policies_of(rows, "handover") if "-one" not in p]
-    table = [["context", "no adapter", *map(named, policies)]]
-    for length in lengths_of(rows):
-        bare = rows["handover", f"cold, no adapter, {length}", "stock"]
-        mine = [rows.get(("handover", f"cold, {length}", policy)) for policy in policies]
-        cells = [ratio(row, bare, "ttft_ms") for row in mine]
-        table.append([f"{length:,}", f"{number(bare['ttft_ms'])} ms", *cells])
+    lengths = lengths_of(rows)
+    bare = [rows["handover", f"cold, no adapter, {length}", "stock"] for length in lengths]
+    table = [["tokens", *(f"{length:,}" for length in lengths)]]
+    table.append(["no adapter", *(f"{number(row['ttft_ms'])} ms" for row in bare)])
+    for policy in policies_of(rows, "handover"):
+        if "-one" not in policy:
+            mine = [rows.get(("handover", f"cold, {length}", policy)) for length in lengths]
+            pairs = zip(mine, bare, strict=True)
+            table.append([named(policy), *(ratio(row, peer, "ttft_ms") for row, peer in pairs)])
     return table
 
 
@@ -131,14 +132,14 @@ def overhead(result: Json) -> Table:
 
 
 def trace(result: Json) -> Table:
-    """LRAgent's trace: throughput and the sum of its 17 TTFT."""
+    """LRAgent's trace: throughput, and the sum of its 17 TTFT in seconds."""
     rows = serving_rows(result)
     policies = policies_of(rows, "trace")
     table = [["tokens", *map(named, policies)]]
     for case in cases_of(rows, "trace"):
         found = [rows.get(("trace", case, policy)) for policy in policies]
         cells = [
-            "" if row is None else f"{row['tokens_per_s']:,.0f}, {row['ttft_ms'] / 1000:.2f} s"
+            "" if row is None else f"{row['tokens_per_s']:,.0f}, {row['ttft_ms'] / 1000:.2f}"
             for row in found
         ]
         table.append([f"{int(case):,}", *cells])
