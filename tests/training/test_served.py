@@ -148,6 +148,26 @@ def test_the_turn_begins_at_the_last_acting_tokens(side: str) -> None:
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)
 
 
+def test_acting_tokens_that_no_sample_holds_are_reported_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lragent.training.prepare.ENOUGH", 5)
+    inputs = batch("right", [(12, 5), (3, 4)])
+    inputs["input_ids"][:, :12] = 2
+    model = prepare_for_neutral(lora_model(), HEADER)
+    for samples in (2, 4, 6, 8):
+        model(**inputs)
+        assert len(caplog.records) == (samples > 5)
+    assert "In none of the first 6 samples do the acting tokens [1, 2, 1]" in caplog.text
+    caplog.clear()
+    model, held = prepare_for_neutral(lora_model(), HEADER), inputs["input_ids"].clone()
+    held[0, 4:7] = torch.tensor(HEADER)
+    model(**{**inputs, "input_ids": held})
+    for _ in range(4):
+        model(**inputs)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("own_terms", [True, False], ids=["base+lr", "full"])
 def test_another_role_reads(own_terms: bool) -> None:
     model, inputs = lora_model(), batch("right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,11 @@ from lragent.training.errors import TrainingError
 from lragent.training.served import ServedForward
 from lragent.training.turns import Turns
 
+logger = logging.getLogger(__name__)
+
+ENOUGH = 64
+"""Samples after which acting tokens that none of them holds are reported."""
+
 
 def prepare_for_neutral(model: PeftModel, acting_tokens: Sequence[int] = ()) -> PeftModel:
     """Have a PEFT model train as it will be served under `neutral`.
@@ -33,6 +39,7 @@ def prepare_for_neutral(model: PeftModel, acting_tokens: Sequence[int] = ()) -> 
         model: Llama, Mistral, Qwen2 or Qwen3 with a LoRA adapter, in place before the trainer is
             made; changed in place.
         acting_tokens: ids of the tokens from which the adapter acts; give `write_sidecar` the same.
+            A warning says so once when none of the first 64 samples holds them.
 
     Returns:
         The same model.
@@ -44,17 +51,46 @@ def prepare_for_neutral(model: PeftModel, acting_tokens: Sequence[int] = ()) -> 
     check_trainable(model)
     served = ServedForward(model)
     acting = tuple(acting_tokens)
+    search = _Search(acting)
 
     def find_turns(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         labels = kwargs.get("labels")
         if labels is None:
             served.turns = None
             return
-        turns = Turns.of(labels, kwargs.get("attention_mask"))
-        served.turns = turns.acting_from(kwargs["input_ids"], acting) if acting else turns
+        served.turns = last = Turns.of(labels, kwargs.get("attention_mask"))
+        if acting:
+            served.turns = last.acting_from(kwargs["input_ids"], acting)
+            search.note(served.turns, last)
 
     model.register_forward_pre_hook(find_turns, with_kwargs=True)
     return model
+
+
+class _Search:
+    """Says once if none of the first samples holds the acting tokens."""
+
+    def __init__(self, acting: Sequence[int]) -> None:
+        self._acting = list(acting)
+        self._in_vain = 0
+        self._over = False
+
+    def note(self, turns: Turns, last: Turns) -> None:
+        """A batch's turns, and what they were if each began with the prompt's last token."""
+        if self._over:
+            return
+        self._over = bool((turns.start < last.start).any())
+        self._in_vain += len(turns.start)
+        if self._over or self._in_vain < ENOUGH:
+            return
+        self._over = True
+        logger.warning(
+            "In none of the first %d samples do the acting tokens %s stand before the prompt's "
+            "last token, from which the adapter acts then. See that the prompts hold them as they "
+            "are tokenised (lragent.training.acting_tokens)",
+            self._in_vain,
+            self._acting,
+        )
 
 
 def check_trainable(model: PeftModel) -> None:
