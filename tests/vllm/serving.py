@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.engine.models import tiny_model
 
 from lragent import Engine
@@ -134,6 +135,18 @@ class Served:
     @property
     def plugin(self) -> Any:
         return self.core.scheduler.lragent_core
+
+    def preempted(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Names of the requests that are preempted from now on, in the order of that."""
+        names: list[str] = []
+        stock = self.core.scheduler._preempt_request
+
+        def preempt(request: Any, *args: Any, **kwargs: Any) -> None:
+            names.append(request.request_id)
+            stock(request, *args, **kwargs)
+
+        monkeypatch.setattr(self.core.scheduler, "_preempt_request", preempt)
+        return names
 
     def lora(self, name: str | None, in_place: bool = False) -> Any:
         from vllm.lora.request import LoRARequest

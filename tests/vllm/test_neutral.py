@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.adapters.factory import make_adapter
@@ -217,14 +216,7 @@ def test_any_order_gives_what_the_reference_gives(
 ):
     """Whoever came before, with chunks, eviction and preemption."""
     tight.reset()
-    preempted: list[str] = []
-    stock = tight.core.scheduler._preempt_request
-
-    def preempt(request: Any, *args: Any, **kwargs: Any) -> None:
-        preempted.append(request.request_id)
-        stock(request, *args, **kwargs)
-
-    monkeypatch.setattr(tight.core.scheduler, "_preempt_request", preempt)
+    preempted = tight.preempted(monkeypatch)
     counters = tight.plugin.validity.counters
     reused = counters.reused_tokens
     tell(tight, judge, Story(random.Random(3), 96, 150, ACTING), rounds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.engine.models import prompt_of
@@ -86,14 +85,7 @@ def test_chunked_prefill(chunked: Served, world: World):
 def test_preemption(chunked: Served, world: World, monkeypatch: pytest.MonkeyPatch):
     """Six requests of 90 tokens that grow to 130 do not fit into 40 pages of 16."""
     chunked.reset()
-    preempted: list[str] = []
-    stock = chunked.core.scheduler._preempt_request
-
-    def preempt(request: Any, *args: Any, **kwargs: Any) -> None:
-        preempted.append(request.request_id)
-        stock(request, *args, **kwargs)
-
-    monkeypatch.setattr(chunked.core.scheduler, "_preempt_request", preempt)
+    preempted = chunked.preempted(monkeypatch)
     batch = [Ask(name, world.prompt(90, 10 + i)) for i, name in enumerate((*AGENTS, None) * 2)]
     with world.engine() as embedded:
         assert tokens(chunked.ask(*batch, tokens=40)) == tokens(embedded.ask(*batch, tokens=40))
