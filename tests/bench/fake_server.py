@@ -30,7 +30,7 @@ class Behaviour:
     groups: dict[str, str] = field(default_factory=dict)
     caches: bool = True
     tells: bool = True
-    token_s: float = 2e-4
+    token_s: float = 1e-3
     call_s: float = 0.002
     seen: dict[str, list[str]] = field(default_factory=dict)
 
