@@ -96,7 +96,7 @@ def test_long_turns_are_named(
 ) -> None:
     sample = {"role": "plan", "input": "w7 w1 w2 w3", "output": "w5"}
     data = [write_samples([sample] * 2)]
-    for limit, said in ((100, 0), (3, 1)):
+    for limit, said in ((4, 0), (3, 1)):
         monkeypatch.setattr("lragent.training.session.LONG_TURN", limit)
         config = make_config(
             data=data, max_steps=1, roles=("plan",), acting_text="w7", overwrite=True

@@ -158,13 +158,14 @@ def test_acting_tokens_that_no_sample_holds_are_reported_once(
     for samples in (2, 4, 6, 8):
         model(**inputs)
         assert len(caplog.records) == (samples > 5)
-    assert "In none of the first 6 samples do the acting tokens [1, 2, 1]" in caplog.text
+    assert "None of the first 6 prompts holds the acting tokens [1, 2, 1]" in caplog.text
     caplog.clear()
-    model, held = prepare_for_neutral(lora_model(), HEADER), inputs["input_ids"].clone()
-    held[0, 4:7] = torch.tensor(HEADER)
-    model(**{**inputs, "input_ids": held})
-    for _ in range(4):
-        model(**inputs)
+    for acting, place in ((HEADER, 4), ([1], 11)):  # the second is the prompt's last token
+        model, held = prepare_for_neutral(lora_model(), acting), inputs["input_ids"].clone()
+        held[0, place : place + len(acting)] = torch.tensor(acting)
+        model(**{**inputs, "input_ids": held})
+        for _ in range(4):
+            model(**inputs)
     assert not caplog.records
 
 

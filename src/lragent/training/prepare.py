@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer, LoraModel
-from torch import nn
+from torch import Tensor, nn
 
 from lragent.adapters import AdapterError
 from lragent.adapters.peft_config import CONFIG_FILE, parse_config
@@ -58,10 +58,10 @@ def prepare_for_neutral(model: PeftModel, acting_tokens: Sequence[int] = ()) -> 
         if labels is None:
             served.turns = None
             return
-        served.turns = last = Turns.of(labels, kwargs.get("attention_mask"))
+        served.turns = turns = Turns.of(labels, kwargs.get("attention_mask"))
         if acting:
-            served.turns = last.acting_from(kwargs["input_ids"], acting)
-            search.note(served.turns, last)
+            search.note(turns, kwargs["input_ids"])
+            served.turns = turns.acting_from(kwargs["input_ids"], acting)
 
     model.register_forward_pre_hook(find_turns, with_kwargs=True)
     return model
@@ -75,19 +75,19 @@ class _Search:
         self._in_vain = 0
         self._over = False
 
-    def note(self, turns: Turns, last: Turns) -> None:
-        """A batch's turns, and what they were if each began with the prompt's last token."""
+    def note(self, turns: Turns, ids: Tensor) -> None:
+        """Look into a batch, whose turns begin with the prompts' last tokens."""
         if self._over:
             return
-        self._over = bool((turns.start < last.start).any())
-        self._in_vain += len(turns.start)
+        self._over = bool(turns.places(ids, self._acting).any())
+        self._in_vain += len(ids)
         if self._over or self._in_vain < ENOUGH:
             return
         self._over = True
         logger.warning(
-            "In none of the first %d samples do the acting tokens %s stand before the prompt's "
-            "last token, from which the adapter acts then. See that the prompts hold them as they "
-            "are tokenised (lragent.training.acting_tokens)",
+            "None of the first %d prompts holds the acting tokens %s, so the adapter acts from "
+            "each prompt's last token on. See that they are those of the text as the prompts have "
+            "it (lragent.training.acting_tokens)",
             self._in_vain,
             self._acting,
         )

@@ -168,8 +168,8 @@ class Session:
                 logger.warning(
                     "Half of the prompts that hold the acting text %r have %s tokens or more from "
                     "there on. A role computes these itself in every request, which can take "
-                    "longer than sharing saves; a text nearer to the prompt's end costs less "
-                    "(--acting-text)",
+                    "longer than sharing saves. Shorten what tools answer, or act from a text "
+                    "nearer to the prompt's end (--acting-text) and see what it costs in answers",
                     text,
                     f"{turn:,}",
                 )

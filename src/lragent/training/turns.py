@@ -70,12 +70,26 @@ class Turns:
             ids: [rows, columns] int64, the batch.
             acting: token ids.
         """
-        size = len(acting)
+        begins = self.places(ids, acting)
         columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        inside = (columns >= self.first[:, None]) & (columns + size - 1 <= self.start[:, None])
+        return replace(self, start=torch.where(begins.any(1), _last(begins, columns), self.start))
+
+    def places(self, ids: Tensor, acting: Sequence[int]) -> Tensor:
+        """Where in the prompts the acting tokens begin.
+
+        Args:
+            ids: [rows, columns] int64, the batch.
+            acting: token ids.
+
+        Returns:
+            bool, [rows, columns].
+        """
+        columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        last = columns + len(acting) - 1
+        begins = (columns >= self.first[:, None]) & (last <= self.start[:, None])
         for place, token in enumerate(acting):
-            inside &= ids.roll(-place, 1) == token
-        return replace(self, start=torch.where(inside.any(1), _last(inside, columns), self.start))
+            begins &= ids.roll(-place, 1) == token
+        return begins
 
 
 def columns_between(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -139,8 +139,12 @@ def test_contexts_before_a_long_turn_are_computed_without_it(monkeypatch: pytest
     assert_close(out, problem)
 
 
-def test_contexts_that_are_not_expanded_stay_between_their_turns(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("dense", [True, False], ids=["tiles are faster", "no dense kernel"])
+def test_contexts_that_are_not_expanded_stay_between_their_turns(
+    dense: bool, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(plan, "_START_FEW", 0.0)
+    monkeypatch.setattr(backend, "_expands", lambda dtype, device: dense)
     problem = crossing(5)
     out = run(problem, "triton")
     assert runs_of(problem) == [("tiles", 0, 6), ("decode", 2, 5)]

@@ -211,7 +211,7 @@ def _contexts_first(
 ) -> tuple[list[Run], list[Run]]:
     """Runs of ``whole`` for requests with a context, then runs of the turns, over their results.
 
-    In the batch itself turns lie between the contexts, so that each context is launched alone. In
+    In the batch itself turns lie between the contexts, so that these share no launch. In
     ``whole`` they are neighbours, but turns are computed too, for nothing. Where that costs more,
     no runs and ``runs`` as they are.
     """

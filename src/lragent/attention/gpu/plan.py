@@ -15,8 +15,8 @@ slows the tiles (every tile of queries rebuilds the keys) and the gathering, but
 kernel. The rates were measured on an H100 (``benchmarks/LOG.md``); only their ratios matter.
 
 Sequences without adapter terms are gathered too. FlashAttention 3 can read their pages as they
-lie, but a context and its turn then take two calls in each layer instead of one, and a workflow
-with turns of 200 tokens had 0.98 of the throughput (``old-new-h200-paged.json``).
+lie, but a context and its turn of hundreds of tokens then take two calls in each layer instead of
+one, and a workflow of such turns had 0.98 of the throughput (``old-new-h200-paged.json``).
 """
 
 from __future__ import annotations
