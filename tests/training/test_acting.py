@@ -74,18 +74,18 @@ def test_a_text_that_few_prompts_hold_is_not_taken() -> None:
     assert acting_tokens("", tokenizer) == []
 
 
-def test_the_median_turn_counts_prompts_that_hold_the_text() -> None:
+def test_turns_are_of_prompts_that_hold_the_text() -> None:
     tokenizer = words(GPT_2)
     longer, lacks = (tokenizer(text)["input_ids"] for text in (PROMPT + " 2 2", "Question: who?"))
     prompt = tokenizer(PROMPT)["input_ids"]
     place = last_occurrence(prompt, acting_tokens("\nObservation", tokenizer))
     assert place is not None
     turn = len(prompt) - place
-    assert turn_tokens("\nObservation", [prompt, lacks, lacks], tokenizer) == turn
     more = turn + len(longer) - len(prompt)
-    assert turn_tokens("\nObservation", [prompt, longer, longer], tokenizer) == more > turn
-    assert turn_tokens("\nObservation", [lacks], tokenizer) == 0
-    assert turn_tokens("", [prompt], tokenizer) == 0
+    assert turn_tokens("\nObservation", [prompt, lacks, longer], tokenizer) == [turn, more]
+    assert more > turn
+    assert turn_tokens("\nObservation", [lacks], tokenizer) == []
+    assert turn_tokens("", [prompt], tokenizer) == []
 
 
 def test_long_turns_are_named(
@@ -94,10 +94,11 @@ def test_long_turns_are_named(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sample = {"role": "plan", "input": "w7 w1 w2 w3", "output": "w5"}
-    data = [write_samples([sample] * 2)]
+    # The median of those that hold the text is 4.
+    prompts = ("w7 w1", "w7 w1 w2 w3", "w7 w1 w2 w3 w4 w5", "w1", "w2")
+    data = [write_samples([{"role": "plan", "input": text, "output": "w5"} for text in prompts])]
     for limit, said in ((4, 0), (3, 1)):
-        monkeypatch.setattr("lragent.training.session.LONG_TURN", limit)
+        monkeypatch.setattr("lragent.training.acting.LONG_TURN", limit)
         config = make_config(
             data=data, max_steps=1, roles=("plan",), acting_text="w7", overwrite=True
         )

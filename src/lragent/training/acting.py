@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from lragent.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 TOOL_OUTPUTS = (
     "\nObservation",
@@ -32,6 +35,45 @@ _SHARE = 0.25
 """Share of the prompts that must hold a text for it to be taken."""
 
 
+def choose_text(
+    text: str | None, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """From which text on roles act: the given one, or `tool_output`; "" for the last token.
+
+    A warning says what it costs to have none, or long turns.
+
+    Raises:
+        TrainingError: no prompt holds the given text; says how it is tokenised.
+    """
+    if text is None:
+        text = tool_output(prompts, tokenizer)
+        if not text:
+            logger.warning(
+                "The roles will act from each prompt's last token on. Some that were trained so "
+                "lost right answers; name the text that begins what is new in each prompt "
+                "(--acting-text)"
+            )
+    if not text:
+        return text
+    turns = turn_tokens(text, prompts, tokenizer)
+    if not turns:
+        raise TrainingError(
+            f"no prompt holds the acting text {text!r} (tokens {acting_tokens(text, tokenizer)}): "
+            "give text that the prompts end with, with the space before it if there is one, or "
+            "leave the option out"
+        )
+    if (median := statistics.median(turns)) > LONG_TURN:
+        logger.warning(
+            "Half of the prompts that hold the acting text %r have %s tokens or more from there "
+            "on. A role computes these itself in every request, which can take longer than sharing "
+            "saves. Shorten what tools answer, or act from a text nearer to the prompt's end "
+            "(--acting-text) and see what it costs in answers",
+            text,
+            f"{int(median):,}",
+        )
+    return text
+
+
 def tool_output(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> str:
     """The first of `TOOL_OUTPUTS` that a quarter of the prompts hold; "" without one.
 
@@ -42,35 +84,18 @@ def tool_output(prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizer
     for text in TOOL_OUTPUTS:
         line = _tokens(f"]{text}\n" if text[0] == "\n" else f"]\n{text}\n", tokenizer)
         stands = last_occurrence(line, acting_tokens(text, tokenizer)) is not None
-        if stands and _held(text, prompts, tokenizer) >= needed:
+        if stands and len(turn_tokens(text, prompts, tokenizer)) >= needed:
             return text
     return ""
 
 
-def require(
-    text: str, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Refuse a text that no prompt holds.
-
-    Raises:
-        TrainingError: says how the text is tokenised.
-    """
-    if text and not _held(text, prompts, tokenizer):
-        raise TrainingError(
-            f"no prompt holds the acting text {text!r} (tokens {acting_tokens(text, tokenizer)}): "
-            "give text that the prompts end with, with the space before it if there is one, or "
-            "leave the option out"
-        )
-
-
 def turn_tokens(
     text: str, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
-) -> int:
-    """Median tokens of a prompt from the text on, of the prompts that hold it; 0 without one."""
+) -> list[int]:
+    """Tokens from the text on, of each prompt that holds it."""
     tokens = acting_tokens(text, tokenizer)
     places = [(len(prompt), last_occurrence(prompt, tokens)) for prompt in prompts]
-    turns = [length - place for length, place in places if place is not None]
-    return int(statistics.median(turns)) if turns else 0
+    return [length - place for length, place in places if place is not None]
 
 
 def acting_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -85,9 +110,3 @@ def acting_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _held(text: str, prompts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many prompts hold the text."""
-    tokens = acting_tokens(text, tokenizer)
-    return sum(last_occurrence(prompt, tokens) is not None for prompt in prompts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import shutil
 import time
@@ -15,7 +14,7 @@ import torch
 from transformers import set_seed
 
 from lragent.engine.loader import load_model
-from lragent.training.acting import LONG_TURN, acting_tokens, require, tool_output, turn_tokens
+from lragent.training.acting import acting_tokens, choose_text
 from lragent.training.card import model_card
 from lragent.training.config import Mode, TrainConfig, TrainedFor
 from lragent.training.encoding import Example, encode_all
@@ -38,8 +37,6 @@ from lragent.training.trainer import RoleTrainer
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 
 class Session:
@@ -153,27 +150,7 @@ class Session:
             everything = [sample for own in samples.values() for sample in own]
             examples, _ = encode_all(everything, tokenizer, config.max_length)
             prompts = [example.ids[: -example.learnt] for example in examples]
-            text = config.acting_text
-            if text is None:
-                text = tool_output(prompts, tokenizer)
-                if not text:
-                    logger.warning(
-                        "The roles will act from each prompt's last token on. Some that were "
-                        "trained so lost right answers; name the text that begins what is new in "
-                        "each prompt (--acting-text)"
-                    )
-            require(text, prompts, tokenizer)
-            turn = turn_tokens(text, prompts, tokenizer)
-            if turn > LONG_TURN:
-                logger.warning(
-                    "Half of the prompts that hold the acting text %r have %s tokens or more from "
-                    "there on. A role computes these itself in every request, which can take "
-                    "longer than sharing saves. Shorten what tools answer, or act from a text "
-                    "nearer to the prompt's end (--acting-text) and see what it costs in answers",
-                    text,
-                    f"{turn:,}",
-                )
-            record.acting_text = text
+            record.acting_text = choose_text(config.acting_text, prompts, tokenizer)
             record.save(config.out)
         return record.acting_text
 
